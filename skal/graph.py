@@ -1,0 +1,466 @@
+"""The layers of a network in forward order, the points where it can be cut, and the pieces in between.
+
+Everything here is read off a ``torch.fx`` graph, so one mechanism serves every architecture: count weight layers, find
+the tensors through which all data flows, and run any stretch of the network from one such tensor to others.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+#: What counts as a weight layer ("conv/linear", in the words of the ADMA text).
+WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.MultiheadAttention)
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
+_ADDITIONS = {operator.add, torch.add, "add"}
+
+
+class LayerGraph:
+    """A network as a graph: its weight layers, its cut points, and the segments between them.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network. It is copied, put into evaluation mode and never mutated.
+    example : Tensor of shape (n, ...), default=None
+        A valid input. Needed only by networks whose forward branches on values or sizes; the branch that the example
+        takes is the one that is kept.
+
+    Attributes
+    ----------
+    weight_layers : list of str
+        Names of the convolutional and linear layers below the head, in forward order. The convolution of a residual
+        shortcut belongs to its block and is not counted.
+    head : str or None
+        Name of the last weight layer, the network's own classifier; None where something normalises what follows it.
+    shortcuts : dict of str to str
+        Each uncounted shortcut layer and the weight layer with which it freezes.
+
+    Raises
+    ------
+    ValueError
+        If the forward of the network cannot be followed, or it has no weight layer.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    >>> layers = LayerGraph(net)
+    >>> layers.weight_layers, layers.head
+    (['0', '2'], '4')
+    >>> layers.segment(layers.cut(1), [layers.features])(torch.zeros(3, 8))[0].shape
+    torch.Size([3, 6])
+    """
+
+    def __init__(self, module: nn.Module, example: torch.Tensor | None = None):
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        for part in self.module.modules():
+            if hasattr(part, "inplace"):
+                part.inplace = False
+        self.graph = _trace(self.module, example)
+        self._modules = dict(self.module.named_modules())
+        self.nodes = list(self.graph.nodes)
+        self.input = next(node for node in self.nodes if node.op == "placeholder")
+        self._batch_sizes = {node for node in self.nodes if _is_batch_size(node, self.input)}
+
+        calls = [node for node in self.nodes if isinstance(self._owner(node), WEIGHT_LAYERS)]
+        if not calls:
+            raise ValueError(f"{type(module).__name__} has no convolutional or linear layer to adapt")
+        last = calls[-1]
+        tail = self.nodes[self.nodes.index(last) + 1 :]
+        headless = any(isinstance(self._owner(node), _NORMS) for node in tail)
+        self.head = None if headless else str(last.target)
+        #: The final representation: what the head reads, or the output of a network without head.
+        self.features: fx.Node = _output(self.graph) if headless else last.args[0]
+
+        # What features does not need (a head, auxiliary outputs) plays no part in where the body can be cut.
+        needed = _ancestors(self.features) | {self.features}
+        self._body = [node for node in self.nodes if node in needed]
+        self._order = {node: i for i, node in enumerate(self._body)}
+        self.shortcuts = self._find_shortcuts()
+        body_layers = dict.fromkeys(str(node.target) for node in calls if node in needed)
+        self.weight_layers = [name for name in body_layers if name not in self.shortcuts]
+        self.flow_points = self._find_flow_points()
+        self._nearest = self._find_nearest()
+
+    # ------------------------------------------------------------------ names
+
+    def resolve(self, layer: int | str) -> fx.Node:
+        """Node of a layer, by its count from the end or by name.
+
+        Parameters
+        ----------
+        layer : int or str
+            A negative number counts weight layers from the end, -1 being the head; it stands for the tensor at or after
+            that layer through which all data flows, taken as late as possible before the next weight layer begins (so
+            after activation and pooling, and after the concatenation or residual sum). A string is the name of a
+            submodule, whose output is meant, or of a graph node.
+
+        Returns
+        -------
+        node : fx.Node
+        """
+        if isinstance(layer, str):
+            return self._resolve_name(layer)
+        names = [*self.weight_layers, self.head or ""]
+        if not -len(names) <= layer <= -2:
+            raise ValueError(
+                f"layer {layer} does not exist: this network has {len(names) - 1} weight layers below its head, "
+                f"so a layer is a number from {-len(names)} to -2, or a name"
+            )
+        start = max(self._order[n] for n in self._body if n.op == "call_module" and n.target == names[layer])
+        after = [point for point in self.flow_points if self._order[point] >= start]
+        first = self._order[after[0]]
+        following = (self._order[n] for n in self._body[first + 1 :] if isinstance(self._owner(n), WEIGHT_LAYERS))
+        end = next(following, len(self._body))
+        return [point for point in after if self._order[point] < end][-1]
+
+    def pattern_layers(self) -> list[tuple[int | str, int | str]]:
+        """Default layers A and B of a transformation pattern: fourth and second weight layer from the end.
+
+        Where both lie in one residual or dense block, so that their whole tensors coincide, A moves further back.
+        """
+        b = self.resolve(-2)
+        for count in range(-4, -len(self.weight_layers) - 2, -1):
+            if self.resolve(count) is not b:
+                return [(count, -2)]
+        raise ValueError(
+            "this network has no whole tensor before its last weight layer but one, so layers A and B must be named"
+        )
+
+    def _resolve_name(self, name: str) -> fx.Node:
+        inside = [
+            node
+            for node in self._body
+            if node.name == name
+            or (node.op == "call_module" and node.target == name)
+            or any(path == name for path, _ in node.meta.get("nn_module_stack", {}).values())
+        ]
+        if not inside:
+            modules = {path for node in self._body for path, _ in node.meta.get("nn_module_stack", {}).values() if path}
+            modules |= {str(node.target) for node in self._body if node.op == "call_module"}
+            raise ValueError(f"unknown layer {name!r}; the layers of this network are {sorted(modules)}")
+        return inside[-1]
+
+    # --------------------------------------------------------------- freezing
+
+    def check_n_frozen(self, n_frozen: int) -> int:
+        """Return `n_frozen` if it is a possible depth, else raise a ValueError that names the range."""
+        n = len(self.weight_layers)
+        if isinstance(n_frozen, bool) or not isinstance(n_frozen, (int,)) or not 0 <= n_frozen <= n:
+            raise ValueError(
+                f"n_frozen={n_frozen!r} is not possible: this network has {n} weight layers below its head, "
+                f"so n_frozen is an integer from 0 to {n}"
+            )
+        return n_frozen
+
+    def frozen_parameters(self, n_frozen: int) -> set[str]:
+        """Names of the body's parameters that are frozen when the first `n_frozen` weight layers are.
+
+        What is no weight layer (a normalisation, a position embedding, a scale) freezes with the weight layers that
+        feed it.
+        """
+        layers = set(self.weight_layers[: self.check_n_frozen(n_frozen)])
+        layers |= {shortcut for shortcut, last in self.shortcuts.items() if last in layers}
+        return {
+            name
+            for node in self._body
+            if n_frozen > 0 and self._nearest[node] <= layers
+            for name in self._parameters(node)
+        }
+
+    def cut(self, n_frozen: int) -> fx.Node:
+        """Last point through which all data flows before anything trainable: up to here activations never change."""
+        frozen = self.frozen_parameters(n_frozen)
+        trainable = (self._order[node] for node in self._body if not set(self._parameters(node)) <= frozen)
+        first = next(trainable, len(self._body))
+        return [point for point in self.flow_points if self._order[point] < first][-1]
+
+    def depth(self, node: fx.Node) -> int:
+        """Number of weight layers at or before a node."""
+        return sum(str(n.target) in self.weight_layers for n in self._body[: self._order[node] + 1] if self._owner(n))
+
+    def is_before(self, node: fx.Node, other: fx.Node) -> bool:
+        """Whether `node` comes strictly before `other` in forward order."""
+        return self._order[node] < self._order[other]
+
+    # ---------------------------------------------------------------- running
+
+    def segment(self, start: fx.Node, ends: Sequence[fx.Node], root: nn.Module | None = None) -> fx.GraphModule:
+        """The stretch of the network from one cut point to other nodes, as a module.
+
+        Parameters
+        ----------
+        start : fx.Node
+            The point whose tensor is the module's input.
+        ends : sequence of fx.Node
+            The nodes whose tensors are the module's outputs, a tuple in this order.
+        root : nn.Module, default=None
+            Where the layers are taken from (shared, not copied); the pre-trained network by default.
+        """
+        needed = set(ends).union(*(_ancestors(end, stop=start) for end in ends))
+        piece = fx.Graph()
+        values: dict[fx.Node, fx.Node] = {start: piece.placeholder("x")}
+        for node in self.nodes:
+            if node in self._batch_sizes and node in needed:
+                values[node] = piece.call_method("size", (values[start], 0))
+            elif node in needed and node not in values:
+                values[node] = piece.node_copy(node, values.__getitem__)
+        piece.output(tuple(values[end] for end in ends))
+        return fx.GraphModule(self.module if root is None else root, piece)
+
+    def head_segment(self) -> fx.GraphModule:
+        """The network's own head: from the final representation to its outputs (the source task's logits)."""
+        if self.head is None:
+            raise ValueError("this network has no head of its own, so it gives no probabilities of source classes")
+        return self.segment(self.features, [_output(self.graph)])
+
+    # --------------------------------------------------------------- analysis
+
+    def _owner(self, node: fx.Node) -> nn.Module | None:
+        return self._modules[str(node.target)] if node.op == "call_module" else None
+
+    def _parameters(self, node: fx.Node) -> Iterable[str]:
+        owner = self._owner(node)
+        if owner is not None:
+            return [f"{node.target}.{name}" for name, _ in owner.named_parameters()]
+        if node.op == "get_attr" and isinstance(_attribute(self.module, str(node.target)), nn.Parameter):
+            return [str(node.target)]
+        return []
+
+    def _find_shortcuts(self) -> dict[str, str]:
+        """Weight layers on the shorter side of a sum, and the last weight layer of the longer side."""
+        shortcuts = {}
+        for node in self._body:
+            operands = [arg for arg in node.args if isinstance(arg, fx.Node)]
+            if node.target not in _ADDITIONS or len(operands) != 2:
+                continue
+            up = [_ancestors(operand) | {operand} for operand in operands]
+            sides = [
+                [n for n in self._body if n in mine - other and isinstance(self._owner(n), WEIGHT_LAYERS)]
+                for mine, other in (up, up[::-1])
+            ]
+            short, long = sorted(sides, key=len)
+            if len(short) < len(long):
+                shortcuts.update({str(n.target): str(long[-1].target) for n in short})
+        return shortcuts
+
+    def _find_flow_points(self) -> list[fx.Node]:
+        """Nodes whose value is one tensor, and the only value that is still needed once it is there."""
+        last_use = {
+            node: max((self._order[user] for user in node.users if user in self._order), default=-1)
+            for node in self._body
+        }
+        carried = [n for n in self._body if n.op != "get_attr" and n not in self._batch_sizes]
+        points, open_until = [], -1
+        for node in carried:
+            several = any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
+            if node is self.features or (open_until <= self._order[node] and not several):
+                points.append(node)
+            open_until = max(open_until, last_use[node])
+        return points
+
+    def _find_nearest(self) -> dict[fx.Node, set[str]]:
+        """For each node of the body the weight layers that feed it with no other weight layer in between."""
+        nearest: dict[fx.Node, set[str]] = {}
+        for node in self._body:
+            if isinstance(self._owner(node), WEIGHT_LAYERS):
+                nearest[node] = {str(node.target)}
+            else:
+                nearest[node] = set().union(*(nearest[arg] for arg in node.all_input_nodes))
+        for node in self._body:
+            if node.op == "get_attr":
+                nearest[node] = set().union(*(nearest[user] for user in node.users if user in nearest))
+        return nearest
+
+
+# ------------------------------------------------------------------------------------------------------------ tracing
+
+
+class _Retry(Exception):
+    """A submodule could not be traced: start again with that submodule as a leaf."""
+
+
+class _Tracer(fx.Tracer):
+    """Keeps every weight layer and normalisation whole, own subclasses of them included."""
+
+    def __init__(self, opaque: set[str]):
+        super().__init__(param_shapes_constant=True)
+        self.opaque = opaque
+
+    def is_leaf_module(self, m: nn.Module, qualname: str) -> bool:
+        return isinstance(m, WEIGHT_LAYERS + _NORMS) or qualname in self.opaque or super().is_leaf_module(m, qualname)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except _Retry:
+            raise
+        except Exception as error:
+            # Only what holds no weight layer may become a leaf: a layer inside a leaf could be neither counted nor cut.
+            if any(isinstance(part, WEIGHT_LAYERS) for part in m.modules()):
+                raise
+            self.opaque.add(self.path_of_module(m))
+            raise _Retry from error
+
+
+class _ValueProxy(fx.Proxy):
+    """A proxy that knows the value it has for the example, so that Python can branch on it."""
+
+    def _value(self) -> Any:
+        return self.tracer.values[self.node]  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self._value())
+
+    def __int__(self) -> int:
+        return int(self._value())
+
+    def __index__(self) -> int:
+        return operator.index(self._value())
+
+    def __float__(self) -> float:
+        return float(self._value())
+
+
+class _ExampleTracer(_Tracer):
+    """Runs the example alongside the trace; branches follow its values, everything else stays symbolic."""
+
+    def __init__(self, opaque: set[str], example: torch.Tensor):
+        super().__init__(opaque)
+        self.example = example
+        self.values: dict[fx.Node, Any] = {}
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        node = proxy.node
+        args, kwargs = (fx.node.map_arg(a, self.values.__getitem__) for a in (node.args, node.kwargs))
+        with torch.no_grad():
+            if kind == "placeholder":
+                value = self.example
+            elif kind == "get_attr":
+                value = _attribute(self.root, target)
+            elif kind == "call_module":
+                value = self.root.get_submodule(target)(*args, **kwargs)
+            elif kind == "call_method":
+                value = getattr(args[0], target)(*args[1:], **kwargs)
+            else:
+                value = target(*args, **kwargs) if callable(target) else None
+        self.values[node] = value
+        return proxy
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _ValueProxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self.values[obj.node])
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        return (obj[i] for i in range(len(self.values[obj.node])))
+
+
+def _trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
+    """Graph of the module's forward: symbolically, else along an example."""
+    tracers: list[Callable[[set[str]], _Tracer]] = [_Tracer]
+    if example is not None:
+        tracers.append(lambda opaque: _ExampleTracer(opaque, example))
+    # Only the first argument of forward is data; the others keep their defaults.
+    arguments = list(inspect.signature(module.forward).parameters.values())[1:]
+    defaults = {a.name: a.default for a in arguments if a.default is not a.empty}
+    failure: Exception | None = None
+    for make in tracers:
+        opaque: set[str] = set()
+        while True:
+            try:
+                graph = make(opaque).trace(module, concrete_args=defaults or None)
+            except _Retry:
+                continue
+            except Exception as error:  # a forward may fail in any way
+                failure = error
+                break
+            _prune(graph)
+            return graph
+    raise ValueError(
+        f"cannot follow the forward of {type(module).__name__}: {type(failure).__name__}: {failure}"
+    ) from failure
+
+
+def _prune(graph: fx.Graph) -> None:
+    """Drop asserts and unused arguments, and make every in-place operation return a new tensor.
+
+    An activation that is kept would otherwise be overwritten by the in-place ReLU after it.
+    """
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in (torch._assert, getattr(operator, "assert_", None)):
+            graph.erase_node(node)
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            in_place = node.target in _IN_PLACE
+            node.target = _IN_PLACE.get(node.target, node.target)
+            if "inplace" in node.kwargs:
+                node.kwargs = {**node.kwargs, "inplace": False}
+            if node.target is nn.functional.relu and len(node.args) > 1:
+                node.args = (node.args[0], False)
+        else:
+            name = str(node.target)
+            in_place = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
+            if in_place:
+                node.target = name[:-1]
+        if in_place:
+            changed = node.args[0]
+            for user in list(changed.users):
+                if order[user] > order[node]:
+                    user.replace_input_with(changed, node)
+    data = next(node for node in graph.nodes if node.op == "placeholder")
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op != "output" and node is not data:
+            graph.erase_node(node)
+
+
+def _is_batch_size(node: fx.Node, data: fx.Node) -> bool:
+    """Whether the node is the number of samples read off the network's input: ``x.size(0)`` or ``x.shape[0]``."""
+    if node.op == "call_method" and node.target == "size":
+        return node.args[0] is data and len(node.args) > 1 and node.args[1] == 0
+    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
+        shape = node.args[0]
+        is_shape = isinstance(shape, fx.Node) and shape.args and shape.args[0] is data
+        return bool(is_shape and (shape.target == "size" or (shape.target is getattr and shape.args[1] == "shape")))
+    return False
+
+
+def _ancestors(node: fx.Node, stop: fx.Node | None = None) -> set[fx.Node]:
+    """All nodes that a node is computed from, not looking behind `stop`."""
+    seen: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        if current is stop:
+            continue
+        new = [arg for arg in current.all_input_nodes if arg not in seen]
+        seen.update(new)
+        waiting.extend(new)
+    return seen
+
+
+def _output(graph: fx.Graph) -> fx.Node:
+    value = next(node for node in graph.nodes if node.op == "output").args[0]
+    if isinstance(value, dict):
+        value = next(iter(value.values()))
+    return value[0] if isinstance(value, (tuple, list)) else value
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module

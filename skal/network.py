@@ -1,0 +1,81 @@
+"""The trainable part of an adapted network: what follows the frozen prefix, and a new head."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import fx, nn
+
+from skal.features import pool
+from skal.graph import LayerGraph
+
+
+class Suffix(nn.Module):
+    """From the cut to the logits of the target classes.
+
+    Whatever followed the source head in the pre-trained network (in SqueezeNet a ReLU and the pooling, elsewhere a
+    softmax) is left out: the new head is a linear layer on the final representation, averaged over space.
+
+    Parameters
+    ----------
+    layers : LayerGraph
+        The pre-trained network; its layers are copied.
+    n_frozen : int
+        Number of frozen weight layers.
+    n_classes : int
+    n_features : int
+        Size of the final representation.
+    train_batch_norm : bool, default=False
+        Whether trainable batch normalisation uses, and updates, the statistics of its batch.
+    """
+
+    def __init__(
+        self, layers: LayerGraph, n_frozen: int, n_classes: int, n_features: int, train_batch_norm: bool = False
+    ):
+        super().__init__()
+        body = layers.segment(layers.cut(n_frozen), [layers.features])
+        self.body: fx.GraphModule = copy.deepcopy(body)
+        self.head = nn.Linear(n_features, n_classes)
+        frozen = layers.frozen_parameters(n_frozen)
+        for name, parameter in self.body.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        self._evaluating = [
+            name for name, part in self.body.named_modules() if name and _stays_in_eval(part, train_batch_norm)
+        ]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (n, n_classes) of activations at the cut."""
+        return self.head(self.features(x))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Final representation (n, n_features), what the head reads."""
+        return flat(self.body(x)[0])
+
+    def train(self, mode: bool = True) -> Suffix:
+        """Set the mode, but keep frozen layers and pre-trained normalisation statistics in evaluation."""
+        super().train(mode)
+        for name in self._evaluating:
+            self.body.get_submodule(name).eval()
+        return self
+
+
+def flat(features: torch.Tensor) -> torch.Tensor:
+    """A final representation as (n, n_features): maps averaged over space, token sequences over tokens."""
+    return features.mean(1) if features.ndim == 3 else pool(features, True).flatten(1)
+
+
+def grow_head(head: nn.Linear, kept: list[int], n_classes: int) -> nn.Linear:
+    """A head for more classes, in which old class i is row ``kept[i]`` with the weights it had."""
+    grown = nn.Linear(head.in_features, n_classes)
+    with torch.no_grad():
+        grown.weight[kept] = head.weight.cpu()
+        grown.bias[kept] = head.bias.cpu()
+    return grown
+
+
+def _stays_in_eval(part: nn.Module, train_batch_norm: bool) -> bool:
+    trainable = any(parameter.requires_grad for parameter in part.parameters())
+    if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        return not (trainable and train_batch_norm)
+    return not trainable and next(part.parameters(), None) is not None

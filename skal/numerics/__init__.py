@@ -1,0 +1,1 @@
+"""Array work that the strategies share: arrays in, arrays out."""

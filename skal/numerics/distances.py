@@ -1,0 +1,37 @@
+"""Euclidean distances by matrix product, without its cancellation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_CANCELLED = 1e-6  # of the squared norms: below it, the product form has lost half of float64's digits
+
+
+def euclidean_distances(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each row of `X` from each row of `Y`.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, D)
+    Y : ndarray of shape (m, D)
+
+    Returns
+    -------
+    distances : ndarray of shape (n, m)
+        float64. Equal rows have distance exactly 0, and near ones are as exact as far ones: where the squared distance
+        is small beside the norms, it is summed directly.
+
+    Examples
+    --------
+    >>> euclidean_distances(np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[3.0, 4.0]]))
+    array([[5.],
+           [0.]])
+    """
+    X, Y = np.asarray(X, dtype=np.float64), np.asarray(Y, dtype=np.float64)
+    norms = (X * X).sum(axis=1)[:, None] + (Y * Y).sum(axis=1)[None, :]
+    squared = norms - 2 * X @ Y.T
+    rows, columns = np.nonzero(squared <= _CANCELLED * norms)
+    for start in range(0, len(rows), 1024):
+        i, j = rows[start : start + 1024], columns[start : start + 1024]
+        squared[i, j] = ((X[i] - Y[j]) ** 2).sum(axis=1)
+    return np.sqrt(squared)

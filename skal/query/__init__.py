@@ -1,0 +1,6 @@
+"""Query strategies in modAL's shape: ``strategy(learner, X_pool, n_instances=1, **options)`` gives indices of the pool."""
+
+from skal.query.adma import adma_sampling
+from skal.query.uncertainty import random_sampling
+
+__all__ = ["adma_sampling", "random_sampling"]

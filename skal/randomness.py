@@ -1,0 +1,22 @@
+"""Randomness that comes from ``random_state`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def draw_seed(random_state: np.random.RandomState) -> int:
+    """A seed for torch, drawn from numpy's generator."""
+    return int(random_state.randint(np.iinfo(np.int32).max))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run torch code under its own seed and leave the global generators as they were."""
+    with torch.random.fork_rng():
+        torch.random.manual_seed(seed)
+        yield

@@ -1,0 +1,319 @@
+"""SourceProfile: class centres of the source task and how the network transforms them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+
+from skal.backbones import Backbone, BackboneLike, load_backbone
+from skal.features import Point, frozen_activations
+from skal.images import ImageTransform, as_data
+from skal.network import flat
+from skal.numerics.distances import euclidean_distances
+
+Layer = int | str
+LayerPair = tuple[Layer, Layer]
+
+
+class SourceProfile(BaseEstimator):
+    """What a pre-trained network makes of its source task: one centre image a class, seen at layers A and B.
+
+    Fit it once for a network, save it, and hand it to classifiers. Once fitted it is data: :func:`sklearn.base.clone`
+    returns it as it is, so that grid search does not lose it.
+
+    Parameters
+    ----------
+    backbone : str, nn.Module, callable or None
+        As in :class:`FrozenPrefixClassifier`. None for a loaded profile, which cannot be fitted again.
+    weights : str, path or None, default=None
+    image_size : int or None, default=None
+    preprocess : ImageTransform or None, default=None
+    layers : list of pairs (A, B), default=None
+        Patterns to keep. A layer is a negative count of weight layers from the end, or a name; None is the text's
+        choice, ``[(-4, -2)]``. Two pairs such as ``[(-4, -2), (-5, -2)]`` make the text's ADMA-2.
+    pooled : bool, default=True
+        Whether maps are averaged over space. It keeps the profile small: 1,000 centres with a 7 x 7 map do not ship.
+    device : str, default="cpu"
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (K,)
+        Source classes that have a centre.
+    class_names_ : list of str
+    center_indices_ : ndarray of shape (K,)
+        Which of the images given to `fit` became centres.
+    columns_ : ndarray of shape (K,)
+        Output of the network's own head that belongs to each class.
+    layers_ : list of pairs
+    centers_ : dict of layer to ndarray of shape (K, D)
+        Activations of the centres, flattened, under the pre-trained network.
+    fingerprint_ : str
+        Names the network's weights and the size of its input.
+
+    References
+    ----------
+    .. [1] Huang, Zhao, Liu. "Cost-effective training of deep CNNs with active model adaptation", KDD 2018, Eq. 1-3.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> rng = np.random.default_rng(0)
+    >>> net = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(),
+    ...                     nn.Linear(7, 3))
+    >>> profile = SourceProfile(net).fit(rng.normal(size=(12, 5)), np.arange(12) % 3)
+    >>> profile.patterns(profile.layers_[0]).shape
+    (3, 3)
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneLike | None,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        image_size: int | None = None,
+        preprocess: ImageTransform | None = None,
+        layers: Sequence[LayerPair] | None = None,
+        pooled: bool = True,
+        device: str = "cpu",
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.image_size = image_size
+        self.preprocess = preprocess
+        self.layers = layers
+        self.pooled = pooled
+        self.device = device
+
+    def __sklearn_clone__(self) -> SourceProfile:
+        if self.__sklearn_is_fitted__():
+            return self
+        return type(self)(**self.get_params(deep=False))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "centers_")
+
+    def fit(self, X: Any, y: ArrayLike, *, class_names: Sequence[str] | None = None) -> SourceProfile:
+        """Choose the centre of each source class (Eq. 1-2) and keep its activations (Eq. 3).
+
+        Parameters
+        ----------
+        X : images, array or list of paths
+            Source images, at least one a class; as in :class:`FrozenPrefixClassifier`.
+        y : array-like of shape (n,)
+            Source classes. Integers are taken as columns of the network's own head; other labels, sorted, must be as
+            many as it has outputs if its probabilities are asked for.
+        class_names : sequence of str, default=None
+            Name of each class in ``np.unique(y)``, for people to read.
+
+        Returns
+        -------
+        self : SourceProfile
+
+        Raises
+        ------
+        ValueError
+            If X is not what the network takes, y has another length, or layers are unknown.
+        """
+        if self.backbone is None:
+            raise ValueError("this profile was loaded without its backbone and cannot be fitted again")
+        y = column_or_1d(y)
+        check_consistent_length(X, y)
+        X = as_data(X)
+        width = X.shape[1] if getattr(X, "ndim", 0) == 2 else None
+        backbone = load_backbone(
+            self.backbone,
+            self.weights,
+            image_size=self.image_size,
+            preprocess=self.preprocess,
+            n_features=width,
+        )
+        inputs = backbone.inputs.check(X)
+        classes, members = np.unique(y, return_inverse=True)
+        if class_names is not None and len(class_names) != len(classes):
+            raise ValueError(f"class_names has {len(class_names)} names, but y has {len(classes)} classes")
+        layers = backbone.layers
+        pairs = [tuple(pair) for pair in self.layers] if self.layers is not None else layers.pattern_layers()
+        names = list(dict.fromkeys(layer for pair in pairs for layer in pair))
+        nodes = {name: layers.resolve(name) for name in names}
+
+        finals = [
+            flat(block[0]).numpy()
+            for block in frozen_activations(backbone, inputs, [Point(layers.features)], device=self.device)
+        ]
+        centers = class_centers(np.concatenate(finals), members)
+        points = [Point(nodes[name], self.pooled) for name in names]
+        chosen = backbone.inputs.check(X[centers])
+        blocks = list(frozen_activations(backbone, chosen, points, device=self.device))
+
+        self.classes_ = classes
+        self.class_names_ = [str(name) for name in (classes if class_names is None else class_names)]
+        self.center_indices_ = centers
+        self.columns_ = classes.astype(np.int64) if classes.dtype.kind in "iu" else np.arange(len(classes))
+        self.layers_ = pairs
+        self.centers_ = {
+            name: torch.cat([block[i] for block in blocks]).flatten(1).numpy() for i, name in enumerate(names)
+        }
+        self.fingerprint_ = _fingerprint(backbone)
+        self._patterns: dict[LayerPair, np.ndarray] = {}
+        return self
+
+    def patterns(self, pair: LayerPair) -> np.ndarray:
+        """Transformation patterns of the centres themselves (Eq. 6), with their zero self-distance.
+
+        Parameters
+        ----------
+        pair : (A, B)
+            One of `layers_`.
+
+        Returns
+        -------
+        patterns : ndarray of shape (K, K)
+            Row k is the pattern of centre k.
+        """
+        pair = self.check_layers([pair])[0]
+        if pair not in self._patterns:
+            a, b = (self.centers_[layer] for layer in pair)
+            self._patterns[pair] = euclidean_distances(a, a) - euclidean_distances(b, b)
+        return self._patterns[pair]
+
+    def check_layers(self, layers: Sequence[LayerPair] | None) -> list[LayerPair]:
+        """The pairs asked for, or all; a ValueError names those that this profile does not hold."""
+        check_is_fitted(self)
+        if layers is None:
+            return self.layers_
+        pairs = [tuple(pair) for pair in layers]
+        unknown = [layer for pair in pairs for layer in pair if layer not in self.centers_]
+        if unknown or not pairs or any(len(pair) != 2 for pair in pairs):
+            raise ValueError(
+                f"layers={layers!r} is not possible: this profile holds the layers {list(self.centers_)}; fit a "
+                "SourceProfile with layers=[(A, B), ...] for others"
+            )
+        return pairs
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raise a ValueError if this profile belongs to other weights or another size of input."""
+        check_is_fitted(self)
+        if self.fingerprint_ != _fingerprint(backbone):
+            raise ValueError(
+                f"the source profile belongs to another backbone: it was fitted for {self.fingerprint_!r}, but this "
+                f"network is {_fingerprint(backbone)!r} (weights, image size); fit a SourceProfile for it"
+            )
+
+    def select_columns(self, proba: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes that have a centre, from all outputs of the network's own head.
+
+        Parameters
+        ----------
+        proba : ndarray of shape (n, n_outputs)
+
+        Returns
+        -------
+        proba : ndarray of shape (n, K)
+            Rescaled to sum 1 where some outputs have no centre.
+        """
+        named = self.classes_.dtype.kind not in "iu" and len(self.classes_) != proba.shape[1]
+        if named or self.columns_.max() >= proba.shape[1] or self.columns_.min() < 0:
+            raise ValueError(
+                f"the profile's {len(self.classes_)} classes do not name outputs of the network's own head, which has "
+                f"{proba.shape[1]}: fit the profile with integers from 0 to {proba.shape[1] - 1} as labels"
+            )
+        chosen = proba[:, self.columns_]
+        return chosen / chosen.sum(axis=1, keepdims=True)
+
+    def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
+        """Write the fitted profile as numbers (safetensors).
+
+        Parameters
+        ----------
+        path : path
+        dtype : {"float32", "float16"}, default="float32"
+            float16 halves the file; activations then keep 11 bits.
+        """
+        check_is_fitted(self)
+        if dtype not in ("float32", "float16"):
+            raise ValueError(f"dtype={dtype!r} is not one of 'float32', 'float16'")
+        tensors = {f"centers.{i}": values.astype(dtype) for i, values in enumerate(self.centers_.values())}
+        described = {
+            "format": "skal.SourceProfile 1",
+            "classes": self.classes_.tolist(),
+            "class_names": self.class_names_,
+            "center_indices": self.center_indices_.tolist(),
+            "columns": self.columns_.tolist(),
+            "layers": self.layers_,
+            "centers": list(self.centers_),
+            "fingerprint": self.fingerprint_,
+            "pooled": self.pooled,
+        }
+        save_file(tensors, path, metadata={"skal": json.dumps(described)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SourceProfile:
+        """Read a profile that :meth:`save` wrote; runs no code from the file.
+
+        Raises
+        ------
+        ValueError
+            If the file is no profile.
+        """
+        with safe_open(path, framework="numpy") as file:
+            described = json.loads((file.metadata() or {}).get("skal", "{}"))
+            if described.get("format") != "skal.SourceProfile 1":
+                raise ValueError(f"{str(path)!r} is no source profile written by skal")
+            profile = cls(None, pooled=described["pooled"])
+            profile.centers_ = {
+                name: file.get_tensor(f"centers.{i}").astype(np.float32)
+                for i, name in enumerate(described["centers"])
+            }
+        profile.classes_ = np.array(described["classes"])
+        profile.class_names_ = described["class_names"]
+        profile.center_indices_ = np.array(described["center_indices"])
+        profile.columns_ = np.array(described["columns"])
+        profile.layers_ = [tuple(pair) for pair in described["layers"]]
+        profile.fingerprint_ = described["fingerprint"]
+        profile._patterns = {}
+        return profile
+
+
+def class_centers(features: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Index of the sample nearest its class mean, for each class (Eq. 1-2).
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, D)
+        Final representations z.
+    members : ndarray of shape (n,)
+        Class of each sample, from 0.
+
+    Returns
+    -------
+    centers : ndarray of shape (K,)
+        Positions in `features`; a centre is always a sample of its own class.
+
+    Examples
+    --------
+    >>> class_centers(np.array([[0.0], [1.0], [5.0], [9.0]]), np.array([0, 0, 0, 1]))
+    array([1, 3])
+    """
+    centers = []
+    for k in range(members.max() + 1):
+        own = np.flatnonzero(members == k)
+        offsets = features[own] - features[own].mean(axis=0)
+        centers.append(own[np.argmin((offsets**2).sum(axis=1))])
+    return np.array(centers)
+
+
+def _fingerprint(backbone: Backbone) -> str:
+    transform = backbone.inputs.transform
+    return backbone.fingerprint + ("" if transform is None else f" at {transform.crop} px")
+
+
