@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -206,7 +206,7 @@ class LayerGraph:
         root : nn.Module, default=None
             Where the layers are taken from (shared, not copied); the pre-trained network by default.
         """
-        needed = set(ends).union(*(_ancestors(end, stop=start) for end in ends))
+        needed = set(ends).union(*(_ancestors(end, stop={start} | self._batch_sizes) for end in ends))
         piece = fx.Graph()
         values: dict[fx.Node, fx.Node] = {start: piece.placeholder("x")}
         for node in self.nodes:
@@ -439,13 +439,13 @@ def _is_batch_size(node: fx.Node, data: fx.Node) -> bool:
     return False
 
 
-def _ancestors(node: fx.Node, stop: fx.Node | None = None) -> set[fx.Node]:
-    """All nodes that a node is computed from, not looking behind `stop`."""
+def _ancestors(node: fx.Node, stop: Collection[fx.Node] = ()) -> set[fx.Node]:
+    """All nodes that a node is computed from, not looking behind those in `stop`."""
     seen: set[fx.Node] = set()
     waiting = [node]
     while waiting:
         current = waiting.pop()
-        if current is stop:
+        if current in stop:
             continue
         new = [arg for arg in current.all_input_nodes if arg not in seen]
         seen.update(new)

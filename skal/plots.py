@@ -1,0 +1,76 @@
+"""Records and images on matplotlib axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_learning_curves(
+    records: pd.DataFrame, metric: str = "accuracy", *, ceiling: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """Mean of a metric against the number of labels, with a band of one standard deviation, a line a strategy.
+
+    Parameters
+    ----------
+    records : DataFrame
+        Columns ``strategy``, ``seed``, ``n_labels`` and `metric`.
+    metric : str, default="accuracy"
+    ceiling : float, default=None
+        Drawn as a horizontal line: the network trained on all labels.
+    ax : Axes, default=None
+
+    Returns
+    -------
+    ax : Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = ax if ax is not None else plt.gca()
+    for strategy, of_strategy in records.groupby("strategy", sort=False):
+        curve = of_strategy.groupby("n_labels")[metric].agg(["mean", "std"])
+        (line,) = ax.plot(curve.index, curve["mean"], marker="o", markersize=3, label=strategy)
+        low, high = curve["mean"] - curve["std"], curve["mean"] + curve["std"]
+        ax.fill_between(curve.index, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    if ceiling is not None:
+        ax.axhline(ceiling, color="0.4", linestyle="--", linewidth=1, label="all labels")
+    ax.set(xlabel="labels", ylabel=metric.replace("_", " "))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right")
+    return ax
+
+
+def contact_sheet(images: Sequence[Any], captions: Sequence[str], *, n_columns: int = 10) -> Figure:
+    """Images in a grid, each over its caption.
+
+    Parameters
+    ----------
+    images : sequence of arrays (H, W, 3) or (H, W), or of paths
+    captions : sequence of str
+    n_columns : int, default=10
+
+    Returns
+    -------
+    figure : Figure
+    """
+    import matplotlib.pyplot as plt
+
+    from skal.images import decode
+
+    n_rows = -(-len(images) // n_columns)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=(1.3 * n_columns, 1.6 * n_rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, caption in zip(axes.flat, images, captions, strict=False):
+        pixels = np.asarray(image) if hasattr(image, "shape") and np.ndim(image) else decode(image).numpy()
+        ax.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
+        ax.set_title(caption, fontsize=7, y=-0.02, va="top")
+    figure.tight_layout()
+    return figure
