@@ -198,10 +198,9 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         n_frozen = self._depth(backbone)
         if self.source is not None:
             self.source.check_backbone(backbone)
-        points = [Point(layers.cut(n_frozen)), Point(layers.features)]
-        blocks = list(self._frozen(backbone, inputs, points))
-        activations, features = (torch.cat(column) for column in zip(*blocks, strict=True))
-        features = flat(features)
+        cut = layers.cut(n_frozen)
+        activations = torch.cat([block for (block,) in self._frozen(backbone, inputs, [Point(cut)])])
+        features = self._pretrained_features(backbone, cut, activations)
 
         random_state = check_random_state(self.random_state)
         continues = self.warm_start and self.__sklearn_is_fitted__() and self.n_frozen_ == n_frozen
@@ -261,6 +260,13 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _frozen(self, backbone: Backbone, inputs: Inputs, points: list[Point]) -> Iterator[list[torch.Tensor]]:
         return frozen_activations(backbone, inputs, points, device=self.device, cache=CACHE if self.cache else None)
+
+    def _pretrained_features(self, backbone: Backbone, cut: fx.Node, activations: torch.Tensor) -> torch.Tensor:
+        """Final representation under the pre-trained network, from activations at the cut."""
+        rest = backbone.layers.segment(cut, [backbone.layers.features]).to(self.device).eval()
+        with torch.inference_mode():
+            batches = activations.split(_INFERENCE_BATCH)
+            return torch.cat([flat(rest(batch.to(self.device))[0]).cpu() for batch in batches])
 
     def _grown_suffix(self, seen: np.ndarray) -> tuple[Suffix, np.ndarray]:
         """The fitted suffix with rows for the classes that are new."""
@@ -499,7 +505,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 f"{str(path)!r} belongs to the backbone {described['fingerprint']!r}, but this one is "
                 f"{backbone.fingerprint!r}"
             )
-        suffix = Suffix(backbone.layers, described["n_frozen"], n_classes, n_features, self.train_batch_norm)
+        with seeded(self._seed):
+            suffix = Suffix(backbone.layers, described["n_frozen"], n_classes, n_features, self.train_batch_norm)
         suffix.load_state_dict(state)
         net = self._build_net(suffix, n_classes).initialize()
         self.net_, self.backbone_, self.n_frozen_ = net, backbone, described["n_frozen"]

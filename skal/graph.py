@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,6 +63,8 @@ class LayerGraph:
 
     def __init__(self, module: nn.Module, example: torch.Tensor | None = None):
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        if isinstance(module, WEIGHT_LAYERS):  # a single layer has no forward in terms of layers
+            self.module = nn.Sequential(self.module)
         for part in self.module.modules():
             if hasattr(part, "inplace"):
                 part.inplace = False
@@ -314,8 +317,8 @@ class _Tracer(fx.Tracer):
             raise _Retry from error
 
 
-class _ValueProxy(fx.Proxy):
-    """A proxy that knows the value it has for the example, so that Python can branch on it."""
+class _Known:
+    """What a proxy can answer when it knows the value it has for the example, so that Python can branch on it."""
 
     def _value(self) -> Any:
         return self.tracer.values[self.node]  # type: ignore[attr-defined]
@@ -333,6 +336,31 @@ class _ValueProxy(fx.Proxy):
         return float(self._value())
 
 
+class _KnownProxy(_Known, fx.Proxy):
+    def __getattr__(self, name: str) -> fx.Proxy:
+        return _KnownAttribute(self, name)
+
+
+class _KnownAttribute(_Known, fx.proxy.Attribute):
+    pass
+
+
+_MODULE_METHODS = {"__call__": nn.Module.__call__, "__getattr__": nn.Module.__getattr__}
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Let modules run for real in the middle of a trace, which replaces these methods of nn.Module."""
+    traced = {name: getattr(nn.Module, name) for name in _MODULE_METHODS}
+    for name, method in _MODULE_METHODS.items():
+        setattr(nn.Module, name, method)
+    try:
+        yield
+    finally:
+        for name, method in traced.items():
+            setattr(nn.Module, name, method)
+
+
 class _ExampleTracer(_Tracer):
     """Runs the example alongside the trace; branches follow its values, everything else stays symbolic."""
 
@@ -345,7 +373,7 @@ class _ExampleTracer(_Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node = proxy.node
         args, kwargs = (fx.node.map_arg(a, self.values.__getitem__) for a in (node.args, node.kwargs))
-        with torch.no_grad():
+        with torch.no_grad(), _untraced():
             if kind == "placeholder":
                 value = self.example
             elif kind == "get_attr":
@@ -360,7 +388,7 @@ class _ExampleTracer(_Tracer):
         return proxy
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _ValueProxy(node, self)
+        return _KnownProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         return bool(self.values[obj.node])

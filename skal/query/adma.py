@@ -196,7 +196,7 @@ def adma_sampling(
         How fast attention shifts to uncertainty: its weight in query t is ``min(lam * t, 1)``.
     t : int, default=None
         Number of the query, from 1. None reads it off the learner, 1 + (labels - `n_initial`) // `n_instances`, so that
-        a resumed run scores the same.
+        a resumed run scores the same; a bare estimator does not tell its labels and counts as the first query.
     alpha : {"distance", "predict"}, default="distance"
         Weights of the centres: reciprocal distance at layer A, or the pre-trained network's probability of the source
         classes (Eq. 8). Both under the pre-trained network.
@@ -252,7 +252,9 @@ def adma_sampling(
     if not lam >= 0:
         raise ValueError(f"lam={lam!r} is not a number of at least 0")
     if t is not None and not t >= 1:
-        raise ValueError(f"t={t!r} is not a number of a query, which starts at 1")
+        raise ValueError(f"t={t!r} is not the number of a query, which starts at 1")
+    if n_initial < 0:
+        raise ValueError(f"n_initial={n_initial!r} is not a number of labels, which is at least 0")
 
     scores = np.mean(
         [_pattern_scores(estimator, X_pool, alpha, layers, aggregate, source) for estimator in members(learner)], axis=0
@@ -263,7 +265,8 @@ def adma_sampling(
         if t is None:
             t = 1 + max(0, n_labels(learner) - n_initial) // n_instances
         scores = trade_off(scores, _uncertainty(proba, uncertainty), lam, t)
-    return select_top(learner, scores, n_instances)
+    # Rounded, so that scores that are equal stay so in whatever order they were summed, and the first of them wins.
+    return select_top(learner, scores.round(12), n_instances)
 
 
 _uncertainty = uncertainty  # the keyword of adma_sampling hides the function's name

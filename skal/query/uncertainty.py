@@ -34,7 +34,7 @@ def uncertainty(proba: ArrayLike, kind: str = "gini") -> np.ndarray:
     Raises
     ------
     ValueError
-        If `kind` is unknown.
+        If `kind` is unknown or `proba` is not two-dimensional.
 
     References
     ----------
@@ -48,13 +48,15 @@ def uncertainty(proba: ArrayLike, kind: str = "gini") -> np.ndarray:
     if kind not in KINDS:
         raise ValueError(f"uncertainty {kind!r} is not one of {KINDS}")
     p = np.asarray(proba, dtype=np.float64)
+    if p.ndim != 2:
+        raise ValueError(f"proba has shape {p.shape}, but must be (n, C)")
     if p.shape[1] == 1:
         return np.zeros(len(p))
     if kind == "gini":
         return (p * (1 - p)).sum(axis=1)
     if kind == "entropy":
         logs = np.log(p, where=p > 0, out=np.zeros_like(p))
-        return -(p * logs).sum(axis=1) / np.log(p.shape[1])
+        return np.clip(-(p * logs).sum(axis=1) / np.log(p.shape[1]), 0, 1)
     second, first = np.partition(p, -2, axis=1)[:, -2:].T
     return 1 - (first - second) if kind == "margin" else 1 - first
 

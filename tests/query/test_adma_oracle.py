@@ -58,7 +58,8 @@ def current_network(world, estimator):
     """The network of a fitted classifier: M0 with its trained layers and its new head put in."""
     state = estimator.net_.module_.state_dict()
     net = deepcopy(world.net)
-    head = nn.Linear(state["head.weight"].shape[1], state["head.weight"].shape[0])
+    with torch.random.fork_rng():  # the project's tests leave the global generator alone
+        head = nn.Linear(state["head.weight"].shape[1], state["head.weight"].shape[0])
     net.set_submodule(world.head, head)
     names = {name: world.head + name[4:] if name.startswith("head.") else name[5:] for name in state}
     unexpected = net.load_state_dict({names[name]: value for name, value in state.items()}, strict=False)[1]
@@ -169,7 +170,6 @@ def mobilenet():
 
 
 def make_world(name):
-    torch.manual_seed(3)
     rng = np.random.default_rng(3)
     convs = {-5: "relu2", -4: "pool3", -2: "relu5"}  # a pool follows conv3, none conv2
     inverted = {-5: "features.17.conv.0", -4: "features.17.conv.1", -2: "classifier.0"}
@@ -179,18 +179,23 @@ def make_world(name):
         "convnet-maps": (convnet, convs, "head", (0, 2, 3, 5, 7, 8), (3, 16, 16), 1),
         "mobilenet": (mobilenet, inverted, "classifier.1", range(6), (3, 32, 32), 47),
     }[name]
-    w = SimpleNamespace(net=net(), places=places, head=head, classes=list(classes), pooled=name != "convnet-maps")
-    w.rng = rng
-    contrast = (1,) * len(shape)
-    w.images = lambda n: np.float32(rng.normal(size=(n, *shape)) * rng.uniform(0.5, 2, size=(n, *contrast)))
-    for module in w.net.modules():  # batch normalisation gets statistics of its own input, or the signal dies out
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        w.net.train()(torch.as_tensor(w.images(24)))
+
+    def images(n):
+        draw = np.random.default_rng(n)
+        contrast = draw.uniform(0.5, 2, size=(n,) + (1,) * len(shape))
+        return np.float32(draw.normal(size=(n, *shape)) * contrast)
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(3)
+        net = net()
+        for module in net.modules():  # batch normalisation gets statistics of its own input, or the signal dies out
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        net.train()(torch.as_tensor(images(24)))
+    w = SimpleNamespace(net=net, places=places, head=head, classes=list(classes), pooled=name != "convnet-maps")
     w.net.eval()
     w.before = deepcopy(w.net.state_dict())
-    w.X_source, w.y_source = w.images(3 * len(classes)), rng.permutation(np.repeat(w.classes, 3))
+    w.X_source, w.y_source = images(3 * len(classes)), rng.permutation(np.repeat(w.classes, 3))
     w.profile = SourceProfile(w.net, layers=TWO, pooled=w.pooled).fit(w.X_source, w.y_source)
     w.centers = []
     (z,), _ = activations(w.net, w.X_source, [places[-2]], True)  # the head's input
@@ -198,7 +203,7 @@ def make_world(name):
         members = np.flatnonzero(w.y_source == k)
         far = [np.linalg.norm(z[i] - sum(z[j] for j in members) / len(members)) for i in members]
         w.centers.append(members[int(np.argmin(far))])
-    w.X, w.X_labelled, w.y_labelled = w.images(12), w.images(6), np.array([0, 1, 2, 0, 1, 2])
+    w.images, w.X, w.X_labelled, w.y_labelled = images, images(12), images(6), np.array([0, 1, 2, 0, 1, 2])
     w.blank = lambda **params: FrozenPrefixClassifier(
         w.net,
         **{"n_frozen": n_frozen, "source": w.profile, "lr": 0.02, "max_epochs": 3, "batch_size": 3, "random_state": 0}
@@ -419,14 +424,13 @@ def test_picks_after_teaching(world, alpha, layers, aggregate, kind, lam, t):
 def test_picks_among_uint8_images():
     w = make_world("mobilenet")
     preprocess = ImageTransform(32, 32)
-    source, pool = (w.rng.integers(0, 256, size=(n, 32, 32, 3), dtype=np.uint8) for n in (6, 12))
-    as_input = lambda X: (  # noqa: E731
-        (X / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
-    ).transpose(0, 3, 1, 2)
+    rng, mean, std = np.random.default_rng(0), np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    source, pool = (rng.integers(0, 256, size=(n, 32, 32, 3), dtype=np.uint8) for n in (6, 12))
     profile = SourceProfile(w.net, image_size=32, preprocess=preprocess).fit(source, np.arange(6))
     estimator = w.blank(source=profile, image_size=32, preprocess=preprocess)
-    w.X_source, w.centers = as_input(source), range(6)
-    scores, fragile = oracle_scores(w, w.net, as_input(pool), ONE)
+    w.X_source, X = (((images / 255 - mean) / std).transpose(0, 3, 1, 2) for images in (source, pool))
+    w.centers = range(6)
+    scores, fragile = oracle_scores(w, w.net, X, ONE)
     assert_picks(adma_sampling(estimator, pool, 12), scores, fragile, 12)
 
 
@@ -434,8 +438,8 @@ def test_query_by_hand():
     # A = x, B = (x_1, 0); centres (0, 0), (3, 4), (0, 8) have patterns (0, 2, 8), (2, 0, 2), (8, 2, 0).
     # (3, 0): S = (0, 4, 5.5), expected ~ (1.44, 0.90, 3.17): one of three pairs is discordant, tau = 1/3, d = 1/3.
     # (6, 8): S = (4, 2, 0), expected ~ (1.73, 0.53, 1.20): the same. (3, 4) is a centre and (0, 1) agrees: d = 0.
-    net = nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(2, 2), nn.ReLU())), nn.Linear(2, 3))
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng():
+        net = nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(2, 2), nn.ReLU())), nn.Linear(2, 3))
         for i, second in [(0, 1.0), (2, 1.0), (4, 0.0)]:
             net[i].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, second]]))
             net[i].bias.zero_()
@@ -459,6 +463,28 @@ def test_the_number_of_the_query_is_read_off_the_learner(toy):
             firsts.add(picks[0])
         assert len(firsts) > 1, "the picks must depend on t, or this test tells nothing"
         learner.teach(toy.X_labelled[3:5], toy.y_labelled[3:5])
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("mlp", {"n_frozen": 4}),  # the head alone is trained
+        ("mlp", {"n_frozen": None, "cache": False}),
+        ("mlp", {"n_frozen": 0, "warm_start": True}),
+        ("convnet", {"n_frozen": 2, "train_batch_norm": True, "warm_start": True}),
+        ("convnet", {"n_frozen": 3, "head_init": "random"}),
+    ],
+)
+def test_rounds_from_zero_labels_on(name, params):
+    w = make_world(name)
+    learner, kind = ActiveLearner(w.blank(**params), query_strategy=adma_sampling), None
+    for t in (1, 2, 3):  # 0, 12 and 24 labels
+        net = w.net if t == 1 else current_network(w, learner.estimator)
+        scores, fragile = oracle_scores(w, net, w.X, TWO, kind=kind, lam=0.2, t=t)
+        picks, images = learner.query(w.X, n_instances=12, lam=0.2)
+        assert_picks(picks, scores, fragile, 12)
+        learner.teach(images, np.arange(12) % (t + 1))
+        kind = "gini"
 
 
 def test_committee_averages_distinctiveness(toy):

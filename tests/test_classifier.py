@@ -1,0 +1,233 @@
+"""FrozenPrefixClassifier on images: what trains, what stays, and what is refused before any work."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from skorch.callbacks import Callback
+from torch import nn
+
+from skal import FrozenPrefixClassifier
+from skal.randomness import seeded
+from tests.conftest import SMALL, TinyConvNet
+
+
+def test_learns_real_forms_of_images(classifier, pixels, files):
+    X, y = pixels
+    assert classifier.fit(X, y).score(X, y) > 0.9
+    proba = classifier.predict_proba(X)
+    assert set(classifier.classes_) == {"r", "g", "b", "y"}
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(classifier.predict(X), classifier.classes_[proba.argmax(axis=1)])
+    tensors = torch.cat([classifier.backbone_.inputs.check(X).load([i]) for i in range(len(X))])
+    for same in (list(files[0]), files[0], list(X), tensors, tensors.numpy()):
+        np.testing.assert_allclose(classifier.predict_proba(same), proba, atol=1e-5)
+        np.testing.assert_allclose(clone(classifier).fit(same, y).predict_proba(X), proba, atol=1e-4)
+
+
+def test_predictions_are_those_of_the_whole_network(classifier, convnet, pixels):
+    """Cut, cached and put together again, prefix and suffix equal the plain module with the trained weights."""
+    X, y = pixels
+    classifier.fit(X, y)
+    whole = copy.deepcopy(convnet)
+    trained = classifier.net_.module_
+    whole.load_state_dict(trained.body.state_dict(), strict=False)
+    whole.fc = trained.head
+    with torch.inference_mode():
+        logits = whole.eval()(classifier.backbone_.inputs.check(X).load(range(len(X))))
+    np.testing.assert_allclose(classifier.predict_proba(X), logits.softmax(1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("train_batch_norm", [False, True])
+def test_frozen_layers_and_statistics_do_not_move(classifier, convnet, pixels, train_batch_norm):
+    X, y = pixels
+    before = {name: value.clone() for name, value in convnet.state_dict().items()}
+    classifier.set_params(train_batch_norm=train_batch_norm).fit(X, y)
+    after = classifier.net_.module_.body.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    # Two frozen layers: stem and conv1. The suffix begins before the block, so conv1 is in it, frozen.
+    assert "conv1.weight" in after
+    assert {name.split(".")[0] for name in moved} == {"conv2", "bn2", "shortcut", "conv3"}
+    assert ("bn2.running_mean" in moved) is train_batch_norm
+    assert not any(name.startswith(("conv1", "bn1")) for name in moved)
+    assert all(torch.equal(value, before[name]) for name, value in convnet.state_dict().items())
+
+
+def test_without_epochs_it_is_the_linear_probe(classifier, pixels):
+    X, y = pixels
+    classifier.set_params(max_epochs=0).fit(X, y)
+    Z = classifier.transform(X)
+    np.testing.assert_allclose(Z, classifier.activations(X, [-2], pretrained=True)[0], rtol=1e-5)
+    center, scale = Z.mean(axis=0), np.sqrt(((Z - Z.mean(axis=0)) ** 2).sum(axis=1).mean())
+    probe = LogisticRegression(C=10.0, max_iter=1000).fit((Z - center) / scale, y)
+    np.testing.assert_allclose(classifier.predict_proba(X), probe.predict_proba((Z - center) / scale), atol=1e-4)
+
+
+def test_two_classes_and_one_class(classifier, pixels):
+    X, y = pixels
+    two = np.isin(y, ["r", "g"])
+    probe = clone(classifier).set_params(max_epochs=0).fit(X[two], y[two])
+    assert probe.score(X[two], y[two]) > 0.9
+    assert classifier.fit(X[two], y[two]).predict_proba(X).shape == (40, 2)
+    one = classifier.fit(X[:1], y[:1])
+    np.testing.assert_array_equal(one.predict_proba(X[:3]), np.ones((3, 1)))
+    assert (one.predict(X) == y[0]).all()
+
+
+def test_same_seed_same_result_and_another_seed_another(classifier, pixels):
+    X, y = pixels
+    first = classifier.fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(clone(classifier).fit(X, y).predict_proba(X), first)
+    assert not np.allclose(clone(classifier).set_params(random_state=1).fit(X, y).predict_proba(X), first, atol=1e-6)
+
+
+def test_warm_start_continues_and_grows(classifier, pixels):
+    X, y = pixels
+    two = np.isin(y, ["g", "y"])
+    classifier.set_params(warm_start=True).fit(X[two], y[two])
+    head = classifier.net_.module_.head.weight.detach().clone()
+    classifier.set_params(max_epochs=0).fit(X, y)
+    np.testing.assert_array_equal(classifier.classes_, ["b", "g", "r", "y"])
+    grown = classifier.net_.module_.head
+    torch.testing.assert_close(grown.weight[[1, 3]], head, rtol=0, atol=0)
+    assert grown.out_features == 4
+    classifier.set_params(max_epochs=60).fit(X, y)
+    assert classifier.score(X, y) > 0.9
+    # A later fit that lacks a class keeps its column.
+    classifier.fit(X[two], y[two])
+    assert len(classifier.classes_) == 4
+
+
+def test_random_head_and_skorch_arguments(classifier, pixels):
+    X, y = pixels
+    epochs = []
+
+    class Recorder(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            epochs.append(net.history[-1, "train_loss"])
+
+    classifier.set_params(
+        head_init="random", optimizer=torch.optim.SGD, net_params={"callbacks": [Recorder()], "optimizer__momentum": 0.9}
+    ).fit(X, y)
+    assert len(epochs) == 5
+    assert classifier.net_.optimizer_.param_groups[0]["momentum"] == 0.9
+    assert classifier.net_.optimizer_.param_groups[0]["lr"] < 5e-3  # falls to zero
+
+
+def test_activations_before_and_after_the_cut(classifier, convnet, pixels):
+    X, y = pixels
+    kept = {}
+    for name in ("stem", "bn2", "conv3"):
+        convnet.get_submodule(name).register_forward_hook(
+            lambda module, args, out, name=name: kept.update({name: out.clone()})
+        )
+    before = classifier.activations(X, ["stem", "bn2", "conv3"])
+    inputs = classifier.fit(X, y).backbone_.inputs.check(X).load(range(40))
+    with torch.inference_mode():
+        convnet(inputs)
+    for values, name in zip(before, ("stem", "bn2", "conv3"), strict=True):
+        np.testing.assert_allclose(values, kept[name].flatten(1), atol=1e-5)
+    after = classifier.activations(X, ["stem", "bn2", "conv3"])
+    np.testing.assert_array_equal(after[0], before[0])
+    assert not np.allclose(after[2], before[2], atol=1e-4)
+    np.testing.assert_allclose(classifier.activations(X, ["bn2"], pretrained=True)[0], before[1], atol=1e-5)
+    (pooled,) = classifier.activations(X, ["conv3"], pooled=True)
+    np.testing.assert_allclose(pooled, after[2].reshape(40, 10, -1).mean(axis=2), atol=1e-5)
+    np.testing.assert_allclose(classifier.transform(X), classifier.activations(X, [-2])[0], atol=1e-5)
+
+
+def test_source_proba_is_that_of_the_pretrained_network(classifier, convnet, pixels):
+    X, y = pixels
+    classifier.fit(X, y)
+    with torch.inference_mode():
+        expected = convnet(classifier.backbone_.inputs.check(X).load(range(40))).softmax(1)
+    np.testing.assert_allclose(classifier.source_proba(X), expected, atol=1e-6)
+
+
+def test_in_pipelines_and_searches(classifier, pixels):
+    X, y = pixels
+    brighter = FunctionTransformer(lambda images: np.minimum(images, 200).astype(np.uint8))
+    pipeline = make_pipeline(brighter, classifier).fit(X, y)
+    assert pipeline.score(X, y) > 0.9
+    on_top = make_pipeline(classifier, LogisticRegression(max_iter=1000)).fit(X, y)
+    assert on_top.score(X, y) > 0.9
+    search = GridSearchCV(classifier, {"n_frozen": [1, 3], "lr": [1e-3, 5e-3]}, cv=2).fit(X, y)
+    assert search.best_score_ > 0.8
+    assert cross_val_score(classifier, list(X), y, cv=2).shape == (2,)
+
+
+def test_pickle_and_file(classifier, pixels, tmp_path):
+    X, y = pixels
+    proba = classifier.fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(classifier)).predict_proba(X), proba, atol=1e-6)
+    classifier.save(tmp_path / "net.safetensors")
+    loaded = clone(classifier).load(tmp_path / "net.safetensors")
+    np.testing.assert_allclose(loaded.predict_proba(X), proba, atol=1e-6)
+    np.testing.assert_array_equal(loaded.classes_, classifier.classes_)
+    loaded.set_params(warm_start=True).fit(X, y)
+    with seeded(1):
+        other = TinyConvNet()
+    with pytest.raises(ValueError, match="belongs to the backbone"):
+        FrozenPrefixClassifier(other, preprocess=SMALL).load(tmp_path / "net.safetensors")
+    classifier.source.save(tmp_path / "profile.safetensors")
+    with pytest.raises(ValueError, match="no classifier written by skal"):
+        classifier.load(tmp_path / "profile.safetensors")
+
+
+def test_a_default_depth_reaches_layer_A_and_shallow_nets_have_one():
+    with seeded(0):
+        deep = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(5, 5), nn.ReLU())], nn.Linear(5, 2))
+        shallow = nn.Linear(5, 2)
+    X, y = np.random.default_rng(0).normal(size=(20, 5)), np.arange(20) % 2
+    assert FrozenPrefixClassifier(deep, max_epochs=1, random_state=0).fit(X, y).n_frozen_ == 4
+    assert FrozenPrefixClassifier(shallow, max_epochs=1, random_state=0).fit(X, y).n_frozen_ == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_frozen": 7}, "n_frozen=7 is not possible: this network has 4 weight layers below its head"),
+        ({"lr": -1}, "'lr' parameter .* must be a float in the range"),
+        ({"batch_size": 0}, "'batch_size' parameter"),
+        ({"head_init": "zeros"}, "'head_init' parameter .* 'zeros'"),
+        ({"source": "imagenet"}, "'source' parameter"),
+    ],
+)
+def test_bad_parameters_are_refused(classifier, pixels, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        classifier.set_params(**parameters).fit(*pixels)
+    assert not hasattr(classifier, "net_")
+
+
+def test_bad_data_is_refused_before_training(classifier, pixels, files):
+    X, y = pixels
+    for bad_X, bad_y, message in [
+        (X, y[:-1], "inconsistent numbers of samples"),
+        (X, None, "requires y to be passed"),
+        (X, np.linspace(0, 1, 40), "Unknown label type"),
+        (X[..., 0:2], y, "but this network takes uint8 images"),
+        (X.reshape(40, -1), y, "but this network takes uint8 images"),
+        (np.full((40, 3, 16, 16), np.nan, np.float32), y, "NaN"),
+        ([*files[0][:-1], "gone.png"], y, "gone.png"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            classifier.fit(bad_X, bad_y)
+    with open(files[0][-1], "wb") as file:
+        file.write(b"not an image")
+    with pytest.raises(ValueError, match=r"cannot decode the image file .*39\.png"):
+        classifier.fit(files[0], y)
+    assert not hasattr(classifier, "net_")
+
+
+def test_the_profile_of_another_backbone_is_refused(classifier, pixels):
+    with seeded(5):
+        classifier.set_params(backbone=TinyConvNet())
+    with pytest.raises(ValueError, match="source profile belongs to another backbone"):
+        classifier.fit(*pixels)

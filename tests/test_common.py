@@ -1,0 +1,31 @@
+"""scikit-learn's own checks: every estimator passes all of them, and they really ran."""
+
+import pytest
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+from torch import nn
+
+from skal import FrozenPrefixClassifier
+
+
+def toy_backbone():
+    """A network on 2-D features of any width."""
+    return nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(3))
+
+
+ESTIMATORS = [
+    FrozenPrefixClassifier(toy_backbone(), max_epochs=10),
+    FrozenPrefixClassifier(toy_backbone(), max_epochs=10, n_frozen=2),
+    FrozenPrefixClassifier(toy_backbone, max_epochs=10, n_frozen=0, warm_start=False, head_init="random", lr=0.02),
+]
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_sklearn_check(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_no_check_is_skipped_or_expected_to_fail():
+    results = check_estimator(ESTIMATORS[0])
+    assert {result["status"] for result in results} == {"passed"}
+    assert len(results) >= 50  # an estimator that opts out of them passes one

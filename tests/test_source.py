@@ -1,0 +1,92 @@
+"""SourceProfile: saved, loaded, cloned and pickled as data; the centres themselves are tested in test_adma_oracle."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from sklearn.base import clone
+
+from skal import FrozenPrefixClassifier, SourceProfile
+from skal.source import class_centers
+from tests.conftest import SMALL
+
+
+def test_centers_come_from_their_own_class():
+    rng = np.random.default_rng(0)
+    features, members = rng.normal(size=(60, 3)), rng.permutation(np.arange(60) % 7)
+    centers = class_centers(features, members)
+    np.testing.assert_array_equal(members[centers], np.arange(7))
+    for k, center in enumerate(centers):
+        distances = np.linalg.norm(features - features[members == k].mean(axis=0), axis=1)
+        assert distances[center] == distances[members == k].min()
+
+
+def test_file_keeps_everything(profile, tmp_path):
+    profile.save(tmp_path / "full")
+    loaded = SourceProfile.load(tmp_path / "full")
+    assert (loaded.layers_, loaded.fingerprint_, loaded.class_names_) == (
+        profile.layers_,
+        profile.fingerprint_,
+        profile.class_names_,
+    )
+    for layer, values in profile.centers_.items():
+        np.testing.assert_array_equal(loaded.centers_[layer], values)
+    np.testing.assert_array_equal(loaded.patterns((-4, -2)), profile.patterns((-4, -2)))
+    profile.save(tmp_path / "half", dtype="float16")
+    half = SourceProfile.load(tmp_path / "half")
+    np.testing.assert_allclose(half.centers_[-4], profile.centers_[-4], rtol=1e-3)
+    assert (tmp_path / "half").stat().st_size < (tmp_path / "full").stat().st_size
+    with pytest.raises(ValueError, match="loaded without its backbone"):
+        loaded.fit(np.zeros((1, 16, 16, 3), np.uint8), [0])
+    save_file({"a": np.zeros(1)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="no source profile written by skal"):
+        SourceProfile.load(tmp_path / "other")
+    with pytest.raises(ValueError, match="'int8' is not one of"):
+        profile.save(tmp_path / "int", dtype="int8")
+
+
+def test_clone_keeps_a_fitted_profile_and_copies_an_unfitted_one(profile, convnet, classifier):
+    assert clone(profile) is profile
+    assert clone(classifier).source is profile
+    unfitted = SourceProfile(convnet, preprocess=SMALL)
+    assert clone(unfitted) is not unfitted
+    assert not hasattr(clone(unfitted), "centers_")
+    for same in (pickle.loads(pickle.dumps(profile)), copy.deepcopy(profile)):
+        np.testing.assert_array_equal(same.patterns((-4, -2)), profile.patterns((-4, -2)))
+
+
+def test_maps_may_be_kept_whole(convnet, source_images):
+    whole = SourceProfile(convnet, preprocess=SMALL, pooled=False).fit(*source_images)
+    pooled = SourceProfile(convnet, preprocess=SMALL).fit(*source_images)
+    assert whole.centers_[-4].shape[1] == 64 * pooled.centers_[-4].shape[1]
+
+
+def test_named_layers_and_string_classes(convnet, source_images):
+    X, y = source_images
+    names = np.array(["ant", "bee", "cat", "dog", "eel"])
+    profile = SourceProfile(convnet, preprocess=SMALL, layers=[("stem", "conv3")]).fit(X, names[y])
+    assert profile.class_names_ == names.tolist()
+    np.testing.assert_allclose(profile.select_columns(np.eye(5)), np.eye(5))
+    few = SourceProfile(convnet, preprocess=SMALL).fit(X[y < 3], names[y[y < 3]])
+    with pytest.raises(ValueError, match="integers from 0 to 4"):
+        few.select_columns(np.eye(5))
+    by_number = SourceProfile(convnet, preprocess=SMALL).fit(X[y > 2], y[y > 2], class_names=["dog", "eel"])
+    np.testing.assert_allclose(by_number.select_columns(np.full((1, 5), 0.2)), [[0.5, 0.5]])
+    assert by_number.class_names_ == ["dog", "eel"]
+
+
+def test_bad_input(convnet, source_images, profile):
+    X, y = source_images
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        SourceProfile(convnet, preprocess=SMALL).fit(X, y[:3])
+    with pytest.raises(ValueError, match="unknown layer 'conv9'"):
+        SourceProfile(convnet, preprocess=SMALL, layers=[("conv9", -2)]).fit(X, y)
+    with pytest.raises(ValueError, match="2 names, but y has 5 classes"):
+        SourceProfile(convnet, preprocess=SMALL).fit(X, y, class_names=["a", "b"])
+    with pytest.raises(ValueError, match=r"this profile holds the layers \[-4, -2\]"):
+        profile.check_layers([(-5, -2)])
+    other_size = FrozenPrefixClassifier(convnet, image_size=12, source=profile)
+    with pytest.raises(ValueError, match="another backbone.*at 16 px.*at 12 px"):
+        other_size.fit(X, y)

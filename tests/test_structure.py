@@ -1,0 +1,51 @@
+"""Data flows one way: a module imports only what comes before it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import skal
+
+ROOT = Path(skal.__file__).parent
+#: From what knows nothing of the others to what uses them all.
+ORDER = [
+    "randomness",
+    "_torchvision",
+    "numerics",
+    "images",
+    "graph",
+    "backbones",
+    "features",
+    "network",
+    "source",
+    "classifier",
+    "modal",
+    "query",
+    "experiment",
+    "plots",
+]
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name != "__init__.py")
+
+
+def module_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        imported |= {name.split(".")[1] for name in names if name and name.startswith("skal.")}
+    own = module_of(path)
+    later = {name for name in imported if ORDER.index(name) > ORDER.index(own)}
+    # query/ touches no network: of those that do it knows the profile alone.
+    networks = imported & {"graph", "backbones", "features", "network", "classifier"} if own == "query" else set()
+    assert not later | networks
+
+
+def test_no_file_is_long():
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: n for name, n in lengths.items() if n > 620} == {}
