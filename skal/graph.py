@@ -23,6 +23,7 @@ WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.MultiheadAttention)
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 _IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 _ADDITIONS = {operator.add, torch.add, "add"}
+_ARITHMETIC = _ADDITIONS | {operator.mul, operator.sub, operator.truediv, torch.mul, torch.relu, "mul", "relu"}
 
 
 class LayerGraph:
@@ -70,9 +71,9 @@ class LayerGraph:
                 part.inplace = False
         self.graph = _trace(self.module, example)
         self._modules = dict(self.module.named_modules())
+        self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
+        self._batch_sizes = _batch_sizes(self.graph, self.input)
         self.nodes = list(self.graph.nodes)
-        self.input = next(node for node in self.nodes if node.op == "placeholder")
-        self._batch_sizes = {node for node in self.nodes if _is_batch_size(node, self.input)}
 
         calls = [node for node in self.nodes if isinstance(self._owner(node), WEIGHT_LAYERS)]
         if not calls:
@@ -258,13 +259,13 @@ class LayerGraph:
 
     def _find_flow_points(self) -> list[fx.Node]:
         """Nodes whose value is one tensor, and the only value that is still needed once it is there."""
+        data = [n for n in self._body if n.op != "get_attr" and n not in self._batch_sizes]
         last_use = {
-            node: max((self._order[user] for user in node.users if user in self._order), default=-1)
-            for node in self._body
+            node: max((self._order[user] for user in node.users if user in data), default=-1)
+            for node in data
         }
-        carried = [n for n in self._body if n.op != "get_attr" and n not in self._batch_sizes]
         points, open_until = [], -1
-        for node in carried:
+        for node in data:
             several = any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
             if node is self.features or (open_until <= self._order[node] and not several):
                 points.append(node)
@@ -450,21 +451,39 @@ def _prune(graph: fx.Graph) -> None:
             for user in list(changed.users):
                 if order[user] > order[node]:
                     user.replace_input_with(changed, node)
+    _erase_unused(graph)
+
+
+def _erase_unused(graph: fx.Graph) -> None:
     data = next(node for node in graph.nodes if node.op == "placeholder")
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op != "output" and node is not data:
             graph.erase_node(node)
 
 
-def _is_batch_size(node: fx.Node, data: fx.Node) -> bool:
-    """Whether the node is the number of samples read off the network's input: ``x.size(0)`` or ``x.shape[0]``."""
-    if node.op == "call_method" and node.target == "size":
-        return node.args[0] is data and len(node.args) > 1 and node.args[1] == 0
-    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
-        shape = node.args[0]
-        is_shape = isinstance(shape, fx.Node) and shape.args and shape.args[0] is data
-        return bool(is_shape and (shape.target == "size" or (shape.target is getattr and shape.args[1] == "shape")))
-    return False
+def _batch_sizes(graph: fx.Graph, data: fx.Node) -> set[fx.Node]:
+    """Nodes that are the number of samples: ``x.size(0)`` or ``x.shape[0]`` of a tensor with a row a sample.
+
+    They hold no data, so they do not keep an early tensor from being cut off; a segment reads them off its own input.
+    """
+    batched, sizes = {data}, set()
+    for node in graph.nodes:
+        source = node.args[0] if node.args else None
+        if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
+            sizes |= {node} if source in batched else set()
+        elif node.target is operator.getitem and node.args[1] == 0 and isinstance(source, fx.Node):
+            is_shape = source.target == "size" or (source.target is getattr and source.args[1] == "shape")
+            sizes |= {node} if is_shape and source.args[0] in batched else set()
+        elif node.op == "call_module" or node.target in _ARITHMETIC or _is_functional(node.target):
+            batched |= {node} if any(arg in batched for arg in node.all_input_nodes) else set()
+    for node in sizes:
+        node.op, node.target, node.args = "call_method", "size", (data, 0)
+    _erase_unused(graph)
+    return sizes
+
+
+def _is_functional(target: Any) -> bool:
+    return getattr(target, "__module__", "") in ("torch.nn.functional", "torch._C._nn")
 
 
 def _ancestors(node: fx.Node, stop: Collection[fx.Node] = ()) -> set[fx.Node]:

@@ -19,6 +19,11 @@ ESTIMATORS = [
 ]
 
 
+@pytest.fixture
+def _global_generators_untouched():
+    """The checks leave random_state=None, which draws from numpy's global generator as everywhere in scikit-learn."""
+
+
 @parametrize_with_checks(ESTIMATORS)
 def test_sklearn_check(estimator, check):
     check(estimator)

@@ -3,6 +3,7 @@
 from functools import partial
 
 import matplotlib as mpl
+import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
