@@ -2,8 +2,8 @@
 
     python examples/make_source_profile.py DIR --backbone mobilenet_v2 --weights FILE --image-size 129 --output FILE
 
-DIR holds images of the source task and ``labels.csv`` with the columns ``label`` (the column of the network's own head),
-``name`` and ``file``. The profile that ships with the quickstart was made from one ImageNet image a class by
+DIR holds images of the source task and ``labels.csv`` with the columns ``label`` (the output of the network's own
+head), ``name`` and ``file``. The profile that ships with the quickstart was made from one ImageNet image a class by
 
     python examples/make_source_profile.py DIR --image-size 96 --dtype float16 \
         --output examples/data/efficientnet_lite0_imagenet_96px.safetensors

@@ -100,7 +100,10 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over the seeds at each number of labels."""
     cells = records.groupby(["n_labels", "strategy"], sort=False)[["accuracy", "macro_auc"]].agg(["mean", "std"])
     shown = pd.DataFrame(
-        {m: cells[m].apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1) for m in ("accuracy", "macro_auc")}
+        {
+            m: cells[m].apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1)
+            for m in ("accuracy", "macro_auc")
+        }
     )
     return shown.unstack("strategy")
 

@@ -146,12 +146,12 @@ def _load(
     n_features: int | None,
     seed: int,
 ) -> Backbone:
-    named = isinstance(weights, str) and not _is_file_name(weights)
+    name = weights if isinstance(weights, str) and not _is_file_name(weights) else None
     with seeded(seed):
         if isinstance(backbone, str):
-            module, own = _torchvision_model(backbone, weights if named else None)
+            module, own = _torchvision_model(backbone, name)
         else:
-            if named:
+            if name is not None:
                 raise ValueError(
                     f"weights={weights!r} is no file, and names of weights belong to torchvision backbones; "
                     "for a module or factory pass a .pth or .safetensors file, or None"
@@ -159,7 +159,7 @@ def _load(
             module, own = backbone if isinstance(backbone, nn.Module) else backbone(), None
             if not isinstance(module, nn.Module):
                 raise ValueError(f"the backbone factory {backbone!r} returned {type(module).__name__}, no nn.Module")
-        if weights is not None and not named:
+        if weights is not None and name is None:
             module = _with_weights(module, weights)
         module = _materialised(module, n_features)
     return Backbone(module, _input_transform(module, preprocess or own, image_size))
@@ -187,7 +187,9 @@ def _torchvision_model(name: str, weights: str | None) -> tuple[nn.Module, Image
         raise ValueError(f"unknown backbone {name!r}; torchvision's classification models are {known}")
     variants = models.get_model_weights(name)
     if weights is not None and weights != "DEFAULT" and weights not in variants.__members__:
-        raise ValueError(f"unknown weights {weights!r} for {name!r}; torchvision has {['DEFAULT', *variants.__members__]}")
+        raise ValueError(
+            f"unknown weights {weights!r} for {name!r}; torchvision has {['DEFAULT', *variants.__members__]}"
+        )
     own = variants[weights or "DEFAULT"].transforms()
     transform = ImageTransform(
         own.resize_size[0], own.crop_size[0], tuple(own.mean), tuple(own.std), own.interpolation.value
@@ -237,7 +239,9 @@ def _input_transform(
     first = _first_layer(module)
     if isinstance(first, nn.Linear):
         if transform is not None or image_size is not None:
-            raise ValueError("image_size and preprocess are for networks on images; this one starts with a linear layer")
+            raise ValueError(
+                "image_size and preprocess are for networks on images; this one starts with a linear layer"
+            )
         return None
     channels = first.in_channels if isinstance(first, _ConvNd) else 3
     if transform is None:

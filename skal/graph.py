@@ -68,7 +68,7 @@ class LayerGraph:
             self.module = nn.Sequential(self.module)
         for part in self.module.modules():
             if hasattr(part, "inplace"):
-                part.inplace = False
+                part.inplace = False  # type: ignore[assignment]
         self.graph = _trace(self.module, example)
         self._modules = dict(self.module.named_modules())
         self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
@@ -260,10 +260,7 @@ class LayerGraph:
     def _find_flow_points(self) -> list[fx.Node]:
         """Nodes whose value is one tensor, and the only value that is still needed once it is there."""
         data = [n for n in self._body if n.op != "get_attr" and n not in self._batch_sizes]
-        last_use = {
-            node: max((self._order[user] for user in node.users if user in data), default=-1)
-            for node in data
-        }
+        last_use = {node: max((self._order[user] for user in node.users if user in data), default=-1) for node in data}
         points, open_until = [], -1
         for node in data:
             several = any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
@@ -289,7 +286,7 @@ class LayerGraph:
 # ------------------------------------------------------------------------------------------------------------ tracing
 
 
-class _Retry(Exception):
+class _RetryError(Exception):
     """A submodule could not be traced: start again with that submodule as a leaf."""
 
 
@@ -308,14 +305,14 @@ class _Tracer(fx.Tracer):
     ) -> Any:
         try:
             return super().call_module(m, forward, args, kwargs)
-        except _Retry:
+        except _RetryError:
             raise
         except Exception as error:
             # Only what holds no weight layer may become a leaf: a layer inside a leaf could be neither counted nor cut.
             if any(isinstance(part, WEIGHT_LAYERS) for part in m.modules()):
                 raise
             self.opaque.add(self.path_of_module(m))
-            raise _Retry from error
+            raise _RetryError from error
 
 
 class _Known:
@@ -338,7 +335,7 @@ class _Known:
 
 
 class _KnownProxy(_Known, fx.Proxy):
-    def __getattr__(self, name: str) -> fx.Proxy:
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
         return _KnownAttribute(self, name)
 
 
@@ -374,6 +371,7 @@ class _ExampleTracer(_Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node = proxy.node
         args, kwargs = (fx.node.map_arg(a, self.values.__getitem__) for a in (node.args, node.kwargs))
+        value: Any
         with torch.no_grad(), _untraced():
             if kind == "placeholder":
                 value = self.example
@@ -395,7 +393,7 @@ class _ExampleTracer(_Tracer):
         return bool(self.values[obj.node])
 
     def iter(self, obj: fx.Proxy) -> Any:
-        return (obj[i] for i in range(len(self.values[obj.node])))
+        return (operator.getitem(obj, i) for i in range(len(self.values[obj.node])))
 
 
 def _trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
@@ -412,7 +410,7 @@ def _trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
         while True:
             try:
                 graph = make(opaque).trace(module, concrete_args=defaults or None)
-            except _Retry:
+            except _RetryError:
                 continue
             except Exception as error:  # a forward may fail in any way
                 failure = error

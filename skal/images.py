@@ -1,8 +1,8 @@
 """What ``X`` may be, and how it becomes a network's input. Nothing else looks at pixels.
 
 ``X`` is uint8 images (n, H, W, 3) or grey (n, H, W); float tensors or arrays (n, channels, H, W), taken as already
-pre-processed; an array or list of file paths, decoded lazily; or 2-D features. Each becomes a sequence with two methods:
-``keys``, which name the content of a row, and ``load``, which gives a batch of network inputs.
+pre-processed; an array or list of file paths, decoded lazily; or 2-D features. Each becomes a sequence with two
+methods: ``keys`` names the content of rows, and ``load`` gives a batch of network inputs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Inputs(Protocol):
 
 def _digest(array: np.ndarray, *context: object) -> bytes:
     hasher = xxhash.xxh3_128(repr((array.dtype.str, array.shape, *context)).encode())
-    hasher.update(np.ascontiguousarray(array))
+    hasher.update(np.ascontiguousarray(array).data)
     return hasher.digest()
 
 
@@ -214,11 +214,15 @@ class InputSpec:
                 raise ValueError(f"X is {len(paths)} file paths, but this network takes {self.allowed}")
             missing = [str(path) for path in paths if not Path(path).is_file()]
             if missing:
-                raise ValueError(f"{len(missing)} of {len(paths)} image files do not exist, the first is {missing[0]!r}")
+                raise ValueError(
+                    f"{len(missing)} of {len(paths)} image files do not exist, the first is {missing[0]!r}"
+                )
             return PathInputs(paths, self.transform)
         array = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asanyarray(X)
         if len(array) == 0:
-            raise ValueError(f"X is empty: an array with 0 sample(s) (shape={array.shape}) where at least 1 is required")
+            raise ValueError(
+                f"X is empty: an array with 0 sample(s) (shape={array.shape}) where at least 1 is required"
+            )
         refused = ValueError(f"X has shape {array.shape} and type {array.dtype}, but this network takes {self.allowed}")
         if self.transform is None:
             if array.ndim != 2:

@@ -1,8 +1,9 @@
 """What modAL needs to run beside current scikit-learn.
 
 modAL passes ``force_all_finite`` to :func:`sklearn.utils.check_X_y`. scikit-learn 1.6 renamed that keyword to
-``ensure_all_finite`` and 1.8 dropped the old name, so that every ``fit`` and ``teach`` raises a TypeError. Importing skal
-translates the keyword; nothing else of modAL is touched, and ``modAL.models.ActiveLearner`` stays the class users know.
+``ensure_all_finite`` and 1.8 dropped the old name, so that every ``fit`` and ``teach`` raises a TypeError. Importing
+skal translates the keyword; nothing else of modAL is touched, and ``modAL.models.ActiveLearner`` stays the class users
+know.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class SourceProfile(BaseEstimator):
         if class_names is not None and len(class_names) != len(classes):
             raise ValueError(f"class_names has {len(class_names)} names, but y has {len(classes)} classes")
         layers = backbone.layers
-        pairs = [tuple(pair) for pair in self.layers] if self.layers is not None else layers.pattern_layers()
+        pairs = layers.pattern_layers() if self.layers is None else [(a, b) for a, b in self.layers]
         names = list(dict.fromkeys(layer for pair in pairs for layer in pair))
         nodes = {name: layers.resolve(name) for name in names}
 
@@ -191,14 +191,13 @@ class SourceProfile(BaseEstimator):
         check_is_fitted(self)
         if layers is None:
             return self.layers_
-        pairs = [tuple(pair) for pair in layers]
-        unknown = [layer for pair in pairs for layer in pair if layer not in self.centers_]
-        if unknown or not pairs or any(len(pair) != 2 for pair in pairs):
+        unknown = [layer for pair in layers for layer in pair if layer not in self.centers_]
+        if unknown or not layers or any(len(pair) != 2 for pair in layers):
             raise ValueError(
                 f"layers={layers!r} is not possible: this profile holds the layers {list(self.centers_)}; fit a "
                 "SourceProfile with layers=[(A, B), ...] for others"
             )
-        return pairs
+        return [(a, b) for a, b in layers]
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Raise a ValueError if this profile belongs to other weights or another size of input."""
@@ -271,14 +270,13 @@ class SourceProfile(BaseEstimator):
                 raise ValueError(f"{str(path)!r} is no source profile written by skal")
             profile = cls(None, pooled=described["pooled"])
             profile.centers_ = {
-                name: file.get_tensor(f"centers.{i}").astype(np.float32)
-                for i, name in enumerate(described["centers"])
+                name: file.get_tensor(f"centers.{i}").astype(np.float32) for i, name in enumerate(described["centers"])
             }
         profile.classes_ = np.array(described["classes"])
         profile.class_names_ = described["class_names"]
         profile.center_indices_ = np.array(described["center_indices"])
         profile.columns_ = np.array(described["columns"])
-        profile.layers_ = [tuple(pair) for pair in described["layers"]]
+        profile.layers_ = [(a, b) for a, b in described["layers"]]
         profile.fingerprint_ = described["fingerprint"]
         profile._patterns = {}
         return profile
@@ -315,5 +313,3 @@ def class_centers(features: np.ndarray, members: np.ndarray) -> np.ndarray:
 def _fingerprint(backbone: Backbone) -> str:
     transform = backbone.inputs.transform
     return backbone.fingerprint + ("" if transform is None else f" at {transform.crop} px")
-
-

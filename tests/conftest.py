@@ -24,7 +24,9 @@ class TinyConvNet(nn.Module):
 
     def __init__(self, n_classes: int = 5):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(2)
+        )
         self.conv1 = nn.Conv2d(6, 8, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
         self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
@@ -117,7 +119,7 @@ def _fresh_cache():
 @pytest.fixture(autouse=True)
 def _global_generators_untouched():
     """Randomness comes from random_state alone: no test may see the global generators move."""
-    numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()
+    numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
     yield
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
     assert torch.equal(torch.random.get_rng_state(), torch_before)

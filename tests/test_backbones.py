@@ -19,7 +19,10 @@ from tests.conftest import SMALL, TinyConvNet
 
 
 def test_import_works_beside_a_cpu_torch():
-    code = "import skal, torchvision; print(torchvision.models.resnet18(weights=None)(__import__('torch').rand(1,3,64,64)).shape)"
+    code = (
+        "import skal, torch, torchvision; "
+        "print(torchvision.models.resnet18(weights=None)(torch.rand(1, 3, 64, 64)).shape)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "torch.Size([1, 1000])", done.stderr
 

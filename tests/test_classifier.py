@@ -114,7 +114,9 @@ def test_random_head_and_skorch_arguments(classifier, pixels):
             epochs.append(net.history[-1, "train_loss"])
 
     classifier.set_params(
-        head_init="random", optimizer=torch.optim.SGD, net_params={"callbacks": [Recorder()], "optimizer__momentum": 0.9}
+        head_init="random",
+        optimizer=torch.optim.SGD,
+        net_params={"callbacks": [Recorder()], "optimizer__momentum": 0.9},
     ).fit(X, y)
     assert len(epochs) == 5
     assert classifier.net_.optimizer_.param_groups[0]["momentum"] == 0.9

@@ -45,7 +45,8 @@ def test_resnet_names_are_the_blocks():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50", "mobilenet_v2", "squeezenet1_1", "densenet121", "shufflenet_v2_x0_5", "efficientnet_b0", "vit_b_16"]
+    "name",
+    ["resnet50", "mobilenet_v2", "squeezenet1_1", "densenet121", "shufflenet_v2_x0_5", "efficientnet_b0", "vit_b_16"],
 )
 def test_every_cut_gives_the_same_features_as_the_whole(name):
     if name == "vit_b_16":
@@ -129,7 +130,7 @@ class Branching(nn.Module):
         self.last = nn.Linear(4, 2)
 
     def forward(self, x):
-        n, channels, height, _ = x.shape
+        n, _, height, _ = x.shape
         if height > 4:
             x = x[:, :, : int(height / 2)]
         for _ in range(len(x.shape) - 3):

@@ -111,5 +111,5 @@ def test_lists_become_arrays(pixels, files):
     assert not is_images(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="different sizes"):
         as_data([np.zeros((3, 4, 3), np.uint8), np.zeros((4, 3, 3), np.uint8)])
-    with pytest.raises(ValueError, match="single path 'a.png'"):
+    with pytest.raises(ValueError, match=r"single path 'a\.png'"):
         is_images("a.png")

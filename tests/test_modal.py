@@ -69,7 +69,7 @@ def test_modals_own_strategies_work(classifier, pixels, strategy):
 
 
 def test_committees_pipelines_and_files(classifier, pixels, files):
-    X, y = pixels
+    y = pixels[1]
     members = [
         ActiveLearner(make_pipeline(FunctionTransformer(), classifier), X_training=files[0][:8], y_training=y[:8]),
         ActiveLearner(classifier, X_training=files[0][4:12], y_training=y[4:12]),
@@ -96,14 +96,14 @@ def test_any_classifier_can_be_sampled_at_random(pixels):
 
 
 def test_the_repair_translates_the_keyword():
-    X, y = modal._check_X_y([["a"], ["b"]], ["c", "d"], force_all_finite=True, dtype=None)
+    X, _ = modal._check_X_y([["a"], ["b"]], ["c", "d"], force_all_finite=True, dtype=None)
     assert X.shape == (2, 1)
     with pytest.raises(ValueError, match="NaN"):
         modal._check_X_y([[np.nan]], [1], force_all_finite=True)
 
 
 def test_bad_queries_are_refused(classifier, pixels):
-    X, y = pixels
+    X = pixels[0]
     learner = ActiveLearner(classifier, query_strategy=adma_sampling)
     for bad, message in [
         ({"n_instances": 41}, "n_instances=41 .* from 1 to 40"),

@@ -1,4 +1,4 @@
-"""Query strategies in modAL's shape: ``strategy(learner, X_pool, n_instances=1, **options)`` gives indices of the pool."""
+"""Query strategies in modAL's shape: ``strategy(learner, X_pool, n_instances=1, **options)`` gives indices."""
 
 from skal.query.adma import adma_sampling
 from skal.query.uncertainty import random_sampling

@@ -300,7 +300,10 @@ def _pattern_scores(
             [
                 distinctiveness(observed, expected_pattern(weights, profile.patterns(pair)))
                 for observed, weights, pair in zip(
-                    _observed(network, X, profile, pairs), _weights(network, X, alpha, profile, pairs), pairs, strict=True
+                    _observed(network, X, profile, pairs),
+                    _weights(network, X, alpha, profile, pairs),
+                    pairs,
+                    strict=True,
                 )
             ],
             axis=0,
