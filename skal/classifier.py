@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +15,12 @@ from numpy.typing import ArrayLike
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils import Tags, assert_all_finite, check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 from skorch import NeuralNetClassifier
-from skorch.callbacks import LRScheduler
-from torch import fx, nn
-from torch.optim.lr_scheduler import LinearLR
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch import fx
 
 from skal.backbones import Backbone, BackboneLike, load_backbone
 from skal.features import CACHE, Point, frozen_activations, pool
@@ -31,9 +28,9 @@ from skal.images import ImageTransform, Inputs, as_data, is_images
 from skal.network import Suffix, flat, grow_head
 from skal.randomness import draw_seed, seeded
 from skal.source import SourceProfile
+from skal.training import build_net, probe_head
 
 _INFERENCE_BATCH = 256
-_PROBE_C = 10.0  # inverse L2 penalty on features of unit mean square norm
 
 
 class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):
@@ -197,7 +194,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         self._validate_params()
         X, y = self._check_training_data(X, y)
-        backbone = self._load_backbone(X)
+        backbone = self._load_backbone(_width(X))
         inputs = backbone.inputs.check(X)
         layers = backbone.layers
         n_frozen = self._depth(backbone)
@@ -208,16 +205,15 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         features = self._pretrained_features(backbone, cut, activations)
 
         random_state = check_random_state(self.random_state)
-        continues = self.warm_start and self.__sklearn_is_fitted__() and self.n_frozen_ == n_frozen
         with seeded(draw_seed(random_state)):
-            if continues:
+            if self.warm_start and self._continues(backbone, n_frozen):
                 suffix, classes = self._grown_suffix(np.unique(y))
             else:
                 classes = np.unique(y)
                 suffix = Suffix(layers, n_frozen, len(classes), features.shape[1], self.train_batch_norm)
                 if self.head_init == "linear_probe" and len(classes) > 1:
-                    _probe_head(suffix.head, features.numpy(), y)
-            net = self._build_net(suffix, len(classes))
+                    probe_head(suffix.head, features.numpy(), y)
+            net = self._net(suffix)
             net.fit(activations, torch.from_numpy(np.searchsorted(classes, y)))
         self.net_, self.classes_, self.backbone_, self.n_frozen_ = net, classes, backbone, n_frozen
         return self
@@ -239,13 +235,13 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             return X
         return validate_data(self, X, dtype=np.float32, reset=reset)
 
-    def _load_backbone(self, X: Any) -> Backbone:
+    def _load_backbone(self, n_features: int | None) -> Backbone:
         return load_backbone(
             self.backbone,
             self.weights,
             image_size=self.image_size,
             preprocess=self.preprocess,
-            n_features=None if is_images(X) else X.shape[1],
+            n_features=n_features,
             seed=self._seed,
         )
 
@@ -273,35 +269,34 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             batches = activations.split(_INFERENCE_BATCH)
             return torch.cat([flat(rest(batch.to(self.device))[0]).cpu() for batch in batches])
 
+    def _continues(self, backbone: Backbone, n_frozen: int) -> bool:
+        """Whether the last fit was of the same network at the same depth."""
+        return (
+            self.__sklearn_is_fitted__()
+            and self.n_frozen_ == n_frozen
+            and self.backbone_.fingerprint == backbone.fingerprint
+        )
+
     def _grown_suffix(self, seen: np.ndarray) -> tuple[Suffix, np.ndarray]:
-        """The fitted suffix with rows for the classes that are new."""
-        suffix = self.net_.module_
+        """A copy of the fitted suffix with rows for the classes that are new; an interrupted fit loses nothing."""
+        suffix = copy.deepcopy(self.net_.module_)
         classes = np.union1d(self.classes_, seen)
         if len(classes) > len(self.classes_):
             kept = np.searchsorted(classes, self.classes_).tolist()
             suffix.head = grow_head(suffix.head, kept, len(classes))
         return suffix, classes
 
-    def _build_net(self, suffix: Suffix, n_classes: int) -> NeuralNetClassifier:
-        epochs = self.max_epochs if n_classes > 1 else 0  # nothing to learn from a single class
-        schedule = LRScheduler(policy=LinearLR, start_factor=1.0, end_factor=0.0, total_iters=max(epochs, 1))
-        further = dict(self.net_params or {})
-        parameters: dict[str, Any] = {
-            "criterion": nn.CrossEntropyLoss,
-            "optimizer": self.optimizer,
-            "optimizer__weight_decay": self.weight_decay,
-            "lr": self.lr,
-            "max_epochs": epochs,
-            "batch_size": self.batch_size,
-            "iterator_train": BatchLoader,
-            "iterator_train__shuffle": True,
-            "train_split": None,
-            "classes": list(range(n_classes)),
-            "callbacks": [schedule, *further.pop("callbacks", [])],
-            "device": self.device,
-            "verbose": 0,
-        }
-        return NeuralNetClassifier(suffix, **(parameters | further))
+    def _net(self, suffix: Suffix) -> NeuralNetClassifier:
+        return build_net(
+            suffix,
+            lr=self.lr,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+            device=self.device,
+            further=self.net_params or {},
+        )
 
     # ------------------------------------------------------------- prediction
 
@@ -367,7 +362,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         else:
             X = as_data(X)
             X = X if is_images(X) else check_array(X, dtype=np.float32)
-        backbone = self.backbone_ if fitted else self._load_backbone(X)
+        backbone = self.backbone_ if fitted else self._load_backbone(_width(X))
         return backbone, backbone.inputs.check(X)
 
     def _run_suffix(self, X: Any, run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -474,6 +469,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "classes": self.classes_.tolist(),
             "n_frozen": self.n_frozen_,
             "fingerprint": self.backbone_.fingerprint,
+            "n_features_in": getattr(self, "n_features_in_", None),
         }
         module = self.net_.module_
         state = {name: tensor.contiguous().cpu() for name, tensor in module.state_dict().items()}
@@ -502,9 +498,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if described.get("format") != "skal.FrozenPrefixClassifier 1":
             raise ValueError(f"{str(path)!r} is no classifier written by skal")
         n_classes, n_features = state["head.weight"].shape
-        backbone = load_backbone(
-            self.backbone, self.weights, image_size=self.image_size, preprocess=self.preprocess, seed=self._seed
-        )
+        backbone = self._load_backbone(described["n_features_in"])
         if backbone.fingerprint != described["fingerprint"]:
             raise ValueError(
                 f"{str(path)!r} belongs to the backbone {described['fingerprint']!r}, but this one is "
@@ -513,9 +507,11 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         with seeded(self._seed):
             suffix = Suffix(backbone.layers, described["n_frozen"], n_classes, n_features, self.train_batch_norm)
         suffix.load_state_dict(state)
-        net = self._build_net(suffix, n_classes).initialize()
+        net = self._net(suffix).initialize()
         self.net_, self.backbone_, self.n_frozen_ = net, backbone, described["n_frozen"]
         self.classes_ = np.array(described["classes"])
+        if described["n_features_in"] is not None:
+            self.n_features_in_ = described["n_features_in"]
         return self
 
     def __sklearn_tags__(self) -> Tags:
@@ -524,23 +520,6 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return tags
 
 
-class BatchLoader(DataLoader):
-    """Fetches a batch by one indexing, not row by row."""
-
-    def __init__(self, dataset: Any, batch_size: int, shuffle: bool = False, **kwargs: Any):
-        order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
-        sampler = BatchSampler(order, batch_size, drop_last=False)
-        super().__init__(dataset, sampler=sampler, batch_size=None, **kwargs)
-
-
-def _probe_head(head: nn.Linear, features: np.ndarray, y: np.ndarray) -> None:
-    """Let the head start as the logistic regression on the pre-trained features."""
-    center = features.mean(axis=0)
-    scale = np.sqrt(((features - center) ** 2).sum(axis=1).mean()) + 1e-12
-    probe = LogisticRegression(C=_PROBE_C, max_iter=1000).fit((features - center) / scale, y)
-    weight, bias = probe.coef_ / scale, probe.intercept_
-    if len(weight) == 1:  # two classes: one logit, split over both
-        weight, bias = np.vstack([-weight / 2, weight / 2]), np.array([-bias[0] / 2, bias[0] / 2])
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias - weight @ center))
+def _width(X: Any) -> int | None:
+    """Number of features of 2-D data, None for images."""
+    return None if is_images(X) else X.shape[1]

@@ -13,6 +13,7 @@ import inspect
 from typing import Any
 
 import modAL.models.base
+import modAL.models.learners
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_X_y
@@ -26,7 +27,9 @@ def _check_X_y(*args: Any, force_all_finite: bool = True, **kwargs: Any) -> Any:
 def repair() -> None:
     """Translate the keyword that modAL passes, where this scikit-learn has renamed it."""
     if "ensure_all_finite" in inspect.signature(check_X_y).parameters:
-        modAL.models.base.check_X_y = _check_X_y
+        for module in (modAL.models.base, modAL.models.learners):
+            if hasattr(module, "check_X_y"):  # 0.4.1 checks in the first, 0.4.2 in the second
+                module.check_X_y = _check_X_y
 
 
 def query_result(learner: Any, indices: np.ndarray, scores: ArrayLike) -> Any:

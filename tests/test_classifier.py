@@ -105,6 +105,29 @@ def test_warm_start_continues_and_grows(classifier, pixels):
     assert len(classifier.classes_) == 4
 
 
+def test_warm_start_of_another_network_starts_afresh(classifier, pixels):
+    X, y = pixels
+    with seeded(3):
+        other = TinyConvNet()
+    classifier.set_params(source=None, warm_start=True).fit(X, y)
+    expected = clone(classifier).set_params(backbone=other).fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(classifier.set_params(backbone=other).fit(X, y).predict_proba(X), expected)
+
+
+def test_an_interrupted_warm_start_loses_nothing(classifier, pixels):
+    X, y = pixels
+
+    class Failing(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise RuntimeError("out of memory")
+
+    two = np.isin(y, ["g", "y"])
+    before = classifier.set_params(warm_start=True).fit(X[two], y[two]).predict_proba(X)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        classifier.set_params(net_params={"callbacks": [Failing()]}).fit(X, y)
+    np.testing.assert_array_equal(classifier.predict_proba(X), before)
+
+
 def test_random_head_and_skorch_arguments(classifier, pixels):
     X, y = pixels
     epochs = []

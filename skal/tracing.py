@@ -1,0 +1,230 @@
+"""The graph of a network's forward, by symbolic tracing or along an example, ready to be cut.
+
+In-place operations are rewritten, since an activation that is kept would be overwritten by the in-place ReLU after it;
+reads of the batch size are told from data, since they do not keep an early tensor from being cut off.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+#: What counts as a weight layer ("conv/linear", in the words of the ADMA text).
+WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.MultiheadAttention)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+ADDITIONS = {operator.add, torch.add, "add"}
+_ARITHMETIC = ADDITIONS | {operator.mul, operator.sub, operator.truediv, torch.mul, torch.relu, "mul", "relu"}
+_IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
+
+
+class _RetryError(Exception):
+    """A submodule could not be traced: start again with that submodule as a leaf."""
+
+
+class _Tracer(fx.Tracer):
+    """Keeps every weight layer and normalisation whole, own subclasses of them included."""
+
+    def __init__(self, opaque: set[str]):
+        super().__init__(param_shapes_constant=True)
+        self.opaque = opaque
+
+    def is_leaf_module(self, m: nn.Module, qualname: str) -> bool:
+        return isinstance(m, WEIGHT_LAYERS + NORMS) or qualname in self.opaque or super().is_leaf_module(m, qualname)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except _RetryError:
+            raise
+        except Exception as error:
+            # Only what holds no weight layer may become a leaf: a layer inside a leaf could be neither counted nor cut.
+            if any(isinstance(part, WEIGHT_LAYERS) for part in m.modules()):
+                raise
+            self.opaque.add(self.path_of_module(m))
+            raise _RetryError from error
+
+
+class _Known:
+    """What a proxy can answer when it knows the value it has for the example, so that Python can branch on it."""
+
+    def _value(self) -> Any:
+        return self.tracer.values[self.node]  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self._value())
+
+    def __int__(self) -> int:
+        return int(self._value())
+
+    def __index__(self) -> int:
+        return operator.index(self._value())
+
+    def __float__(self) -> float:
+        return float(self._value())
+
+
+class _KnownProxy(_Known, fx.Proxy):
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        return _KnownAttribute(self, name)
+
+
+class _KnownAttribute(_Known, fx.proxy.Attribute):
+    pass
+
+
+_MODULE_METHODS = {"__call__": nn.Module.__call__, "__getattr__": nn.Module.__getattr__}
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Let modules run for real in the middle of a trace, which replaces these methods of nn.Module."""
+    traced = {name: getattr(nn.Module, name) for name in _MODULE_METHODS}
+    for name, method in _MODULE_METHODS.items():
+        setattr(nn.Module, name, method)
+    try:
+        yield
+    finally:
+        for name, method in traced.items():
+            setattr(nn.Module, name, method)
+
+
+class _ExampleTracer(_Tracer):
+    """Runs the example alongside the trace; branches follow its values, everything else stays symbolic."""
+
+    def __init__(self, opaque: set[str], example: torch.Tensor):
+        super().__init__(opaque)
+        self.example = example
+        self.values: dict[fx.Node, Any] = {}
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        node = proxy.node
+        args, kwargs = (fx.node.map_arg(a, self.values.__getitem__) for a in (node.args, node.kwargs))
+        value: Any
+        with torch.no_grad(), _untraced():
+            if kind == "placeholder":
+                value = self.example
+            elif kind == "get_attr":
+                value = attribute(self.root, target)
+            elif kind == "call_module":
+                value = self.root.get_submodule(target)(*args, **kwargs)
+            elif kind == "call_method":
+                value = getattr(args[0], target)(*args[1:], **kwargs)
+            else:
+                value = target(*args, **kwargs) if callable(target) else None
+        self.values[node] = value
+        return proxy
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _KnownProxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self.values[obj.node])
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        return (operator.getitem(obj, i) for i in range(len(self.values[obj.node])))
+
+
+def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
+    """Graph of the module's forward: symbolically, else along an example."""
+    tracers: list[Callable[[set[str]], _Tracer]] = [_Tracer]
+    if example is not None:
+        tracers.append(lambda opaque: _ExampleTracer(opaque, example))
+    # Only the first argument of forward is data; the others keep their defaults.
+    arguments = list(inspect.signature(module.forward).parameters.values())[1:]
+    defaults = {a.name: a.default for a in arguments if a.default is not a.empty}
+    failure: Exception | None = None
+    for make in tracers:
+        opaque: set[str] = set()
+        while True:
+            try:
+                graph = make(opaque).trace(module, concrete_args=defaults or None)
+            except _RetryError:
+                continue
+            except Exception as error:  # a forward may fail in any way
+                failure = error
+                break
+            _prune(graph)
+            return graph
+    raise ValueError(
+        f"cannot follow the forward of {type(module).__name__}: {type(failure).__name__}: {failure}"
+    ) from failure
+
+
+def _prune(graph: fx.Graph) -> None:
+    """Drop asserts and unused arguments, and make every in-place operation return a new tensor.
+
+    An activation that is kept would otherwise be overwritten by the in-place ReLU after it.
+    """
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in (torch._assert, getattr(operator, "assert_", None)):
+            graph.erase_node(node)
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            in_place = node.target in _IN_PLACE
+            node.target = _IN_PLACE.get(node.target, node.target)
+            if "inplace" in node.kwargs:
+                node.kwargs = {**node.kwargs, "inplace": False}
+            if node.target is nn.functional.relu and len(node.args) > 1:
+                node.args = (node.args[0], False)
+        else:
+            name = str(node.target)
+            in_place = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
+            if in_place:
+                node.target = name[:-1]
+        if in_place:
+            changed = node.args[0]
+            for user in list(changed.users):
+                if order[user] > order[node]:
+                    user.replace_input_with(changed, node)
+    _erase_unused(graph)
+
+
+def _erase_unused(graph: fx.Graph) -> None:
+    data = next(node for node in graph.nodes if node.op == "placeholder")
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op != "output" and node is not data:
+            graph.erase_node(node)
+
+
+def batch_sizes(graph: fx.Graph, data: fx.Node) -> set[fx.Node]:
+    """Nodes that are the number of samples: ``x.size(0)`` or ``x.shape[0]`` of a tensor with a row a sample.
+
+    They hold no data, so they do not keep an early tensor from being cut off; a segment reads them off its own input.
+    """
+    batched, sizes = {data}, set()
+    for node in graph.nodes:
+        source = node.args[0] if node.args else None
+        if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
+            sizes |= {node} if source in batched else set()
+        elif node.target is operator.getitem and node.args[1] == 0 and isinstance(source, fx.Node):
+            is_shape = source.target == "size" or (source.target is getattr and source.args[1] == "shape")
+            sizes |= {node} if is_shape and source.args[0] in batched else set()
+        elif node.op == "call_module" or node.target in _ARITHMETIC or _is_functional(node.target):
+            batched |= {node} if any(arg in batched for arg in node.all_input_nodes) else set()
+    for node in sizes:
+        node.op, node.target, node.args = "call_method", "size", (data, 0)
+    _erase_unused(graph)
+    return sizes
+
+
+def _is_functional(target: Any) -> bool:
+    return getattr(target, "__module__", "") in ("torch.nn.functional", "torch._C._nn")
+
+
+def attribute(module: nn.Module, path: str) -> Any:
+    """Value of a dotted name in a module, as ``get_attr`` nodes name it."""
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
