@@ -53,7 +53,7 @@ def efficientnet_lite0() -> nn.Module:
     return EfficientNet.from_name("efficientnet-lite0")
 
 
-def network(backbone: str, weights: str | None, image_size: int | None) -> dict[str, Any]:
+def network(backbone: str = DEFAULT, weights: str | None = None, image_size: int | None = None) -> dict[str, Any]:
     """The parameters of a backbone that classifiers and profiles share."""
     if backbone != DEFAULT:
         return {"backbone": backbone, "weights": weights, "image_size": image_size}
@@ -98,14 +98,12 @@ def nearest_centers(net: FrozenPrefixClassifier, profile: SourceProfile, X: np.n
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over the seeds at each number of labels."""
-    cells = records.groupby(["n_labels", "strategy"], sort=False)[["accuracy", "macro_auc"]].agg(["mean", "std"])
-    shown = pd.DataFrame(
-        {
-            m: cells[m].apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1)
-            for m in ("accuracy", "macro_auc")
-        }
-    )
-    return shown.unstack("strategy")
+    shown = {}
+    for metric in ("accuracy", "macro_auc"):
+        for strategy, of_strategy in records.groupby("strategy", sort=False):
+            cells = of_strategy.groupby("n_labels")[metric].agg(["mean", "std"])
+            shown[f"{strategy} {metric}"] = [f"{mean:.3f} ± {std:.3f}" for mean, std in cells.to_numpy()]
+    return pd.DataFrame(shown, index=cells.index).rename_axis("labels")
 
 
 def main() -> None:
@@ -117,8 +115,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
     parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=["adma", "random"])
-    parser.add_argument("--lam", type=float, default=0.01, help="ADMA's trade-off (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=15, help="queries (default: %(default)s)")
+    parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=12, help="queries (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="repeats (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("quickstart_results"))

@@ -83,10 +83,15 @@ class Inputs(Protocol):
         """Network inputs of these rows, float32."""
 
 
-def _digest(array: np.ndarray, *context: object) -> bytes:
-    hasher = xxhash.xxh3_128(repr((array.dtype.str, array.shape, *context)).encode())
-    hasher.update(np.ascontiguousarray(array).data)
-    return hasher.digest()
+def _digests(array: np.ndarray, rows: Sequence[int] | np.ndarray, transform: ImageTransform | None) -> list[bytes]:
+    """Hash of each of these rows, with its type, shape and pre-processing."""
+    context = repr((array.dtype.str, array.shape[1:], transform)).encode()
+    digests = []
+    for i in rows:
+        hasher = xxhash.xxh3_128(context)
+        hasher.update(np.ascontiguousarray(array[i]).data)
+        digests.append(hasher.digest())
+    return digests
 
 
 class TensorInputs:
@@ -99,7 +104,7 @@ class TensorInputs:
         return len(self.array)
 
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        return [_digest(self.array[i]) for i in rows]
+        return _digests(self.array, rows, None)
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(self.array[rows], dtype=np.float32))
@@ -116,7 +121,7 @@ class PixelInputs:
         return len(self.array)
 
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        return [_digest(self.array[i], self.transform) for i in rows]
+        return _digests(self.array, rows, self.transform)
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         return self.transform(torch.from_numpy(np.array(self.array[rows])))
