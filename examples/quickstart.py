@@ -102,8 +102,19 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
     for metric in ("accuracy", "macro_auc"):
         for strategy, of_strategy in records.groupby("strategy", sort=False):
             cells = of_strategy.groupby("n_labels")[metric].agg(["mean", "std"])
-            shown[f"{strategy} {metric}"] = [f"{mean:.3f} ± {std:.3f}" for mean, std in cells.to_numpy()]
-    return pd.DataFrame(shown, index=cells.index).rename_axis("labels")
+            cells = cells.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1)
+            shown[f"{strategy} {metric}".replace("_", " ")] = cells
+    return pd.DataFrame(shown).rename_axis("labels").fillna("")
+
+
+def draw(records: pd.DataFrame, path: Path) -> None:
+    """Learning curves of accuracy and macro AUC, with the network trained on all labels as the ceiling."""
+    curves, full = records[records.strategy != "all labels"], records[records.strategy == "all labels"]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for ax, metric in zip(axes, ("accuracy", "macro_auc"), strict=True):
+        plot_learning_curves(curves, metric, ceiling=full[metric].mean(), ax=ax)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -161,16 +172,10 @@ def main() -> None:
 
     frame = pd.DataFrame(records)
     frame.to_csv(args.output / "records.csv", index=False)
-    shown = table(frame[frame.strategy != "all labels"])
+    shown = table(frame)
     shown.to_csv(args.output / "table.csv")
-    ceiling = frame[frame.strategy == "all labels"][["accuracy", "macro_auc"]].agg(["mean", "std"])
     print(shown.to_string())
-    print("\nall labels", *(f"{m} {ceiling[m]['mean']:.3f} ± {ceiling[m]['std']:.3f}" for m in ceiling))
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for ax, metric in zip(axes, ("accuracy", "macro_auc"), strict=True):
-        plot_learning_curves(frame[frame.strategy != "all labels"], metric, ceiling=ceiling[metric]["mean"], ax=ax)
-    figure.savefig(args.output / "learning_curve.png", dpi=150)
+    draw(frame, args.output / "learning_curve.png")
 
     if profile is not None:
         name = args.strategy[0]

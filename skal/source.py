@@ -58,7 +58,7 @@ class SourceProfile(BaseEstimator):
     centers_ : dict of layer to ndarray of shape (K, D)
         Activations of the centres, flattened, under the pre-trained network.
     fingerprint_ : str
-        Names the network's weights and the size of its input.
+        Names the network's weights and its pre-processing.
 
     References
     ----------
@@ -200,12 +200,12 @@ class SourceProfile(BaseEstimator):
         return [(a, b) for a, b in layers]
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Raise a ValueError if this profile belongs to other weights or another size of input."""
+        """Raise a ValueError if this profile belongs to other weights or another pre-processing."""
         check_is_fitted(self)
         if self.fingerprint_ != _fingerprint(backbone):
             raise ValueError(
                 f"the source profile belongs to another backbone: it was fitted for {self.fingerprint_!r}, but this "
-                f"network is {_fingerprint(backbone)!r} (weights, image size); fit a SourceProfile for it"
+                f"network is {_fingerprint(backbone)!r}; fit a SourceProfile for these weights and pre-processing"
             )
 
     def select_columns(self, proba: np.ndarray) -> np.ndarray:
@@ -312,4 +312,4 @@ def class_centers(features: np.ndarray, members: np.ndarray) -> np.ndarray:
 
 def _fingerprint(backbone: Backbone) -> str:
     transform = backbone.inputs.transform
-    return backbone.fingerprint + ("" if transform is None else f" at {transform.crop} px")
+    return backbone.fingerprint + ("" if transform is None else f" with {transform}")

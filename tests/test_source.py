@@ -88,5 +88,5 @@ def test_bad_input(convnet, source_images, profile):
     with pytest.raises(ValueError, match=r"this profile holds the layers \[-4, -2\]"):
         profile.check_layers([(-5, -2)])
     other_size = FrozenPrefixClassifier(convnet, image_size=12, source=profile)
-    with pytest.raises(ValueError, match=r"another backbone.*at 16 px.*at 12 px"):
+    with pytest.raises(ValueError, match=r"another backbone.*crop=16.*crop=12"):
         other_size.fit(X, y)
