@@ -6,7 +6,7 @@ import copy
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import xxhash
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from skal._torchvision import declare_missing_operators
 from skal.graph import LayerGraph
@@ -42,7 +43,11 @@ class Backbone:
 
     def __init__(self, module: nn.Module, transform: ImageTransform | None):
         self.inputs = InputSpec(transform)
-        example = None if transform is None else torch.zeros(2, transform.channels, transform.crop, transform.crop)
+        if transform is None:
+            first = _first_layer(module)
+            example = torch.zeros(2, first.in_features) if isinstance(first, nn.Linear) else None
+        else:
+            example = torch.zeros(2, transform.channels, transform.crop, transform.crop)
         self.layers = LayerGraph(module, example)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -51,18 +56,13 @@ class Backbone:
     @cached_property
     def fingerprint(self) -> str:
         """Names the weights: equal weights, equal fingerprint, on any machine."""
-        hasher = xxhash.xxh3_128()
-        for name, tensor in sorted(self.layers.module.state_dict().items()):
-            if not name.endswith("num_batches_tracked"):
-                hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                hasher.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return hasher.hexdigest()
+        state = self.layers.module.state_dict()
+        return _hash_tensors((n, t) for n, t in state.items() if not n.endswith("num_batches_tracked"))
 
     @cached_property
     def space(self) -> bytes:
-        """Names the function from inputs to activations: the weights and the graph that uses them."""
-        described = f"{self.fingerprint} {self.layers.graph} {self.layers.module}"
-        return xxhash.xxh3_128(described.encode()).digest()
+        """Names the function from inputs to activations in this process: weights, buffers, settings and graph."""
+        return f"{_content(self.layers.module)} {self.layers.graph}".encode()
 
     @property
     def n_features_in(self) -> int | None:
@@ -91,7 +91,7 @@ def load_backbone(
         A path names a state dict in a ``.safetensors`` file or in one that ``torch.load(weights_only=True)`` reads.
         None leaves the module's weights as they are; those of a name or factory are then drawn with `seed`.
     image_size : int, default=None
-        Side of the square images given to the network. None takes the pre-processing's own.
+        Side of the square images given to the network, instead of the sizes of the pre-processing.
     preprocess : ImageTransform, default=None
         None takes the one of the torchvision weights, else a short side of 224 pixels and ImageNet's mean and standard
         deviation (0.5 and 0.5 for a network of one channel).
@@ -114,10 +114,7 @@ def load_backbone(
         raise ValueError(f"backbone={backbone!r} is neither a torchvision name, an nn.Module nor a function making one")
     recipe: tuple[Any, ...] = (_weights_key(weights), image_size, preprocess, n_features, seed)
     if isinstance(backbone, nn.Module):
-        # A module may be changed in place between two calls; its tensors' versions tell.
-        tensors = [*backbone.parameters(), *backbone.buffers()]
-        if not any(isinstance(part, LazyModuleMixin) for part in backbone.modules()):
-            recipe += tuple((id(t), t._version) for t in tensors)
+        recipe += (_content(backbone),)  # it may be changed in place between two calls
         memo = _of_modules.setdefault(backbone, OrderedDict())
     else:
         recipe += (backbone,)
@@ -165,6 +162,30 @@ def _load(
     return Backbone(module, _input_transform(module, preprocess or own, image_size))
 
 
+def _content(module: nn.Module) -> str:
+    """Names all that a module computes with: parameters, buffers, and the plain settings of each of its parts."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    settings = [
+        (name, type(part).__qualname__, sorted((k, v) for k, v in vars(part).items() if _is_setting(k, v)))
+        for name, part in module.named_modules()
+    ]
+    known = [(name, tensor) for name, tensor in tensors if not is_lazy(tensor)]
+    return _hash_tensors(known) + xxhash.xxh3_128(repr(settings).encode()).hexdigest()
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    values = value if isinstance(value, tuple) else (value,)
+    return name != "training" and all(isinstance(v, (bool, int, float, str, type(None))) for v in values)
+
+
+def _hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    hasher = xxhash.xxh3_128()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
 def _is_file_name(weights: str) -> bool:
     return bool(Path(weights).suffix) or os.sep in weights
 
@@ -188,7 +209,7 @@ def _torchvision_model(name: str, weights: str | None) -> tuple[nn.Module, Image
     variants = models.get_model_weights(name)
     if weights is not None and weights != "DEFAULT" and weights not in variants.__members__:
         raise ValueError(
-            f"unknown weights {weights!r} for {name!r}; torchvision has {['DEFAULT', *variants.__members__]}"
+            f"unknown weights {weights!r} for {name!r}; torchvision has {list(dict.fromkeys(['DEFAULT', *variants.__members__]))}"
         )
     own = variants[weights or "DEFAULT"].transforms()
     transform = ImageTransform(
@@ -230,7 +251,9 @@ def _materialised(module: nn.Module, n_features: int | None) -> nn.Module:
 
 
 def _first_layer(module: nn.Module) -> nn.Module | None:
-    return next((part for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear))), None)
+    """The layer that tells what a network takes: its first convolution, else its first linear layer."""
+    parts = [part for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear))]
+    return next((part for part in parts if isinstance(part, _ConvNd)), parts[0] if parts else None)
 
 
 def _input_transform(

@@ -407,8 +407,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         nodes = [graph.resolve(layer) for layer in layers]
         current = self.__sklearn_is_fitted__() and not pretrained
         cut = graph.cut(self.n_frozen_ if self.__sklearn_is_fitted__() else self._depth(backbone))
-        trained = [node for node in nodes if current and graph.is_before(cut, node)]
-        frozen = [node for node in nodes if node not in trained and node is not cut]
+        trained = [node for node in dict.fromkeys(nodes) if current and graph.is_before(cut, node)]
+        frozen = [node for node in dict.fromkeys(nodes) if node not in trained and node is not cut]
         suffix = graph.segment(cut, trained, root=self.net_.module_.body).eval() if trained else None
         parts: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in nodes}
         # The cut is always among the points: whoever asks for activations will train or predict on it next.
@@ -472,7 +472,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "n_features_in": getattr(self, "n_features_in_", None),
         }
         module = self.net_.module_
-        state = {name: tensor.contiguous().cpu() for name, tensor in module.state_dict().items()}
+        state = {name: tensor.cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
         save_file(state, path, metadata={"skal": json.dumps(described)})
 
     def load(self, path: str | os.PathLike[str]) -> FrozenPrefixClassifier:

@@ -8,6 +8,7 @@ the weights, the pre-processing and the point of the network they belong to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import fx
 from skal.backbones import Backbone
 from skal.images import Inputs
 
-#: Rows that are handled at a time; what is computed does not depend on it.
+#: Rows that are handled at a time; beyond float32 rounding, what is computed does not depend on it.
 BLOCK = 512
 
 
@@ -48,6 +49,7 @@ class ActivationCache:
         self.max_bytes = max_bytes
         self._rows: dict[bytes, torch.Tensor] = {}  # in order of last use
         self._bytes = 0
+        self._lock = Lock()
 
     @property
     def n_bytes(self) -> int:
@@ -57,26 +59,29 @@ class ActivationCache:
     def get(self, space: bytes, keys: list[bytes]) -> dict[int, torch.Tensor]:
         """Positions among `keys` that are known, with their rows."""
         found = {}
-        for i, key in enumerate(keys):
-            row = self._rows.pop(space + key, None)
-            if row is not None:
-                found[i] = self._rows[space + key] = row
+        with self._lock:
+            for i, key in enumerate(keys):
+                row = self._rows.pop(space + key, None)
+                if row is not None:
+                    found[i] = self._rows[space + key] = row
         return found
 
     def put(self, space: bytes, keys: list[bytes], rows: torch.Tensor) -> None:
         """Keep rows, and drop the least recently used ones beyond the bound."""
-        for key, row in zip(keys, rows, strict=True):
-            if row.nbytes > self.max_bytes or space + key in self._rows:
-                continue
-            self._rows[space + key] = row.clone()
-            self._bytes += row.nbytes
-        while self._bytes > self.max_bytes:
-            self._bytes -= self._rows.pop(next(iter(self._rows))).nbytes
+        with self._lock:
+            for key, row in zip(keys, rows, strict=True):
+                if row.nbytes > self.max_bytes or space + key in self._rows:
+                    continue
+                self._rows[space + key] = row.clone()
+                self._bytes += row.nbytes
+            while self._bytes > self.max_bytes:
+                self._bytes -= self._rows.pop(next(iter(self._rows))).nbytes
 
     def clear(self) -> None:
         """Forget everything."""
-        self._rows.clear()
-        self._bytes = 0
+        with self._lock:
+            self._rows.clear()
+            self._bytes = 0
 
 
 #: The cache of this process, shared by every estimator and profile, so that clones find what others computed.

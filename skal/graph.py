@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -24,8 +25,8 @@ class LayerGraph:
     module : nn.Module
         The network. It is copied, put into evaluation mode and never mutated.
     example : Tensor of shape (n, ...), default=None
-        A valid input. Needed only by networks whose forward branches on values or sizes; the branch that the example
-        takes is the one that is kept.
+        A valid input. The graph is checked against the module on inputs of its shape; networks whose forward branches
+        on values or sizes keep the branch that it takes.
 
     Attributes
     ----------
@@ -42,6 +43,11 @@ class LayerGraph:
     ValueError
         If the forward of the network cannot be followed, or it has no weight layer.
 
+    Notes
+    -----
+    The forward is that of evaluation mode: dropout as a module acts in training, ``F.dropout(x, p, self.training)`` in
+    a forward does not.
+
     Examples
     --------
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -53,12 +59,9 @@ class LayerGraph:
     """
 
     def __init__(self, module: nn.Module, example: torch.Tensor | None = None):
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.module = copy.deepcopy(module).eval().requires_grad_(False).float()
         if isinstance(module, WEIGHT_LAYERS):  # a single layer has no forward in terms of layers
             self.module = nn.Sequential(self.module)
-        for part in self.module.modules():
-            if hasattr(part, "inplace"):
-                part.inplace = False  # type: ignore[assignment]
         self.graph = trace(self.module, example)
         self._modules = dict(self.module.named_modules())
         self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
@@ -68,21 +71,25 @@ class LayerGraph:
         calls = [node for node in self.nodes if isinstance(self._owner(node), WEIGHT_LAYERS)]
         if not calls:
             raise ValueError(f"{type(module).__name__} has no convolutional or linear layer to adapt")
-        last = calls[-1]
+        output = _output(self.graph)
+        last = [node for node in calls if node is output or node in _ancestors(output)][-1]
         tail = self.nodes[self.nodes.index(last) + 1 :]
         headless = any(isinstance(self._owner(node), NORMS) for node in tail)
         self.head = None if headless else str(last.target)
         #: The final representation: what the head reads, or the output of a network without head.
-        self.features: fx.Node = _output(self.graph) if headless else last.args[0]
+        self.features: fx.Node = output if headless else last.args[0]
 
         # What features does not need (a head, auxiliary outputs) plays no part in where the body can be cut.
         needed = _ancestors(self.features) | {self.features}
         self._body = [node for node in self.nodes if node in needed]
         self._order = {node: i for i, node in enumerate(self._body)}
+        self._by_name = {node.name: node for node in self._body}
         self.shortcuts = self._find_shortcuts()
         body_layers = dict.fromkeys(str(node.target) for node in calls if node in needed)
         self.weight_layers = [name for name in body_layers if name not in self.shortcuts]
         self.flow_points = self._find_flow_points()
+        if example is not None:
+            self._check(module, example)
         self._nearest = self._find_nearest()
 
     # ------------------------------------------------------------------ names
@@ -162,14 +169,21 @@ class LayerGraph:
         What is no weight layer (a normalisation, a position embedding, a scale) freezes with the weight layers that
         feed it.
         """
-        layers = set(self.weight_layers[: self.check_n_frozen(n_frozen)])
-        layers |= {shortcut for shortcut, last in self.shortcuts.items() if last in layers}
-        return {
+        layers = self._frozen_layers(n_frozen)
+        frozen = {
             name
             for node in self._body
             if n_frozen > 0 and self._nearest[node] <= layers
             for name in self._parameters(node)
         }
+        # A weight that is used in several places is frozen in all of them.
+        everywhere = dict(self.module.named_parameters(remove_duplicate=False))
+        tied = {id(everywhere[name]) for name in frozen}
+        return {name for name, parameter in everywhere.items() if id(parameter) in tied}
+
+    def _frozen_layers(self, n_frozen: int) -> set[str]:
+        layers = set(self.weight_layers[: self.check_n_frozen(n_frozen)])
+        return layers | {shortcut for shortcut, last in self.shortcuts.items() if last in layers}
 
     def cut(self, n_frozen: int) -> fx.Node:
         """Last point through which all data flows before anything trainable: up to here activations never change."""
@@ -178,9 +192,19 @@ class LayerGraph:
         first = next(trainable, len(self._body))
         return [point for point in self.flow_points if self._order[point] < first][-1]
 
+    def frozen_modules(self, n_frozen: int) -> set[str]:
+        """Names of the body's modules, with parameters or without, that are fed by frozen weight layers alone."""
+        frozen = self._frozen_layers(n_frozen)
+        return {
+            str(node.target)
+            for node in self._body
+            if node.op == "call_module" and n_frozen > 0 and self._nearest[node] <= frozen
+        }
+
     def depth(self, node: fx.Node) -> int:
         """Number of weight layers at or before a node."""
-        return sum(str(n.target) in self.weight_layers for n in self._body[: self._order[node] + 1] if self._owner(n))
+        before = {str(n.target) for n in self._body[: self._order[node] + 1] if n.op == "call_module"}
+        return len(before & set(self.weight_layers))
 
     def is_before(self, node: fx.Node, other: fx.Node) -> bool:
         """Whether `node` comes strictly before `other` in forward order."""
@@ -267,10 +291,55 @@ class LayerGraph:
                 nearest[node] = {str(node.target)}
             else:
                 nearest[node] = set().union(*(nearest[arg] for arg in node.all_input_nodes))
-        for node in self._body:
-            if node.op == "get_attr":
+        # What is computed from parameters alone belongs to the data it meets.
+        for node in reversed(self._body):
+            if self.input not in _ancestors(node) and node is not self.input:
                 nearest[node] = set().union(*(nearest[user] for user in node.users if user in nearest))
         return nearest
+
+    def _check(self, module: nn.Module, example: torch.Tensor) -> None:
+        """Compare graph and module on other numbers of samples, and keep the cut points that have a row a sample."""
+        generator = torch.Generator().manual_seed(0)
+        rows: list[dict[fx.Node, int]] = []
+        for n in (3, 1):
+            x = torch.rand(n, *example.shape[1:], generator=generator)
+            recorder = _Recorder(fx.GraphModule(self.module, self.graph))
+            with torch.no_grad():
+                try:
+                    given = recorder.run(x)
+                    same = _same(given, copy.deepcopy(module).eval().float()(x))
+                except (RuntimeError, TypeError, IndexError) as error:
+                    raise ValueError(
+                        f"{type(module).__name__} fails on {n} samples of shape {tuple(x.shape[1:])}: {error}"
+                    ) from error
+            if not same:
+                raise ValueError(f"the forward of {type(module).__name__} depends on more than a graph can follow")
+            rows.append({self._by_name[name]: size for name, size in recorder.rows.items() if name in self._by_name})
+        self.flow_points = [p for p in self.flow_points if rows[0].get(p) == 3 and rows[1].get(p) == 1]
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and notes the number of rows of each tensor."""
+
+    def __init__(self, module: fx.GraphModule):
+        super().__init__(module)
+        self.rows: dict[str, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor) and value.ndim > 0:
+            self.rows[n.name] = len(value)
+        return value
+
+
+def _same(given: Any, expected: Any) -> bool:
+    if isinstance(expected, torch.Tensor):
+        return torch.allclose(given, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+    if isinstance(expected, dict):
+        return all(_same(given[key], value) for key, value in expected.items())
+    if isinstance(expected, (tuple, list)):
+        return all(_same(a, b) for a, b in zip(given, expected, strict=True))
+    return True
 
 
 def _ancestors(node: fx.Node, stop: Collection[fx.Node] = ()) -> set[fx.Node]:

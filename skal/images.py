@@ -52,6 +52,10 @@ class ImageTransform:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise ValueError(f"crop={self.crop} is not between 1 and resize={self.resize}")
+
     @property
     def channels(self) -> int:
         return len(self.mean)
@@ -61,9 +65,9 @@ class ImageTransform:
         x = pixels.permute(0, 3, 1, 2)
         short = min(x.shape[2:])
         if short != self.resize:
-            size = [max(self.resize, round(side * self.resize / short)) for side in x.shape[2:]]
+            size = [int(side * self.resize / short) for side in x.shape[2:]]
             x = F.interpolate(x, size=size, mode=self.interpolation, antialias=True)
-        top, left = ((side - self.crop) // 2 for side in x.shape[2:])
+        top, left = (round((side - self.crop) / 2) for side in x.shape[2:])
         x = x[:, :, top : top + self.crop, left : left + self.crop].float() / 255
         if x.shape[1] == 3 and self.channels == 1:
             x = (x * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
@@ -232,7 +236,7 @@ class InputSpec:
         if self.transform is None:
             if array.ndim != 2:
                 raise refused
-            return TensorInputs(_finite(array))
+            return TensorInputs(_finite(array.astype(np.float32, copy=False)))
         if array.dtype == np.uint8:
             if array.ndim == 3:
                 array = array[..., None]
@@ -241,7 +245,7 @@ class InputSpec:
             return PixelInputs(array, self.transform)
         if array.ndim != 4 or array.dtype.kind != "f" or array.shape[1] != self.transform.channels:
             raise refused
-        return TensorInputs(_finite(array))
+        return TensorInputs(_finite(array.astype(np.float32, copy=False)))
 
 
 def _finite(array: np.ndarray) -> np.ndarray:

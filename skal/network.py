@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from skal.features import pool
 from skal.graph import LayerGraph
@@ -40,9 +41,10 @@ class Suffix(nn.Module):
         frozen = layers.frozen_parameters(n_frozen)
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name not in frozen)
-        self._evaluating = [
-            name for name, part in self.body.named_modules() if name and _stays_in_eval(part, train_batch_norm)
-        ]
+        evaluating = layers.frozen_modules(n_frozen)
+        if not train_batch_norm:
+            evaluating |= {name for name, part in self.body.named_modules() if isinstance(part, _NormBase)}
+        self._evaluating = sorted(evaluating & {name for name, _ in self.body.named_modules()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, n_classes) of activations at the cut."""
@@ -72,10 +74,3 @@ def grow_head(head: nn.Linear, kept: list[int], n_classes: int) -> nn.Linear:
         grown.weight[kept] = head.weight.cpu()
         grown.bias[kept] = head.bias.cpu()
     return grown
-
-
-def _stays_in_eval(part: nn.Module, train_batch_norm: bool) -> bool:
-    trainable = any(parameter.requires_grad for parameter in part.parameters())
-    if isinstance(part, nn.modules.batchnorm._BatchNorm):
-        return not (trainable and train_batch_norm)
-    return not trainable and next(part.parameters(), None) is not None

@@ -129,6 +129,7 @@ class SourceProfile(BaseEstimator):
         y = column_or_1d(y)
         check_consistent_length(X, y)
         X = as_data(X)
+        X = X.to_numpy() if hasattr(X, "to_numpy") else X
         width = X.shape[1] if getattr(X, "ndim", 0) == 2 else None
         backbone = load_backbone(
             self.backbone,

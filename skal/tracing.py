@@ -22,7 +22,12 @@ WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.MultiheadAttention)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 ADDITIONS = {operator.add, torch.add, "add"}
 _ARITHMETIC = ADDITIONS | {operator.mul, operator.sub, operator.truediv, torch.mul, torch.relu, "mul", "relu"}
-_IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
+_IN_PLACE = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    operator.isub: operator.sub,
+    operator.itruediv: operator.truediv,
+}
 
 
 class _RetryError(Exception):
@@ -154,14 +159,17 @@ def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
             except Exception as error:  # a forward may fail in any way
                 failure = error
                 break
-            _prune(graph)
+            _prune(module, graph)
+            for part in module.modules():
+                if hasattr(part, "inplace"):
+                    part.inplace = False  # type: ignore[assignment]
             return graph
     raise ValueError(
         f"cannot follow the forward of {type(module).__name__}: {type(failure).__name__}: {failure}"
     ) from failure
 
 
-def _prune(graph: fx.Graph) -> None:
+def _prune(module: nn.Module, graph: fx.Graph) -> None:
     """Drop asserts and unused arguments, and make every in-place operation return a new tensor.
 
     An activation that is kept would otherwise be overwritten by the in-place ReLU after it.
@@ -171,24 +179,33 @@ def _prune(graph: fx.Graph) -> None:
             graph.erase_node(node)
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        if node.op == "call_function":
-            in_place = node.target in _IN_PLACE
-            node.target = _IN_PLACE.get(node.target, node.target)
-            if "inplace" in node.kwargs:
-                node.kwargs = {**node.kwargs, "inplace": False}
-            if node.target is nn.functional.relu and len(node.args) > 1:
-                node.args = (node.args[0], False)
-        else:
-            name = str(node.target)
-            in_place = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
-            if in_place:
-                node.target = name[:-1]
-        if in_place:
+        if _made_functional(module, node):
             changed = node.args[0]
             for user in list(changed.users):
                 if order[user] > order[node]:
                     user.replace_input_with(changed, node)
     _erase_unused(graph)
+
+
+def _made_functional(module: nn.Module, node: fx.Node) -> bool:
+    """Let an in-place operation return a new tensor; whether it was one."""
+    if node.op == "call_module":
+        part = module.get_submodule(str(node.target))
+        return bool(getattr(part, "inplace", False))
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if node.op == "call_function" and node.target in _IN_PLACE:
+        node.target = _IN_PLACE[node.target]
+        return True
+    if node.op in ("call_method", "call_function") and name.endswith("_") and not name.endswith("__"):
+        node.target = name[:-1] if node.op == "call_method" else getattr(torch, name[:-1])
+        return True
+    if node.op == "call_function" and node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    if node.target is nn.functional.relu and len(node.args) > 1 and node.args[1]:
+        node.args = (node.args[0], False)
+        return True
+    return False
 
 
 def _erase_unused(graph: fx.Graph) -> None:

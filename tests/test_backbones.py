@@ -129,3 +129,31 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ValueError, match=r"text\.pth' is not a plain state dict"):
         load_backbone(TinyConvNet, tmp_path / "text.pth")
+
+
+class Attention(nn.Module):
+    def __init__(self, n_heads, factor):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.attention = nn.MultiheadAttention(8, n_heads, batch_first=True)
+        self.register_buffer("factor", torch.tensor(factor), persistent=False)
+
+    def forward(self, x):
+        x = self.first(x).view(-1, 1, 8)
+        return self.last(self.attention(x, x, x)[0].mean(1) * self.factor)
+
+
+def test_what_no_state_dict_tells_still_tells_networks_apart():
+    spaces = set()
+    for n_heads, factor in ((2, 1.0), (4, 1.0), (2, 5.0)):
+        with seeded(0):
+            spaces.add(load_backbone(Attention(n_heads, factor)).space)
+    assert len(spaces) == 3
+
+
+def test_a_change_behind_a_modules_back_is_seen(convnet):
+    before = load_backbone(convnet, preprocess=SMALL)
+    convnet.fc.weight.data.mul_(2)  # no version counter moves
+    doubled = load_backbone(convnet, preprocess=SMALL)
+    convnet.dropout = nn.Tanh()  # no tensor changes
+    assert len({before.space, doubled.space, load_backbone(convnet, preprocess=SMALL).space}) == 3

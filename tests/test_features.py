@@ -17,7 +17,7 @@ def forwards(monkeypatch):
     original = torch.nn.Conv2d.forward
 
     def counting(self, x):
-        if self.in_channels == 3:
+        if self.in_channels == 3 and torch.is_inference_mode_enabled():  # not the check of a new graph
             seen.extend([0] * len(x))
         return original(self, x)
 
