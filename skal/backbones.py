@@ -207,10 +207,9 @@ def _torchvision_model(name: str, weights: str | None) -> tuple[nn.Module, Image
     if name not in known:
         raise ValueError(f"unknown backbone {name!r}; torchvision's classification models are {known}")
     variants = models.get_model_weights(name)
-    if weights is not None and weights != "DEFAULT" and weights not in variants.__members__:
-        raise ValueError(
-            f"unknown weights {weights!r} for {name!r}; torchvision has {list(dict.fromkeys(['DEFAULT', *variants.__members__]))}"
-        )
+    allowed = sorted({"DEFAULT", *variants.__members__})
+    if weights is not None and weights not in allowed:
+        raise ValueError(f"unknown weights {weights!r} for {name!r}; torchvision has {allowed}")
     own = variants[weights or "DEFAULT"].transforms()
     transform = ImageTransform(
         own.resize_size[0], own.crop_size[0], tuple(own.mean), tuple(own.std), own.interpolation.value

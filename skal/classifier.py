@@ -54,7 +54,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     source : SourceProfile or None, default=None
         Profile of the source task, used by queries.
     image_size : int or None, default=None
-        Side of the square images given to the network; None takes the backbone's own.
+        Side of the square images given to the network; None takes the pre-processing's own.
     preprocess : ImageTransform or None, default=None
         Pre-processing of pixels; None takes the backbone's own.
     lr : float, default=5e-4
@@ -158,6 +158,9 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     # ---------------------------------------------------------------- fitting
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "preprocess": [ImageTransform, None],
+        "optimizer": [callable],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -190,7 +193,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ------
         ValueError
             If X is not what the network takes (the message names the allowed forms), y has another length, a file is
-            damaged, a parameter is out of range or the source profile belongs to another backbone; before any training.
+            damaged, a parameter is out of range or the source profile belongs to another backbone; all before any
+            training. If training diverges; an earlier fit then stays as it was.
         """
         self._validate_params()
         X, y = self._check_training_data(X, y)
@@ -215,6 +219,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                     probe_head(suffix.head, features.numpy(), y)
             net = self._net(suffix)
             net.fit(activations, torch.from_numpy(np.searchsorted(classes, y)))
+        if not all(np.isfinite(epoch["train_loss"]) for epoch in net.history):
+            raise ValueError(f"training diverged: the loss is not finite with lr={self.lr}; a lower rate helps")
         self.net_, self.classes_, self.backbone_, self.n_frozen_ = net, classes, backbone, n_frozen
         return self
 
@@ -470,6 +476,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "n_frozen": self.n_frozen_,
             "fingerprint": self.backbone_.fingerprint,
             "n_features_in": getattr(self, "n_features_in_", None),
+            "preprocess": repr(self.backbone_.inputs.transform),
         }
         module = self.net_.module_
         state = {name: tensor.cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
@@ -503,6 +510,11 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise ValueError(
                 f"{str(path)!r} belongs to the backbone {described['fingerprint']!r}, but this one is "
                 f"{backbone.fingerprint!r}"
+            )
+        if repr(backbone.inputs.transform) != described["preprocess"]:
+            raise ValueError(
+                f"{str(path)!r} was trained with {described['preprocess']}, but this classifier has "
+                f"{backbone.inputs.transform}"
             )
         with seeded(self._seed):
             suffix = Suffix(backbone.layers, described["n_frozen"], n_classes, n_features, self.train_batch_norm)

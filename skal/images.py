@@ -163,7 +163,12 @@ def decode(path: str | os.PathLike[str]) -> torch.Tensor:
     """
     try:
         with Image.open(path) as image:
-            return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB")))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F":
+                raise ValueError("it holds floating-point values, which have no range; pass pre-processed arrays")
+            if upright.mode.startswith("I"):  # 16 bits, which PIL would clip to white
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return torch.from_numpy(np.array(upright.convert("RGB")))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"cannot decode the image file {str(path)!r}: {error}") from error
 
@@ -223,9 +228,7 @@ class InputSpec:
                 raise ValueError(f"X is {len(paths)} file paths, but this network takes {self.allowed}")
             missing = [str(path) for path in paths if not Path(path).is_file()]
             if missing:
-                raise ValueError(
-                    f"{len(missing)} of {len(paths)} image files do not exist, the first is {missing[0]!r}"
-                )
+                raise ValueError(f"{len(missing)} of {len(paths)} paths name no file, the first is {missing[0]!r}")
             return PathInputs(paths, self.transform)
         array = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asanyarray(X)
         if len(array) == 0:
@@ -238,6 +241,8 @@ class InputSpec:
                 raise refused
             return TensorInputs(_finite(array.astype(np.float32, copy=False)))
         if array.dtype == np.uint8:
+            if array.ndim == 3 and array.shape[2] in (3, 4):
+                raise ValueError(f"X of shape {array.shape} looks like a single image; pass X[None] for one")
             if array.ndim == 3:
                 array = array[..., None]
             if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:

@@ -166,6 +166,8 @@ def test_activations_before_and_after_the_cut(classifier, convnet, pixels):
     (pooled,) = classifier.activations(X, ["conv3"], pooled=True)
     np.testing.assert_allclose(pooled, after[2].reshape(40, 10, -1).mean(axis=2), atol=1e-5)
     np.testing.assert_allclose(classifier.transform(X), classifier.activations(X, [-2])[0], atol=1e-5)
+    for layers in ([-2, -2], ["stem", "stem"], ["conv1", "conv1", "bn2"]):  # one layer asked for twice
+        assert [len(values) for values in classifier.activations(X, layers)] == [40] * len(layers)
 
 
 def test_source_proba_is_that_of_the_pretrained_network(classifier, convnet, pixels):
@@ -201,6 +203,8 @@ def test_pickle_and_file(classifier, pixels, tmp_path):
         other = TinyConvNet()
     with pytest.raises(ValueError, match="belongs to the backbone"):
         FrozenPrefixClassifier(other, preprocess=SMALL).load(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"crop=16.*crop=12"):
+        clone(classifier).set_params(preprocess=None, image_size=12).load(tmp_path / "net.safetensors")
     classifier.source.save(tmp_path / "profile.safetensors")
     with pytest.raises(ValueError, match="no classifier written by skal"):
         classifier.load(tmp_path / "profile.safetensors")
@@ -223,6 +227,8 @@ def test_a_default_depth_reaches_layer_A_and_shallow_nets_have_one():
         ({"batch_size": 0}, "'batch_size' parameter"),
         ({"head_init": "zeros"}, "'head_init' parameter .* 'zeros'"),
         ({"source": "imagenet"}, "'source' parameter"),
+        ({"optimizer": "adam"}, "'optimizer' parameter .* 'adam'"),
+        ({"lr": 1e30}, r"training diverged.*lr=1e\+30"),
     ],
 )
 def test_bad_parameters_are_refused(classifier, pixels, parameters, message):

@@ -186,3 +186,86 @@ def test_a_network_without_head_gives_its_output_as_features(convnet):
 def test_a_network_without_layers_is_refused():
     with pytest.raises(ValueError, match="Flatten has no convolutional or linear layer"):
         LayerGraph(nn.Flatten())
+
+
+class Careless(nn.Module):
+    """In-place operations as statements and functions, a tied weight and a layer applied twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.tied = nn.Linear(6, 6)
+        self.tied.weight = self.a.weight
+        self.aux = nn.Linear(6, 2)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        first = self.a(x)
+        x = first * 1
+        self.relu(x)
+        x = self.b(self.b(x))
+        nn.functional.leaky_relu(x, 0.1, inplace=True)
+        x = self.tied(x)
+        torch.relu_(x)
+        x += 1
+        return self.fc(x), self.aux(first)
+
+
+def test_in_place_statements_act_and_keep_what_was_there_before():
+    with seeded(0):
+        net = Careless().eval()
+    layers = LayerGraph(net, torch.zeros(2, 6))
+    x = torch.rand(5, 6, generator=torch.Generator().manual_seed(0)) - 0.5
+    first, features = layers.segment(layers.input, [layers.resolve("a"), layers.features])(x)
+    torch.testing.assert_close(first, net.a(x))
+    torch.testing.assert_close(layers.head_segment()(features)[0], net(x)[0])
+
+
+def test_the_head_is_what_the_output_comes_from_and_tied_weights_freeze_together():
+    with seeded(0):
+        layers = LayerGraph(Careless().eval(), torch.zeros(2, 6))
+    assert layers.head == "fc"
+    assert layers.weight_layers == ["a", "b", "tied"]
+    assert layers.depth(layers.features) == 3
+    assert "tied.weight" in layers.frozen_parameters(1)
+
+
+class SequenceFirst(nn.Module):
+    """Works on (tokens, samples, features) in the middle."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.a(x.view(-1, 3, 4))
+        x = self.b(x.transpose(0, 1))
+        return self.fc(self.c(x.mean(0)))
+
+
+def test_a_tensor_without_a_row_a_sample_is_no_cut():
+    with seeded(0):
+        net = SequenceFirst().eval()
+    layers = LayerGraph(net, torch.zeros(2, 12))
+    assert layers.cut(2) is layers.resolve("a") or layers.cut(2).name == "mean"
+    x = torch.rand(7, 12, generator=torch.Generator().manual_seed(0))
+    for depth in range(4):
+        (z,) = layers.segment(layers.input, [layers.cut(depth)])(x)
+        assert len(z) == 7
+        (features,) = layers.segment(layers.cut(depth), [layers.features])(z)
+        torch.testing.assert_close(layers.head_segment()(features)[0], net(x))
+
+
+class FixedBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(144, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.fc(x.view(len(x), -1))
+
+
+def test_a_graph_that_holds_for_one_batch_size_alone_is_refused():
+    with seeded(0), pytest.raises(ValueError, match="FixedBatch fails on 3 samples"):
+        LayerGraph(FixedBatch(), torch.zeros(2, 3, 8, 8))

@@ -6,25 +6,28 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from skal.images import ImageTransform, InputSpec, as_data, is_images
+from skal.images import ImageTransform, InputSpec, as_data, decode, is_images
 
 IMAGES = InputSpec(ImageTransform(12, 10))
 GREY = InputSpec(ImageTransform(12, 10, mean=(0.5,), std=(0.5,)))
 FEATURES = InputSpec(None)
 
 
-def test_transform_equals_torchvision():
-    pixels = torch.randint(0, 256, (3, 30, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    transform = ImageTransform(16, 12)
+@pytest.mark.parametrize("sizes", [(30, 40, 16, 12), (57, 33, 32, 25), (33, 51, 33, 32), (129, 167, 116, 112)])
+def test_transform_equals_torchvision(sizes):
+    height, width, resize, crop = sizes
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, height, width, 3), dtype=torch.uint8, generator=generator)
+    transform = ImageTransform(resize, crop)
     reference = v2.Compose(
         [
-            v2.Resize(16, antialias=True),
-            v2.CenterCrop(12),
+            v2.Resize(resize, antialias=True),
+            v2.CenterCrop(crop),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(transform.mean, transform.std),
         ]
     )
-    torch.testing.assert_close(transform(pixels), reference(pixels.permute(0, 3, 1, 2)))
+    torch.testing.assert_close(transform(pixels), reference(pixels.permute(0, 3, 1, 2)), rtol=0, atol=0.02)
 
 
 def test_files_pixels_and_tensors_of_one_image_give_one_input(files, pixels):
@@ -59,6 +62,21 @@ def test_sizes_may_differ_between_files_and_rotation_is_undone(tmp_path):
     torch.testing.assert_close(inputs.load([1]), IMAGES.check(upright).load([0]))
 
 
+def test_sixteen_bits_keep_their_range(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, size=(20, 20), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "eight.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "floats.tiff")
+    torch.testing.assert_close(decode(tmp_path / "sixteen.png"), decode(tmp_path / "eight.png"), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"floats\.tiff.*floating-point"):
+        decode(tmp_path / "floats.tiff")
+
+
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="crop=64 is not between 1 and resize=32"):
+        ImageTransform(32, 64)
+
+
 def test_keys_name_content_not_identity(pixels, files):
     X = pixels[0]
     keys = IMAGES.check(X).keys(range(5))
@@ -76,12 +94,13 @@ def test_keys_name_content_not_identity(pixels, files):
     [
         (np.zeros((4, 8, 8, 2), np.uint8), r"shape \(4, 8, 8, 2\)"),
         (np.zeros((4, 3, 8, 8), np.uint8), r"shape \(4, 3, 8, 8\)"),
+        (np.zeros((20, 20, 3), np.uint8), r"looks like a single image; pass X\[None\]"),
         (np.zeros((4, 8), np.uint8), r"shape \(4, 8\)"),
         (np.zeros((4, 1, 8, 8), np.float32), "pre-processed float images"),
         (np.zeros((4, 8, 8, 3), np.int64), "type int64"),
         (np.zeros((0, 8, 8, 3), np.uint8), "X is empty"),
         (np.full((2, 3, 8, 8), np.nan), "NaN or infinity, first in row 0"),
-        (["no/such/file.png"], "1 of 1 image files do not exist, the first is 'no/such/file.png'"),
+        (["no/such/file.png"], "1 of 1 paths name no file, the first is 'no/such/file.png'"),
     ],
 )
 def test_bad_images_are_refused(X, message):

@@ -114,6 +114,7 @@ def test_bad_queries_are_refused(classifier, pixels):
         ({"aggregate": "variance"}, "needs two patterns"),
         ({"layers": [("conv9", -2)]}, "this profile holds the layers"),
         ({"lam": -0.1}, "lam=-0.1"),
+        ({"lam": "x"}, "lam='x'"),
         ({"t": 0}, "t=0"),
     ]:
         with pytest.raises(ValueError, match=message):

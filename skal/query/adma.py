@@ -13,6 +13,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def adma_sampling(
         a resumed run scores the same; a bare estimator does not tell its labels and counts as the first query.
     alpha : {"distance", "predict"}, default="distance"
         Weights of the centres: reciprocal distance at layer A, or the pre-trained network's probability of the source
-        classes (Eq. 8). Both under the pre-trained network.
+        classes (Eq. 8), for which the profile's labels must be outputs of its head. Both under the pre-trained network.
     uncertainty : {"gini", "entropy", "margin", "least_confident"}, default="gini"
     layers : list of pairs (A, B), default=None
         Patterns used, of those in the profile; None uses all of them.
@@ -249,9 +250,9 @@ def adma_sampling(
     ):
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {allowed}")
-    if not lam >= 0:
+    if not isinstance(lam, Real) or not lam >= 0:
         raise ValueError(f"lam={lam!r} is not a number of at least 0")
-    if t is not None and not t >= 1:
+    if t is not None and (not isinstance(t, Real) or not t >= 1):
         raise ValueError(f"t={t!r} is not the number of a query, which starts at 1")
     if n_initial < 0:
         raise ValueError(f"n_initial={n_initial!r} is not a number of labels, which is at least 0")
