@@ -62,13 +62,8 @@ class Backbone:
     @cached_property
     def space(self) -> bytes:
         """Names the function from inputs to activations in this process: weights, buffers, settings and graph."""
-        return f"{_content(self.layers.module)} {self.layers.graph}".encode()
-
-    @property
-    def n_features_in(self) -> int | None:
-        """Number of features a network on 2-D features takes, None for one on images."""
-        first = _first_layer(self.layers.module)
-        return first.in_features if self.inputs.transform is None and isinstance(first, nn.Linear) else None
+        # A digest: it is part of the key of every cached row.
+        return xxhash.xxh3_128(f"{_content(self.layers.module)} {self.layers.graph}".encode()).digest()
 
 
 def load_backbone(

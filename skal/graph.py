@@ -72,7 +72,8 @@ class LayerGraph:
         if not calls:
             raise ValueError(f"{type(module).__name__} has no convolutional or linear layer to adapt")
         output = _output(self.graph)
-        last = [node for node in calls if node is output or node in _ancestors(output)][-1]
+        leading_out = _ancestors(output) | {output}
+        last = [node for node in calls if node in leading_out][-1]
         tail = self.nodes[self.nodes.index(last) + 1 :]
         headless = any(isinstance(self._owner(node), NORMS) for node in tail)
         self.head = None if headless else str(last.target)
@@ -292,14 +293,18 @@ class LayerGraph:
             else:
                 nearest[node] = set().union(*(nearest[arg] for arg in node.all_input_nodes))
         # What is computed from parameters alone belongs to the data it meets.
+        fed = {self.input}
+        for node in self._body:
+            fed |= {node} if not fed.isdisjoint(node.all_input_nodes) else set()
         for node in reversed(self._body):
-            if self.input not in _ancestors(node) and node is not self.input:
+            if node not in fed:
                 nearest[node] = set().union(*(nearest[user] for user in node.users if user in nearest))
         return nearest
 
     def _check(self, module: nn.Module, example: torch.Tensor) -> None:
         """Compare graph and module on other numbers of samples, and keep the cut points that have a row a sample."""
         generator = torch.Generator().manual_seed(0)
+        original = copy.deepcopy(module).eval().float()
         rows: list[dict[fx.Node, int]] = []
         for n in (3, 1):
             x = torch.rand(n, *example.shape[1:], generator=generator)
@@ -307,7 +312,7 @@ class LayerGraph:
             with torch.no_grad():
                 try:
                     given = recorder.run(x)
-                    same = _same(given, copy.deepcopy(module).eval().float()(x))
+                    same = _same(given, original(x))
                 except (RuntimeError, TypeError, IndexError) as error:
                     raise ValueError(
                         f"{type(module).__name__} fails on {n} samples of shape {tuple(x.shape[1:])}: {error}"
