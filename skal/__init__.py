@@ -1,17 +1,20 @@
 """skal: adapt a pre-trained CNN to a new image task with as few labels as possible."""
 
 from skal import modal
+from skal.active import ActiveClassifier
 from skal.classifier import FrozenPrefixClassifier
 from skal.images import ImageTransform
-from skal.query import adma_sampling, random_sampling
+from skal.query import Query, adma_sampling, random_sampling
 from skal.source import SourceProfile
 
 modal.repair()
 
 __version__ = "0.1.0"
 __all__ = [
+    "ActiveClassifier",
     "FrozenPrefixClassifier",
     "ImageTransform",
+    "Query",
     "SourceProfile",
     "adma_sampling",
     "random_sampling",

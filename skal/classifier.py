@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
@@ -12,33 +11,34 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from safetensors import safe_open
-from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, assert_all_finite, check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 from skorch import NeuralNetClassifier
 from torch import fx
 
 from skal.backbones import Backbone, BackboneLike, load_backbone
-from skal.features import CACHE, Point, frozen_activations, pool
-from skal.images import ImageTransform, Inputs, as_data, is_images
+from skal.checkpoint import read_checkpoint, write_checkpoint
+from skal.features import Point, find_cache, frozen_activations, pool
+from skal.images import ImageTransform, Inputs, JoinedInputs, as_data, is_images
 from skal.network import Suffix, flat, grow_head
 from skal.randomness import draw_seed, seeded
 from skal.source import SourceProfile
-from skal.training import build_net, probe_head
+from skal.training import AugmentedRows, HeadPenalty, build_net, replay_shares, solve_head
 
 _INFERENCE_BATCH = 256
+_SILENT = 512  # images that pass without a progress bar: a query asks for the pool in blocks of this size
 
 
 class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):
     """Classifier that fine-tunes the last layers of a pre-trained network; its first layers are frozen.
 
     The activations of the frozen layers are computed once an image and shared by training, prediction, queries and
-    clones. The new head starts from a logistic regression on the pre-trained features; then head and trainable layers
-    are fine-tuned together.
+    clones. The new head is first solved as a logistic regression on the pre-trained features; then head and trainable
+    layers are fine-tuned together, under the same penalty of the head [2]_.
 
     Parameters
     ----------
@@ -57,15 +57,22 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Side of the square images given to the network; None takes the pre-processing's own.
     preprocess : ImageTransform or None, default=None
         Pre-processing of pixels; None takes the backbone's own.
-    lr : float, default=5e-4
+    lr : float, default=1e-3
         Initial learning rate; it falls linearly to zero.
     max_epochs : int, default=30
-        Passes over the labelled images in one fit.
+        Passes over the labelled images in one fit; 0 leaves the linear probe.
+    min_steps : int, default=150
+        Fewest training steps in one fit: few images are passed more often than `max_epochs`.
     batch_size : int, default=32
         Images in a training step.
     optimizer : type, default=torch.optim.AdamW
         Class of the optimiser.
     weight_decay : float, default=0.01
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, as in scikit-learn.
+    augment : callable or None, default=None
+        Changes a batch of network inputs (n, channels, H, W) at random each time it is drawn, with torch's generator
+        (torchvision's transforms do). Every step then runs the frozen layers too, without the cache.
     head_init : {"linear_probe", "random"}, default="linear_probe"
         Where a new head starts: from the logistic regression on the pre-trained features, or from random weights.
     train_batch_norm : bool, default=False
@@ -74,12 +81,18 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     warm_start : bool, default=False
         Whether `fit` continues from the last fit (M_{t-1} to M_t). New classes then add rows to the head and the old
         ones keep their weights. By default each fit starts from the pre-trained network.
-    cache : bool, default=True
-        Whether activations of the frozen prefix are kept in memory for other fits, folds and queries.
+    replay : float, default=0.9
+        Where a fit continues from the last one (`warm_start`, `partial_fit`), the share of images seen before in each
+        training step; new ones share the rest [3]_.
+    cache : bool or path, default=True
+        Whether activations of the frozen prefix are kept for other fits, folds and queries: in memory
+        (``skal.features.CACHE``, 1 GiB), or in a folder that processes and later runs share.
     device : str, default="cpu"
     random_state : int, RandomState or None, default=None
         Draws the head, the order of batches, dropout, and a network without weights of its own (an int only; else
         such a network is drawn with seed 0).
+    verbose : bool, default=False
+        Whether a bar shows the progress where more than 512 images pass the network.
     net_params : dict or None, default=None
         Further parameters of :class:`skorch.NeuralNetClassifier`, such as ``callbacks``, ``criterion`` or ``verbose``.
 
@@ -92,12 +105,18 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         The pre-trained network M0.
     n_frozen_ : int
         Number of frozen weight layers.
+    seen_, seen_y_ : Inputs and ndarray
+        The images trained on and their labels, which `partial_fit` replays.
     n_features_in_ : int
         Number of features; only where X is 2-D features.
 
     References
     ----------
     .. [1] Huang, Zhao, Liu. "Cost-effective training of deep CNNs with active model adaptation", KDD 2018, section 4.1.
+    .. [2] Kumar, Raghunathan, Jones, Ma, Liang. "Fine-tuning can distort pretrained features and underperform
+       out-of-distribution", ICLR 2022, section 3.2 (LP-FT).
+    .. [3] Käding, Rodner, Freytag, Denzler. "Active and continuous exploration with deep neural networks and expected
+       model output changes", 2016, section 4 (0.9 old, 0.1 new).
 
     Examples
     --------
@@ -123,17 +142,22 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         source: SourceProfile | None = None,
         image_size: int | None = None,
         preprocess: ImageTransform | None = None,
-        lr: float = 5e-4,
+        lr: float = 1e-3,
         max_epochs: int = 30,
+        min_steps: int = 150,
         batch_size: int = 32,
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         weight_decay: float = 0.01,
+        class_weight: dict[Any, float] | str | None = None,
+        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
         head_init: str = "linear_probe",
         train_batch_norm: bool = False,
         warm_start: bool = False,
-        cache: bool = True,
+        replay: float = 0.9,
+        cache: bool | str | os.PathLike[str] = True,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
         net_params: dict[str, Any] | None = None,
     ):
         self.backbone = backbone
@@ -144,15 +168,20 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.preprocess = preprocess
         self.lr = lr
         self.max_epochs = max_epochs
+        self.min_steps = min_steps
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.weight_decay = weight_decay
+        self.class_weight = class_weight
+        self.augment = augment
         self.head_init = head_init
         self.train_batch_norm = train_batch_norm
         self.warm_start = warm_start
+        self.replay = replay
         self.cache = cache
         self.device = device
         self.random_state = random_state
+        self.verbose = verbose
         self.net_params = net_params
 
     # ---------------------------------------------------------------- fitting
@@ -163,12 +192,17 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "optimizer": [callable],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "min_steps": [Interval(Integral, 0, None, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "augment": [callable, None],
+        "replay": [Interval(Real, 0, 1, closed="neither")],
+        "verbose": ["verbose"],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "head_init": [StrOptions({"linear_probe", "random"})],
         "train_batch_norm": ["boolean"],
         "warm_start": ["boolean"],
-        "cache": ["boolean"],
+        "cache": ["boolean", str, os.PathLike],
         "random_state": ["random_state"],
         "net_params": [dict, None],
         "source": [SourceProfile, None],
@@ -196,38 +230,99 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             damaged, a parameter is out of range or the source profile belongs to another backbone; all before any
             training. If training diverges; an earlier fit then stays as it was.
         """
+        return self._fit(X, y, continues=self.warm_start, replays=False)
+
+    def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> FrozenPrefixClassifier:
+        """Continue training with more labelled images; those seen before are replayed, so that nothing is forgotten.
+
+        Parameters
+        ----------
+        X : as in `fit`
+            New images. An image seen before takes its new label.
+        y : array-like of shape (n,)
+            Labels; new classes add rows to the head.
+        classes : array-like of shape (n_classes,), default=None
+            Classes that may come later and shall have a column of `predict_proba` already.
+
+        Returns
+        -------
+        self : FrozenPrefixClassifier
+
+        Raises
+        ------
+        ValueError
+            As `fit`; if `y` holds a label that is not in `classes`.
+        """
+        return self._fit(X, y, continues=True, replays=True, classes=classes)
+
+    def _fit(
+        self, X: Any, y: Any, *, continues: bool, replays: bool, classes: ArrayLike | None = None
+    ) -> FrozenPrefixClassifier:
         self._validate_params()
-        X, y = self._check_training_data(X, y)
+        continues = continues and self.__sklearn_is_fitted__()
+        X, y = self._check_training_data(X, y, reset=not (continues and replays))
+        foretold = y if classes is None else np.unique(np.asarray(classes))
+        if not np.isin(y, foretold).all():
+            raise ValueError(f"y holds {np.setdiff1d(y, foretold)[0]!r}, which is not among classes={foretold}")
         backbone = self._load_backbone(_width(X))
-        inputs = backbone.inputs.check(X)
         layers = backbone.layers
         n_frozen = self._depth(backbone)
         if self.source is not None:
             self.source.check_backbone(backbone)
+        continues = continues and self._is_same_network(backbone, n_frozen)
+        inputs: Inputs = backbone.inputs.check(X)
+        is_old = np.zeros(len(y), dtype=bool)
+        if continues:
+            new, old = _content(inputs), _content(self.seen_)
+            is_old = np.isin(new, old)
+            if replays:
+                kept = np.flatnonzero(~np.isin(old, new))
+                inputs = JoinedInputs((self.seen_, kept), (inputs, range(len(y))))
+                is_old = np.arange(len(inputs)) < len(kept)
+                y = np.concatenate([self.seen_y_[kept], y])
         cut = layers.cut(n_frozen)
         activations = torch.cat([block for (block,) in self._frozen(backbone, inputs, [Point(cut)])])
-        features = self._pretrained_features(backbone, cut, activations)
 
-        random_state = check_random_state(self.random_state)
-        with seeded(draw_seed(random_state)):
-            if self.warm_start and self._continues(backbone, n_frozen):
-                suffix, classes = self._grown_suffix(np.unique(y))
+        with seeded(draw_seed(check_random_state(self.random_state))):
+            if continues:
+                suffix, classes = self._grown_suffix(np.union1d(y, foretold))
+                fresh = np.flatnonzero(~np.isin(classes, self.classes_))
+                features = _run(suffix.features, activations, self.device)
             else:
-                classes = np.unique(y)
+                classes = np.union1d(y, foretold)
+                fresh = np.arange(len(classes))
+                features = self._pretrained_features(backbone, cut, activations)
                 suffix = Suffix(layers, n_frozen, len(classes), features.shape[1], self.train_batch_norm)
-                if self.head_init == "linear_probe" and len(classes) > 1:
-                    probe_head(suffix.head, features.numpy(), y)
-            net = self._net(suffix)
-            net.fit(activations, torch.from_numpy(np.searchsorted(classes, y)))
+            targets = np.searchsorted(classes, y)
+            weights = self._class_weights(classes, y)
+            penalty = HeadPenalty.of(features.numpy())
+            if self.head_init == "linear_probe" and len(np.unique(targets)) > 1:
+                sample_weight = None if weights is None else weights[targets]
+                solve_head(suffix.head, features.numpy(), targets, penalty, sample_weight=sample_weight, new=fresh)
+            net = self._net(
+                suffix,
+                len(targets),
+                head_penalty=penalty.per_image,
+                class_weight=weights,
+                share_of=replay_shares(is_old, self.replay),
+            )
+            target = torch.from_numpy(targets)
+            if self.augment is None:
+                net.fit(activations, target)
+            else:
+                prefix = layers.segment(layers.input, [cut]).to(self.device).eval()
+                rows = AugmentedRows(inputs, target, self.augment, lambda x: prefix(x.to(self.device))[0].cpu())
+                net.fit(rows, None)
         if not all(np.isfinite(epoch["train_loss"]) for epoch in net.history):
             raise ValueError(f"training diverged: the loss is not finite with lr={self.lr}; a lower rate helps")
         self.net_, self.classes_, self.backbone_, self.n_frozen_ = net, classes, backbone, n_frozen
+        self.seen_, self.seen_y_ = inputs, y
         return self
 
-    def _check_training_data(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+    def _check_training_data(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, np.ndarray]:
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        X = self._check_features(X, reset=True)
+        X = self._check_features(X, reset=reset)
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
@@ -266,22 +361,32 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return layers.depth(layers.resolve(layers.pattern_layers()[0][0]))
 
     def _frozen(self, backbone: Backbone, inputs: Inputs, points: list[Point]) -> Iterator[list[torch.Tensor]]:
-        return frozen_activations(backbone, inputs, points, device=self.device, cache=CACHE if self.cache else None)
+        return frozen_activations(
+            backbone,
+            inputs,
+            points,
+            device=self.device,
+            cache=find_cache(self.cache),
+            verbose=bool(self.verbose) and len(inputs) > _SILENT,
+        )
 
     def _pretrained_features(self, backbone: Backbone, cut: fx.Node, activations: torch.Tensor) -> torch.Tensor:
         """Final representation under the pre-trained network, from activations at the cut."""
         rest = backbone.layers.segment(cut, [backbone.layers.features]).to(self.device).eval()
-        with torch.inference_mode():
-            batches = activations.split(_INFERENCE_BATCH)
-            return torch.cat([flat(rest(batch.to(self.device))[0]).cpu() for batch in batches])
+        return _run(lambda x: flat(rest(x)[0]), activations, self.device)
 
-    def _continues(self, backbone: Backbone, n_frozen: int) -> bool:
-        """Whether the last fit was of the same network at the same depth."""
-        return (
-            self.__sklearn_is_fitted__()
-            and self.n_frozen_ == n_frozen
-            and self.backbone_.fingerprint == backbone.fingerprint
-        )
+    def _is_same_network(self, backbone: Backbone, n_frozen: int) -> bool:
+        """Whether the last fit was of this network at this depth."""
+        return self.n_frozen_ == n_frozen and self.backbone_.fingerprint == backbone.fingerprint
+
+    def _class_weights(self, classes: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+        """Weight of each class in the loss; one of which there is no image yet weighs 1."""
+        if self.class_weight is None:
+            return None
+        weights = np.ones(len(classes))
+        labelled = np.unique(y)
+        weights[np.searchsorted(classes, labelled)] = compute_class_weight(self.class_weight, classes=labelled, y=y)
+        return weights
 
     def _grown_suffix(self, seen: np.ndarray) -> tuple[Suffix, np.ndarray]:
         """A copy of the fitted suffix with rows for the classes that are new; an interrupted fit loses nothing."""
@@ -292,14 +397,27 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             suffix.head = grow_head(suffix.head, kept, len(classes))
         return suffix, classes
 
-    def _net(self, suffix: Suffix) -> NeuralNetClassifier:
+    def _net(
+        self,
+        suffix: Suffix,
+        n_images: int,
+        *,
+        head_penalty: float = 0.0,
+        class_weight: np.ndarray | None = None,
+        share_of: np.ndarray | None = None,
+    ) -> NeuralNetClassifier:
         return build_net(
             suffix,
+            n_images,
             lr=self.lr,
             max_epochs=self.max_epochs,
+            min_steps=self.min_steps,
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
+            head_penalty=head_penalty,
+            class_weight=class_weight,
+            share_of=share_of,
             device=self.device,
             further=self.net_params or {},
         )
@@ -375,11 +493,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Run part of the fitted suffix on activations at the cut, block by block."""
         backbone, inputs = self._inputs(X)
         self.net_.module_.eval()
-        outputs = []
-        for (block,) in self._frozen(backbone, inputs, [Point(backbone.layers.cut(self.n_frozen_))]):
-            with torch.inference_mode():
-                outputs += [run(batch.to(self.device)).cpu() for batch in block.split(_INFERENCE_BATCH)]
-        return torch.cat(outputs)
+        points = [Point(backbone.layers.cut(self.n_frozen_))]
+        return torch.cat([_run(run, block, self.device) for (block,) in self._frozen(backbone, inputs, points)])
 
     def activations(
         self, X: Any, layers: Sequence[int | str], *, pooled: bool = False, pretrained: bool = False
@@ -471,16 +586,13 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         check_is_fitted(self)
         described = {
-            "format": "skal.FrozenPrefixClassifier 1",
             "classes": self.classes_.tolist(),
             "n_frozen": self.n_frozen_,
             "fingerprint": self.backbone_.fingerprint,
             "n_features_in": getattr(self, "n_features_in_", None),
             "preprocess": repr(self.backbone_.inputs.transform),
         }
-        module = self.net_.module_
-        state = {name: tensor.cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, path, metadata={"skal": json.dumps(described)})
+        write_checkpoint(path, self.net_.module_.state_dict(), described)
 
     def load(self, path: str | os.PathLike[str]) -> FrozenPrefixClassifier:
         """Take the state that :meth:`save` wrote; runs no code from the file.
@@ -492,18 +604,15 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Returns
         -------
         self : FrozenPrefixClassifier
-            Fitted, with this estimator's own backbone and parameters.
+            Fitted, with this estimator's own backbone and parameters. It remembers no training images: a later
+            `partial_fit` replays none.
 
         Raises
         ------
         ValueError
             If the file is no classifier of skal's or belongs to another backbone.
         """
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {}).get("skal", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator of its own)
-        if described.get("format") != "skal.FrozenPrefixClassifier 1":
-            raise ValueError(f"{str(path)!r} is no classifier written by skal")
+        state, described = read_checkpoint(path)
         n_classes, n_features = state["head.weight"].shape
         backbone = self._load_backbone(described["n_features_in"])
         if backbone.fingerprint != described["fingerprint"]:
@@ -519,9 +628,10 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         with seeded(self._seed):
             suffix = Suffix(backbone.layers, described["n_frozen"], n_classes, n_features, self.train_batch_norm)
         suffix.load_state_dict(state)
-        net = self._net(suffix).initialize()
-        self.net_, self.backbone_, self.n_frozen_ = net, backbone, described["n_frozen"]
+        self.net_ = self._net(suffix, 1).initialize()
+        self.backbone_, self.n_frozen_ = backbone, described["n_frozen"]
         self.classes_ = np.array(described["classes"])
+        self.seen_, self.seen_y_ = JoinedInputs(), self.classes_[:0]
         if described["n_features_in"] is not None:
             self.n_features_in_ = described["n_features_in"]
         return self
@@ -535,3 +645,14 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 def _width(X: Any) -> int | None:
     """Number of features of 2-D data, None for images."""
     return None if is_images(X) else X.shape[1]
+
+
+def _run(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, device: str) -> torch.Tensor:
+    """Part of a network in evaluation on many rows, batch by batch."""
+    with torch.inference_mode():
+        return torch.cat([run(batch.to(device)).cpu() for batch in x.split(_INFERENCE_BATCH)])
+
+
+def _content(inputs: Inputs) -> np.ndarray:
+    """Name of each image's content."""
+    return np.array([key.hex() for key in inputs.keys(range(len(inputs)))])

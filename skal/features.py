@@ -2,24 +2,27 @@
 
 modAL copies rows at every query and GridSearchCV at every fold, so arrays cannot be recognised by identity. Activations
 are therefore kept under the content of an image (a hash of its bytes, or path, time and size of its file) together with
-the weights, the pre-processing and the point of the network they belong to.
+the weights, the pre-processing and the point of the network they belong to. What is lacking is computed from the deepest
+point before it that is kept.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import fx
+from tqdm import tqdm
 
 from skal.backbones import Backbone
+from skal.cache import ActivationCache, Cache, FolderCache
 from skal.images import Inputs
 
 #: Rows that are handled at a time; beyond float32 rounding, what is computed does not depend on it.
-BLOCK = 512
+BLOCK = 128
 
 
 class Point(NamedTuple):
@@ -29,63 +32,25 @@ class Point(NamedTuple):
     pooled: bool = False
 
 
-class ActivationCache:
-    """Rows of tensors under the names of their content, within a bound of bytes; the least recently used go first.
+#: The cache of this process, shared by every estimator and profile, so that clones find what others computed.
+CACHE = ActivationCache()
+_FOLDERS: dict[str, FolderCache] = {}
+
+
+def find_cache(cache: bool | str | os.PathLike[str]) -> Cache | None:
+    """The cache that a parameter means: this process's, none, or a folder's.
 
     Parameters
     ----------
-    max_bytes : int, default=2**30
-        Most bytes held, over all networks and points.
-
-    Examples
-    --------
-    >>> cache = ActivationCache()
-    >>> cache.put(b"layer", [b"a", b"b"], torch.tensor([[1.0], [2.0]]))
-    >>> cache.get(b"layer", [b"b", b"c"])
-    {0: tensor([2.])}
+    cache : bool or path
+        True is the cache in memory, False none; a path names a folder, made if it does not exist.
     """
-
-    def __init__(self, max_bytes: int = 2**30):
-        self.max_bytes = max_bytes
-        self._rows: dict[bytes, torch.Tensor] = {}  # in order of last use
-        self._bytes = 0
-        self._lock = Lock()
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held."""
-        return self._bytes
-
-    def get(self, space: bytes, keys: list[bytes]) -> dict[int, torch.Tensor]:
-        """Positions among `keys` that are known, with their rows."""
-        found = {}
-        with self._lock:
-            for i, key in enumerate(keys):
-                row = self._rows.pop(space + key, None)
-                if row is not None:
-                    found[i] = self._rows[space + key] = row
-        return found
-
-    def put(self, space: bytes, keys: list[bytes], rows: torch.Tensor) -> None:
-        """Keep rows, and drop the least recently used ones beyond the bound."""
-        with self._lock:
-            for key, row in zip(keys, rows, strict=True):
-                if row.nbytes > self.max_bytes or space + key in self._rows:
-                    continue
-                self._rows[space + key] = row.clone()
-                self._bytes += row.nbytes
-            while self._bytes > self.max_bytes:
-                self._bytes -= self._rows.pop(next(iter(self._rows))).nbytes
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._rows.clear()
-            self._bytes = 0
-
-
-#: The cache of this process, shared by every estimator and profile, so that clones find what others computed.
-CACHE = ActivationCache()
+    if isinstance(cache, bool):
+        return CACHE if cache else None
+    folder = os.path.realpath(cache)
+    if folder not in _FOLDERS:
+        _FOLDERS[folder] = FolderCache(folder)
+    return _FOLDERS[folder]
 
 
 def frozen_activations(
@@ -95,7 +60,8 @@ def frozen_activations(
     *,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-    cache: ActivationCache | None = CACHE,
+    cache: Cache | None = CACHE,
+    verbose: bool = False,
 ) -> Iterator[list[torch.Tensor]]:
     """Activations of the pre-trained network, in blocks of rows; what is cached is not computed again.
 
@@ -104,43 +70,68 @@ def frozen_activations(
     backbone : Backbone
     inputs : Inputs
     points : list of Point
-        Where in the network. All points that an image lacks are computed in one pass.
+        Where in the network. All points that an image lacks are computed in one pass, from the deepest cached point
+        before them.
     batch_size : int, default=64
         Images in a forward pass.
     device : torch.device or str, default="cpu"
-    cache : ActivationCache or None, default=CACHE
+    cache : ActivationCache, FolderCache or None, default=CACHE
         None computes everything anew.
+    verbose : bool, default=False
+        Whether a bar shows the progress.
 
     Yields
     ------
     activations : list of Tensor of shape (n_block, ...)
-        One tensor a point, on the CPU; blocks of 512 rows in order.
+        One tensor a point, on the CPU; blocks of 128 rows in order.
     """
-    segments: dict[tuple[int, ...], Callable[[torch.Tensor], list[torch.Tensor]]] = {}
-    spaces = [backbone.space + f" {p.node.name} {p.pooled} ".encode() for p in points]
+    layers = backbone.layers
+    spaces = [_space(backbone, point) for point in points]
+    kept = [node for node in layers.flow_points if cache is not None and cache.holds(_space(backbone, Point(node)))]
+    segments: dict[tuple[tuple[int, ...], fx.Node], Callable[[torch.Tensor], list[torch.Tensor]]] = {}
 
-    def run(lacking: tuple[int, ...], x: torch.Tensor) -> list[torch.Tensor]:
-        if lacking not in segments:
+    def run(lacking: tuple[int, ...], start: fx.Node, x: torch.Tensor) -> list[torch.Tensor]:
+        if (lacking, start) not in segments:
             ends = [points[p].node for p in lacking]
-            segments[lacking] = backbone.layers.segment(backbone.layers.input, ends).to(device).eval()
-        outputs = segments[lacking](x.to(device))
+            segments[lacking, start] = layers.segment(start, ends).to(device).eval()
+        outputs = segments[lacking, start](x.to(device))
         return [pool(out, points[p].pooled).cpu() for p, out in zip(lacking, outputs, strict=True)]
 
-    for start in range(0, len(inputs), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(inputs)))
-        keys = inputs.keys(rows) if cache is not None else []
-        known = [cache.get(space, keys) if cache is not None else {} for space in spaces]
-        lacks = [tuple(p for p in range(len(points)) if i not in known[p]) for i in range(len(rows))]
-        for lacking in sorted(set(lacks) - {()}):
-            missing = np.array([i for i in range(len(rows)) if lacks[i] == lacking])
-            for batch in np.array_split(missing, range(batch_size, len(missing), batch_size)):
-                with torch.inference_mode():
-                    outputs = run(lacking, inputs.load(rows[batch]))
-                for p, values in zip(lacking, outputs, strict=True):
-                    known[p].update(zip(batch.tolist(), values, strict=True))
-                    if cache is not None:
-                        cache.put(spaces[p], [keys[i] for i in batch], values)
-        yield [torch.stack([rows_of[i] for i in range(len(rows))]) for rows_of in known]
+    def starts(lacking: tuple[int, ...], rows: list[int]) -> Iterator[tuple[fx.Node, dict[int, torch.Tensor]]]:
+        """From where to compute what these rows lack: the deepest point that is kept, and at last the input."""
+        for node in reversed(kept):
+            if rows and not any(layers.is_before(points[p].node, node) for p in lacking):
+                found = cache.get(_space(backbone, Point(node)), [keys[i] for i in rows])  # type: ignore[union-attr]
+                yield node, {rows[i]: row for i, row in found.items()}
+                rows = [row for i, row in enumerate(rows) if i not in found]
+        yield layers.input, dict.fromkeys(rows)  # type: ignore[arg-type]
+
+    with tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:
+        for first in range(0, len(inputs), BLOCK):
+            rows = np.arange(first, min(first + BLOCK, len(inputs)))
+            keys = inputs.keys(rows) if cache is not None else []
+            known = [cache.get(space, keys) if cache is not None else {} for space in spaces]
+            lacks = [tuple(p for p in range(len(points)) if i not in known[p]) for i in range(len(rows))]
+            for lacking in sorted(set(lacks) - {()}):
+                for start, begun in starts(lacking, [i for i in range(len(rows)) if lacks[i] == lacking]):
+                    missing = np.array(list(begun), dtype=int)
+                    for batch in np.split(missing, range(batch_size, len(missing), batch_size)):
+                        if len(batch) == 0:
+                            continue
+                        from_input = start is layers.input
+                        x = inputs.load(rows[batch]) if from_input else torch.stack([begun[i] for i in batch])
+                        with torch.inference_mode():
+                            outputs = run(lacking, start, x)
+                        for p, values in zip(lacking, outputs, strict=True):
+                            known[p].update(zip(batch.tolist(), values, strict=True))
+                            if cache is not None:
+                                cache.put(spaces[p], [keys[i] for i in batch], values)
+            yield [torch.stack([rows_of[i] for i in range(len(rows))]) for rows_of in known]
+            progress.update(len(rows))
+
+
+def _space(backbone: Backbone, point: Point) -> bytes:
+    return backbone.space + f" {point.node.name} {point.pooled} ".encode()
 
 
 def pool(activations: torch.Tensor, pooled: bool) -> torch.Tensor:

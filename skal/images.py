@@ -153,6 +153,33 @@ class PathInputs:
         return torch.cat([self.transform(decode(path)[None]) for path in self.paths[rows]])
 
 
+class JoinedInputs:
+    """Chosen rows of several inputs, one after the other, without copying them.
+
+    Parameters
+    ----------
+    *chosen : pairs (Inputs, array of rows)
+    """
+
+    def __init__(self, *chosen: tuple[Inputs, Sequence[int] | np.ndarray]):
+        self.places: list[tuple[Inputs, int]] = []
+        for inputs, rows in chosen:
+            joined = isinstance(inputs, JoinedInputs)
+            self.places += [inputs.places[i] if joined else (inputs, int(i)) for i in rows]  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
+        return [key for inputs, i in self._at(rows) for key in inputs.keys([i])]
+
+    def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        return torch.cat([inputs.load([i]) for inputs, i in self._at(rows)])
+
+    def _at(self, rows: Sequence[int] | np.ndarray) -> list[tuple[Inputs, int]]:
+        return [self.places[i] for i in rows]
+
+
 def decode(path: str | os.PathLike[str]) -> torch.Tensor:
     """Pixels (H, W, 3), uint8, of an image file, upright and in RGB.
 
@@ -239,7 +266,7 @@ class InputSpec:
         if self.transform is None:
             if array.ndim != 2:
                 raise refused
-            return TensorInputs(_finite(array.astype(np.float32, copy=False)))
+            return TensorInputs(_finite(array))
         if array.dtype == np.uint8:
             if array.ndim == 3 and array.shape[2] in (3, 4):
                 raise ValueError(f"X of shape {array.shape} looks like a single image; pass X[None] for one")
@@ -250,12 +277,14 @@ class InputSpec:
             return PixelInputs(array, self.transform)
         if array.ndim != 4 or array.dtype.kind != "f" or array.shape[1] != self.transform.channels:
             raise refused
-        return TensorInputs(_finite(array.astype(np.float32, copy=False)))
+        return TensorInputs(_finite(array))
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
     for start in range(0, len(array), 256):
-        bad = ~np.isfinite(array[start : start + 256]).reshape(len(array[start : start + 256]), -1).all(axis=1)
+        block = array[start : start + 256]
+        # Beyond float32's range a number would become infinite when it is loaded.
+        bad = ~(np.abs(block) <= np.finfo(np.float32).max).reshape(len(block), -1).all(axis=1)
         if bad.any():
             raise ValueError(f"X contains NaN or infinity, first in row {start + int(bad.argmax())}")
     return array

@@ -6,7 +6,8 @@ import torch
 from sklearn.base import clone
 
 from skal.backbones import load_backbone
-from skal.features import CACHE, ActivationCache, Point, frozen_activations
+from skal.cache import ActivationCache
+from skal.features import CACHE, Point, frozen_activations
 from tests.conftest import SMALL, TinyConvNet
 
 
@@ -77,7 +78,7 @@ def test_rows_come_in_order_across_blocks_and_partial_knowledge(monkeypatch, pix
     cache = ActivationCache()
     list(frozen_activations(backbone, backbone.inputs.check(X[::3]), [point], cache=cache))
     blocks = list(frozen_activations(backbone, inputs, [other, point], cache=cache, batch_size=50))
-    assert [len(block[0]) for block in blocks] == [512, 512, 6]
+    assert [len(block[0]) for block in blocks] == [128] * 8 + [6]
     torch.testing.assert_close(torch.cat([block[1] for block in blocks]), expected)
 
 

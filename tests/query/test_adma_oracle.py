@@ -219,7 +219,7 @@ def make_world(name):
     w.images, w.X, w.X_labelled, w.y_labelled = images, images(12), images(6), np.array([0, 1, 2, 0, 1, 2])
     w.blank = lambda **params: FrozenPrefixClassifier(
         w.net,
-        **{"n_frozen": n_frozen, "source": w.profile, "lr": 0.02, "max_epochs": 3, "batch_size": 3, "random_state": 0}
+        **{"n_frozen": n_frozen, "source": w.profile, "lr": 0.02, "max_epochs": 3, "min_steps": 0, "batch_size": 3, "random_state": 0}
         | params,
     )
     w.learner = ActiveLearner(w.blank(), adma_sampling, w.X_labelled, w.y_labelled)

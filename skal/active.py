@@ -1,0 +1,343 @@
+"""The labelling loop: as a generator of rounds, and inside ``fit``, so that scikit-learn can search and score it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.utils import Tags, _safe_indexing, assert_all_finite, check_random_state, get_tags, indexable
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _num_samples, check_consistent_length, check_is_fitted, column_or_1d
+
+from skal.query._query import Query
+
+
+class Learner:
+    """What a strategy is given: the estimator and the labelled rows, by modAL's names.
+
+    Parameters
+    ----------
+    estimator : classifier
+    X, y : array-like of length n
+        The pool and its labels.
+    """
+
+    def __init__(self, estimator: BaseEstimator, X: Any, y: np.ndarray):
+        self.estimator = estimator
+        self._X = X
+        self._y = y
+        self.labelled = np.empty(0, dtype=int)
+
+    @property
+    def X_training(self) -> Any:
+        """Labelled rows, in the order of their queries; None before the first."""
+        return _safe_indexing(self._X, self.labelled) if len(self.labelled) else None
+
+    @property
+    def y_training(self) -> np.ndarray | None:
+        """Their labels."""
+        return self._y[self.labelled] if len(self.labelled) else None
+
+    def predict(self, X: Any) -> np.ndarray:
+        return self.estimator.predict(X)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        return self.estimator.predict_proba(X)
+
+    def fit(self) -> None:
+        self.estimator.fit(self.X_training, self.y_training)
+
+
+class Round(NamedTuple):
+    """What one round of labelling gave: who learned, which rows were labelled in it, and what it took."""
+
+    learner: Learner
+    queried: np.ndarray
+    query_seconds: float
+    fit_seconds: float
+
+
+def labelling_rounds(
+    estimator: BaseEstimator,
+    query: Callable[..., Any],
+    X: Any,
+    y: np.ndarray,
+    *,
+    n_queries: int,
+    batch_size: int,
+    n_initial: int = 0,
+    seed: int | None = None,
+    known: Sequence[np.ndarray] = (),
+) -> Iterator[Round]:
+    """Query, label and fit, round after round, until the budget or the pool is used up.
+
+    As long as only one class is known the estimator is not fitted, except in the last round: there is nothing to tell
+    apart, and many classifiers refuse.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Fitted in place.
+    query : Query or callable
+        A strategy that has a ``random_state`` of its own, not set, is given a seed for each round.
+    X, y : array-like of length n
+        The pool and the labels that its oracle gives when asked.
+    n_queries : int
+    batch_size : int
+        Labels a query; the last takes what is left.
+    n_initial : int, default=0
+        Rows drawn at random and labelled before the first query, in a round of their own.
+    seed : int, default=None
+        Of initial rows and of the strategy; each round has its own, so that a resumed run draws the same.
+    known : sequence of int arrays, default=()
+        Rows queried in the rounds of an earlier, interrupted run: they are labelled again without asking the strategy,
+        and those rounds are not yielded. The estimator is fitted for each of them where it has ``warm_start``, else
+        only for the last.
+
+    Yields
+    ------
+    round : Round
+    """
+    query = query if isinstance(query, Query) else Query(query)
+    learner = Learner(estimator, X, y)
+    left = np.arange(_num_samples(X))
+    sizes = ([n_initial] if n_initial else []) + [batch_size] * n_queries
+    needed = int(np.searchsorted(np.cumsum(sizes), len(left))) + 1  # rounds until the pool is empty
+    sizes = sizes[:needed]
+    warm = any(name.split("__")[-1] == "warm_start" and value for name, value in estimator.get_params().items())
+    for t, size in enumerate(sizes):
+        size = min(size, len(left))
+        generator = np.random.RandomState() if seed is None else np.random.RandomState(np.random.MT19937([seed, t]))
+        start = time.perf_counter()
+        if t < len(known):
+            chosen = np.flatnonzero(np.isin(left, known[t]))
+            chosen = chosen[np.argsort([list(known[t]).index(row) for row in left[chosen]])]
+        elif n_initial and t == 0:
+            chosen = generator.permutation(len(left))[:size]
+        else:
+            further = {"random_state": generator.randint(2**31 - 1)} if query.takes("random_state") else {}
+            answer = query(learner, _safe_indexing(X, left), size, **further)
+            chosen = np.asarray(answer[0] if isinstance(answer, tuple) else answer)
+        queried = left[chosen]
+        asked = time.perf_counter()
+        learner.labelled = np.concatenate([learner.labelled, queried])
+        left = np.delete(left, chosen)
+        last = t == len(sizes) - 1
+        if (warm or t >= len(known) - 1) and (last or len(np.unique(learner.y_training)) > 1):
+            learner.fit()
+        if t >= len(known):
+            yield Round(learner, queried, asked - start, time.perf_counter() - asked)
+
+
+def _has(name: str) -> Callable[[Any], bool]:
+    def check(self: Any) -> bool:
+        getattr(getattr(self, "estimator_", self.estimator), name)
+        return True
+
+    return check
+
+
+class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+    """A classifier trained by a simulated labelling loop: `fit` gets all labels, but asks only for those it queries.
+
+    With it the choices of active learning become parameters: ``GridSearchCV`` searches them, ``cross_val_score`` gives
+    what a labelling budget is worth.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Cloned. One with ``warm_start`` continues from round to round.
+    query : Query or callable
+        The strategy. :class:`Query` makes its keywords searchable as ``query__lam``.
+    n_queries : int, default=20
+    batch_size : int, default=10
+        Labels a query; the last takes what is left of the pool.
+    n_initial : int, default=0
+        Rows labelled at random before the first query. With 0, the strategy also chooses the first batch.
+    target_score : float, default=None
+        Stop as soon as ``history_["score"]`` reaches it; None uses the whole budget.
+    random_state : int, RandomState or None, default=None
+        Draws the initial rows, and seeds the strategy and the estimator where their own is not set.
+
+    Attributes
+    ----------
+    estimator_ : classifier
+        Fitted on the queried rows.
+    queried_ : ndarray of int
+        Rows of X that were labelled, in the order of their queries.
+    history_ : dict of str to ndarray
+        One entry a round: ``labels``, the number of labels then, and ``score``, the accuracy on the rows not labelled
+        yet (on all rows, when none is left). It uses labels that the loop has not paid for, as only a simulation can.
+        NaN as long as only one class is known.
+    classes_ : ndarray of shape (n_classes,)
+        All classes of y. One that was never queried has probability 0.
+    n_features_in_ : int
+        Of `estimator_`, where it has one.
+
+    See Also
+    --------
+    skal.experiment.run_experiment : learning curves of many strategies and data sets.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skal import Query, random_sampling
+    >>> X, y = load_iris(return_X_y=True)
+    >>> active = ActiveClassifier(LogisticRegression(max_iter=1000), Query(random_sampling), n_queries=3, random_state=0)
+    >>> active.fit(X, y).history_["labels"]
+    array([10, 20, 30])
+    >>> GridSearchCV(active, {"estimator__C": [0.1, 1], "n_queries": [2, 4]}).fit(X, y).best_params_["n_queries"]
+    4
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "estimator": [HasMethods(["fit", "predict"])],
+        "query": [callable],
+        "n_queries": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "n_initial": [Interval(Integral, 0, None, closed="left")],
+        "target_score": [Interval(Real, 0, 1, closed="both"), None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        estimator: BaseEstimator,
+        query: Callable[..., Any],
+        *,
+        n_queries: int = 20,
+        batch_size: int = 10,
+        n_initial: int = 0,
+        target_score: float | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ):
+        self.estimator = estimator
+        self.query = query
+        self.n_queries = n_queries
+        self.batch_size = batch_size
+        self.n_initial = n_initial
+        self.target_score = target_score
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: ArrayLike) -> ActiveClassifier:
+        """Run the loop, with y as the oracle.
+
+        Parameters
+        ----------
+        X : array-like of length n
+            The pool: whatever the estimator takes.
+        y : array-like of shape (n,)
+
+        Returns
+        -------
+        self : ActiveClassifier
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, X and y differ in length, or the estimator or strategy refuses its data.
+        """
+        self._validate_params()
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
+        check_consistent_length(X, y)
+        check_classification_targets(y)
+        (X,) = indexable(X)
+        random_state = check_random_state(self.random_state)
+        seed = random_state.randint(2**31 - 1)
+        estimator = _with_seeds(clone(self.estimator), None if self.random_state is None else random_state)
+
+        history: dict[str, list[float]] = {"labels": [], "score": []}
+        rounds = labelling_rounds(
+            estimator,
+            self.query,
+            X,
+            y,
+            n_queries=self.n_queries,
+            batch_size=self.batch_size,
+            n_initial=self.n_initial,
+            seed=seed,
+        )
+        for learner, *_ in rounds:
+            labelled = learner.labelled
+            score = np.nan
+            if len(np.unique(y[labelled])) > 1:
+                rest = np.setdiff1d(np.arange(len(y)), labelled) if len(labelled) < len(y) else np.arange(len(y))
+                score = float(np.mean(learner.predict(_safe_indexing(X, rest)) == y[rest]))
+            history["labels"].append(len(labelled))
+            history["score"].append(score)
+            if self.target_score is not None and score >= self.target_score:
+                break
+        self.estimator_ = estimator
+        self.classes_ = np.unique(y)
+        self.queried_ = labelled
+        self.history_ = {name: np.array(values) for name, values in history.items()}
+        return self
+
+    @property
+    def n_features_in_(self) -> int:
+        check_is_fitted(self)
+        return self.estimator_.n_features_in_
+
+    @property
+    def feature_names_in_(self) -> np.ndarray:
+        check_is_fitted(self)
+        return self.estimator_.feature_names_in_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable class.
+
+        Parameters
+        ----------
+        X : array-like of length n
+
+        Returns
+        -------
+        y : ndarray of shape (n,)
+        """
+        check_is_fitted(self)
+        return self.estimator_.predict(X)
+
+    @available_if(_has("predict_proba"))
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of length n
+
+        Returns
+        -------
+        proba : ndarray of shape (n, n_classes)
+            Columns in the order of `classes_`.
+        """
+        check_is_fitted(self)
+        found = self.estimator_.predict_proba(X)
+        proba = np.zeros((len(found), len(self.classes_)), dtype=found.dtype)
+        proba[:, np.searchsorted(self.classes_, self.estimator_.classes_)] = found
+        return proba
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags = get_tags(self.estimator).input_tags
+        return tags
+
+
+def _with_seeds(estimator: BaseEstimator, random_state: np.random.RandomState | None) -> BaseEstimator:
+    """Seed what has a ``random_state`` that is None, however deep, from the loop's generator."""
+    if random_state is None:
+        return estimator
+    unset = [name for name, value in sorted(estimator.get_params().items()) if value is None]
+    seeds = {name: random_state.randint(2**31 - 1) for name in unset if name.split("__")[-1] == "random_state"}
+    return estimator.set_params(**seeds)

@@ -1,0 +1,81 @@
+"""Query: a strategy with keywords that scikit-learn can see, search and pickle."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from sklearn.base import BaseEstimator
+
+_FROM_THE_LOOP = ("learner", "classifier", "X_pool", "X", "n_instances")
+
+
+class Query(BaseEstimator):
+    """A query strategy and its keywords: like ``functools.partial``, but ``GridSearchCV`` can set the keywords.
+
+    Parameters
+    ----------
+    strategy : callable
+        ``strategy(learner, X_pool, n_instances=1, **keywords)``: one of skal's, of modAL's, or your own.
+    **keywords
+        Keywords of the strategy.
+
+    Raises
+    ------
+    ValueError
+        If the strategy is no callable or has no such keyword; the message names those it has.
+
+    Examples
+    --------
+    >>> from skal import adma_sampling
+    >>> query = Query(adma_sampling, lam=0.1)
+    >>> query.set_params(lam=0.5, alpha="predict")
+    Query(alpha='predict', lam=0.5, strategy=<function adma_sampling at 0x...>)
+    >>> query.set_params(lambda_=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: adma_sampling has no keyword 'lambda_'; it has ['lam', 't', 'alpha', ...]
+    """
+
+    def __init__(self, strategy: Callable[..., Any], **keywords: Any):  # noqa: D417
+        self.strategy = strategy
+        self.keywords = keywords
+        self._check()
+
+    def __call__(self, learner: Any, X_pool: Any, n_instances: int = 1, **further: Any) -> Any:
+        """Ask the strategy; `further` keywords of the loop give way to those set here."""
+        return self.strategy(learner, X_pool, n_instances, **(further | self.keywords))
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The strategy and the keywords that were set."""
+        return {"strategy": self.strategy, **self.keywords}
+
+    def set_params(self, **params: Any) -> Query:
+        """Set keywords, or replace the strategy."""
+        params = dict(params)
+        changed = Query(params.pop("strategy", self.strategy), **(self.keywords | params))
+        self.strategy, self.keywords = changed.strategy, changed.keywords
+        return self
+
+    @property
+    def allowed(self) -> list[str] | None:
+        """Keywords of the strategy; None where it takes any."""
+        parameters = inspect.signature(self.strategy).parameters.values()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return None
+        named = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return [name for name in named if name not in _FROM_THE_LOOP]
+
+    def _check(self) -> None:
+        if not callable(self.strategy):
+            raise ValueError(f"strategy={self.strategy!r} is no callable")
+        allowed = self.allowed
+        for name in self.keywords:
+            if name in _FROM_THE_LOOP or (allowed is not None and name not in allowed):
+                called = getattr(self.strategy, "__name__", repr(self.strategy))
+                raise ValueError(f"{called} has no keyword {name!r}; it has {allowed or 'keywords of its own'}")
+
+    def takes(self, keyword: str) -> bool:
+        """Whether the strategy has a keyword of this name that is not set."""
+        return keyword not in self.keywords and keyword in inspect.signature(self.strategy).parameters
