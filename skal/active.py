@@ -130,7 +130,7 @@ def labelling_rounds(
         learner.labelled = np.concatenate([learner.labelled, queried])
         left = np.delete(left, chosen)
         last = t == len(sizes) - 1
-        if (warm or t >= len(known) - 1) and (last or len(np.unique(learner.y_training)) > 1):
+        if (warm or t >= len(known) - 1) and (last or len(np.unique(y[learner.labelled])) > 1):
             learner.fit()
         if t >= len(known):
             yield Round(learner, queried, asked - start, time.perf_counter() - asked)
@@ -192,7 +192,8 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     >>> from sklearn.model_selection import GridSearchCV
     >>> from skal import Query, random_sampling
     >>> X, y = load_iris(return_X_y=True)
-    >>> active = ActiveClassifier(LogisticRegression(max_iter=1000), Query(random_sampling), n_queries=3, random_state=0)
+    >>> classifier = LogisticRegression(max_iter=1000)
+    >>> active = ActiveClassifier(classifier, Query(random_sampling), n_queries=3, random_state=0)
     >>> active.fit(X, y).history_["labels"]
     array([10, 20, 30])
     >>> GridSearchCV(active, {"estimator__C": [0.1, 1], "n_queries": [2, 4]}).fit(X, y).best_params_["n_queries"]
@@ -249,21 +250,21 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self._validate_params()
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        y = column_or_1d(y, warn=True)
-        assert_all_finite(y, input_name="y")
-        check_consistent_length(X, y)
-        check_classification_targets(y)
+        y_pool: np.ndarray = column_or_1d(y, warn=True)
+        assert_all_finite(y_pool, input_name="y")
+        check_consistent_length(X, y_pool)
+        check_classification_targets(y_pool)
         (X,) = indexable(X)
         random_state = check_random_state(self.random_state)
         seed = random_state.randint(2**31 - 1)
-        estimator = _with_seeds(clone(self.estimator), None if self.random_state is None else random_state)
+        estimator = with_seeds(clone(self.estimator), None if self.random_state is None else random_state)
 
         history: dict[str, list[float]] = {"labels": [], "score": []}
         rounds = labelling_rounds(
             estimator,
             self.query,
             X,
-            y,
+            y_pool,
             n_queries=self.n_queries,
             batch_size=self.batch_size,
             n_initial=self.n_initial,
@@ -271,16 +272,20 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         )
         for learner, *_ in rounds:
             labelled = learner.labelled
-            score = np.nan
-            if len(np.unique(y[labelled])) > 1:
-                rest = np.setdiff1d(np.arange(len(y)), labelled) if len(labelled) < len(y) else np.arange(len(y))
-                score = float(np.mean(learner.predict(_safe_indexing(X, rest)) == y[rest]))
+            score, rows = np.nan, np.arange(len(y_pool))
+            if len(np.unique(y_pool[labelled])) > 1:
+                rest = (
+                    np.setdiff1d(np.arange(len(y_pool)), labelled)
+                    if len(labelled) < len(y_pool)
+                    else np.arange(len(y_pool))
+                )
+                score = float(np.mean(learner.predict(_safe_indexing(X, rest)) == y_pool[rest]))
             history["labels"].append(len(labelled))
             history["score"].append(score)
             if self.target_score is not None and score >= self.target_score:
                 break
         self.estimator_ = estimator
-        self.classes_ = np.unique(y)
+        self.classes_ = np.unique(y_pool)
         self.queried_ = labelled
         self.history_ = {name: np.array(values) for name, values in history.items()}
         return self
@@ -334,8 +339,8 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _with_seeds(estimator: BaseEstimator, random_state: np.random.RandomState | None) -> BaseEstimator:
-    """Seed what has a ``random_state`` that is None, however deep, from the loop's generator."""
+def with_seeds(estimator: BaseEstimator, random_state: np.random.RandomState | None) -> BaseEstimator:
+    """Set, in place, every ``random_state`` that is None, however deep, from a generator; None leaves them."""
     if random_state is None:
         return estimator
     unset = [name for name, value in sorted(estimator.get_params().items()) if value is None]

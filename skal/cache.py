@@ -166,7 +166,7 @@ class FolderCache:
         if not new:
             return
         names = torch.frombuffer(bytearray(b"".join(keys[i] for i in new)), dtype=torch.uint8).view(len(new), -1)
-        name = f"{xxhash.xxh3_128(names.numpy()).hexdigest()}.safetensors"
+        name = f"{xxhash.xxh3_128(names.numpy().data).hexdigest()}.safetensors"
         folder = self._of(space)
         temporary = folder / f"{uuid.uuid4().hex}.tmp"
         try:

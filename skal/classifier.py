@@ -24,7 +24,7 @@ from skal.backbones import Backbone, BackboneLike, load_backbone
 from skal.checkpoint import read_checkpoint, write_checkpoint
 from skal.features import Point, find_cache, frozen_activations, pool
 from skal.images import ImageTransform, Inputs, JoinedInputs, as_data, is_images
-from skal.network import Suffix, flat, grow_head
+from skal.network import Suffix, flat, grow_head, interpolate
 from skal.randomness import draw_seed, seeded
 from skal.source import SourceProfile
 from skal.training import AugmentedRows, HeadPenalty, build_net, replay_shares, solve_head
@@ -38,7 +38,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     The activations of the frozen layers are computed once an image and shared by training, prediction, queries and
     clones. The new head is first solved as a logistic regression on the pre-trained features; then head and trainable
-    layers are fine-tuned together, under the same penalty of the head [2]_.
+    layers are fine-tuned together, under the same penalty of the head [3]_.
 
     Parameters
     ----------
@@ -57,8 +57,11 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Side of the square images given to the network; None takes the pre-processing's own.
     preprocess : ImageTransform or None, default=None
         Pre-processing of pixels; None takes the backbone's own.
-    lr : float, default=1e-3
+    lr : float, default=3e-3
         Initial learning rate; it falls linearly to zero.
+    relative_lr : bool, default=True
+        Whether each tensor of weights has `lr` times its root mean square as its rate: a step then changes the layers
+        of every network, and a head of any size, by the same share [2]_. False takes `lr` as it is.
     max_epochs : int, default=30
         Passes over the labelled images in one fit; 0 leaves the linear probe.
     min_steps : int, default=150
@@ -73,6 +76,12 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     augment : callable or None, default=None
         Changes a batch of network inputs (n, channels, H, W) at random each time it is drawn, with torch's generator
         (torchvision's transforms do). Every step then runs the frozen layers too, without the cache.
+    normalize : bool, default=True
+        Whether the head reads features scaled to one length (of their mean under the pre-trained network).
+    wise_alpha : float or None, default=None
+        The fitted weights are (1 - alpha) times those of the linear probe on the pre-trained network plus alpha times
+        the fine-tuned ones [4]_. None takes k / (k + 5) with k the mean number of labels a class: the fewer labels, the
+        closer to the probe. A fit that continues from the last one, and ``head_init="random"``, take 1.
     head_init : {"linear_probe", "random"}, default="linear_probe"
         Where a new head starts: from the logistic regression on the pre-trained features, or from random weights.
     train_batch_norm : bool, default=False
@@ -83,7 +92,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         ones keep their weights. By default each fit starts from the pre-trained network.
     replay : float, default=0.9
         Where a fit continues from the last one (`warm_start`, `partial_fit`), the share of images seen before in each
-        training step; new ones share the rest [3]_.
+        training step; new ones share the rest [5]_.
     cache : bool or path, default=True
         Whether activations of the frozen prefix are kept for other fits, folds and queries: in memory
         (``skal.features.CACHE``, 1 GiB), or in a folder that processes and later runs share.
@@ -113,9 +122,11 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     References
     ----------
     .. [1] Huang, Zhao, Liu. "Cost-effective training of deep CNNs with active model adaptation", KDD 2018, section 4.1.
-    .. [2] Kumar, Raghunathan, Jones, Ma, Liang. "Fine-tuning can distort pretrained features and underperform
+    .. [2] Shazeer, Stern. "Adafactor: adaptive learning rates with sublinear memory cost", ICML 2018, section 8.
+    .. [3] Kumar, Raghunathan, Jones, Ma, Liang. "Fine-tuning can distort pretrained features and underperform
        out-of-distribution", ICLR 2022, section 3.2 (LP-FT).
-    .. [3] Käding, Rodner, Freytag, Denzler. "Active and continuous exploration with deep neural networks and expected
+    .. [4] Wortsman et al. "Robust fine-tuning of zero-shot models", CVPR 2022, section 4 (WiSE-FT).
+    .. [5] Käding, Rodner, Freytag, Denzler. "Active and continuous exploration with deep neural networks and expected
        model output changes", 2016, section 4 (0.9 old, 0.1 new).
 
     Examples
@@ -132,6 +143,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     classes_: np.ndarray
     backbone_: Backbone
     n_frozen_: int
+    seen_: Inputs
+    seen_y_: np.ndarray
 
     def __init__(
         self,
@@ -142,7 +155,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         source: SourceProfile | None = None,
         image_size: int | None = None,
         preprocess: ImageTransform | None = None,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
+        relative_lr: bool = True,
         max_epochs: int = 30,
         min_steps: int = 150,
         batch_size: int = 32,
@@ -150,6 +164,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         weight_decay: float = 0.01,
         class_weight: dict[Any, float] | str | None = None,
         augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        normalize: bool = True,
+        wise_alpha: float | None = None,
         head_init: str = "linear_probe",
         train_batch_norm: bool = False,
         warm_start: bool = False,
@@ -167,6 +183,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.image_size = image_size
         self.preprocess = preprocess
         self.lr = lr
+        self.relative_lr = relative_lr
         self.max_epochs = max_epochs
         self.min_steps = min_steps
         self.batch_size = batch_size
@@ -174,6 +191,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.weight_decay = weight_decay
         self.class_weight = class_weight
         self.augment = augment
+        self.normalize = normalize
+        self.wise_alpha = wise_alpha
         self.head_init = head_init
         self.train_batch_norm = train_batch_norm
         self.warm_start = warm_start
@@ -191,6 +210,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "preprocess": [ImageTransform, None],
         "optimizer": [callable],
         "lr": [Interval(Real, 0, None, closed="neither")],
+        "relative_lr": ["boolean"],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "min_steps": [Interval(Integral, 0, None, closed="left")],
         "class_weight": [StrOptions({"balanced"}), dict, None],
@@ -199,6 +219,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "verbose": ["verbose"],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "normalize": ["boolean"],
+        "wise_alpha": [Interval(Real, 0, 1, closed="both"), None],
         "head_init": [StrOptions({"linear_probe", "random"})],
         "train_batch_norm": ["boolean"],
         "warm_start": ["boolean"],
@@ -287,21 +309,22 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             if continues:
                 suffix, classes = self._grown_suffix(np.union1d(y, foretold))
                 fresh = np.flatnonzero(~np.isin(classes, self.classes_))
-                features = _run(suffix.features, activations, self.device)
             else:
                 classes = np.union1d(y, foretold)
                 fresh = np.arange(len(classes))
-                features = self._pretrained_features(backbone, cut, activations)
-                suffix = Suffix(layers, n_frozen, len(classes), features.shape[1], self.train_batch_norm)
+                suffix = self._new_suffix(backbone, n_frozen, len(classes), activations)
+            features = _run(suffix.to(self.device).eval().head_input, activations, self.device).numpy()
+            suffix.cpu()
             targets = np.searchsorted(classes, y)
             weights = self._class_weights(classes, y)
-            penalty = HeadPenalty.of(features.numpy())
+            penalty = HeadPenalty.of(features)
             if self.head_init == "linear_probe" and len(np.unique(targets)) > 1:
                 sample_weight = None if weights is None else weights[targets]
-                solve_head(suffix.head, features.numpy(), targets, penalty, sample_weight=sample_weight, new=fresh)
+                solve_head(suffix.head, features, targets, penalty, sample_weight=sample_weight, new=fresh)
+            start = None if continues or self.head_init == "random" else copy.deepcopy(suffix)
             net = self._net(
                 suffix,
-                len(targets),
+                len(y),
                 head_penalty=penalty.per_image,
                 class_weight=weights,
                 share_of=replay_shares(is_old, self.replay),
@@ -315,6 +338,9 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 net.fit(rows, None)
         if not all(np.isfinite(epoch["train_loss"]) for epoch in net.history):
             raise ValueError(f"training diverged: the loss is not finite with lr={self.lr}; a lower rate helps")
+        if start is not None:
+            k = len(y) / len(classes)
+            interpolate(start, net.module_, k / (k + 5) if self.wise_alpha is None else self.wise_alpha)
         self.net_, self.classes_, self.backbone_, self.n_frozen_ = net, classes, backbone, n_frozen
         self.seen_, self.seen_y_ = inputs, y
         return self
@@ -370,10 +396,13 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             verbose=bool(self.verbose) and len(inputs) > _SILENT,
         )
 
-    def _pretrained_features(self, backbone: Backbone, cut: fx.Node, activations: torch.Tensor) -> torch.Tensor:
-        """Final representation under the pre-trained network, from activations at the cut."""
-        rest = backbone.layers.segment(cut, [backbone.layers.features]).to(self.device).eval()
-        return _run(lambda x: flat(rest(x)[0]), activations, self.device)
+    def _new_suffix(self, backbone: Backbone, n_frozen: int, n_classes: int, activations: torch.Tensor) -> Suffix:
+        """The pre-trained layers after the cut, and a new head for features of the length they have now."""
+        layers = backbone.layers
+        rest = layers.segment(layers.cut(n_frozen), [layers.features]).to(self.device).eval()
+        features = _run(lambda x: flat(rest(x)[0]), activations, self.device)
+        norm = float(features.norm(dim=1).mean()) if self.normalize else 0.0
+        return Suffix(layers, n_frozen, n_classes, features.shape[1], self.train_batch_norm, norm)
 
     def _is_same_network(self, backbone: Backbone, n_frozen: int) -> bool:
         """Whether the last fit was of this network at this depth."""
@@ -410,6 +439,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             suffix,
             n_images,
             lr=self.lr,
+            relative_lr=self.relative_lr,
             max_epochs=self.max_epochs,
             min_steps=self.min_steps,
             batch_size=self.batch_size,
@@ -460,7 +490,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self._run_suffix(X, self.net_.module_)
 
     def transform(self, X: Any) -> np.ndarray:
-        """Final representation under the current network: what its head reads.
+        """Final representation under the current network.
 
         Before the first fit, ``activations(X, [-2], pooled=True)`` gives the pre-trained network's.
 

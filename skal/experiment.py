@@ -1,50 +1,79 @@
-"""The labelling loop as an experiment: a strategy, an oracle and a test set give the records of a learning curve."""
+"""Experiments: strategies x seeds x data sets give the tidy records of learning curves, resumable and in parallel."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from modAL.models import ActiveLearner
+import pandas as pd
+from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.utils.validation import check_consistent_length
+
+from skal.active import labelling_rounds, with_seeds
 
 
-def label_rounds(
+class Task(NamedTuple):
+    """A pool, the labels its oracle gives when asked, and the test set on which each round is scored."""
+
+    X_pool: Any
+    y_pool: ArrayLike
+    X_test: Any
+    y_test: ArrayLike
+
+
+def run_experiment(
     estimator: BaseEstimator,
-    strategy: Callable[..., Any],
-    X_pool: ArrayLike,
-    y_pool: ArrayLike,
-    X_test: ArrayLike,
-    y_test: ArrayLike,
+    strategies: Mapping[str, Callable[..., Any]],
+    tasks: Mapping[str, Task],
     *,
-    n_rounds: int,
-    n_instances: int,
-) -> Iterator[dict[str, Any]]:
-    """Query, label and fit, from zero labels, one record a round.
+    n_queries: int,
+    batch_size: int,
+    n_initial: int = 0,
+    seeds: Sequence[int] = (0, 1, 2),
+    folder: str | os.PathLike[str] | None = None,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> pd.DataFrame:
+    """Learning curves of every strategy on every task with every seed.
 
     Parameters
     ----------
     estimator : classifier
-        Cloned.
-    strategy : callable
-        A modAL query strategy.
-    X_pool, y_pool : array-like of length n
-        The pool and the labels its oracle gives when asked.
-    X_test, y_test : array-like of length m
-        Where each round is scored.
-    n_rounds : int
-    n_instances : int
-        Labels a round; the last round takes what is left.
+        Cloned for each run; where its ``random_state`` is None, the run's seed sets it.
+    strategies : dict of str to Query or callable
+        By the name they get in the records.
+    tasks : dict of str to Task
+    n_queries : int
+    batch_size : int
+        Labels a query; the last takes what is left of the pool.
+    n_initial : int, default=0
+        Rows labelled at random before the first query.
+    seeds : sequence of int, default=(0, 1, 2)
+    folder : path, default=None
+        Where each run writes a line after each of its rounds. The same call then continues where an earlier one was
+        stopped, and gives the records it would have given; more strategies, tasks or seeds may be added later.
+    n_jobs : int, default=None
+        Runs in parallel, through joblib.
+    verbose : int, default=0
+        As in :class:`joblib.Parallel`.
 
-    Yields
+    Returns
+    -------
+    records : DataFrame
+        A row a round: ``task``, ``strategy``, ``seed``, ``n_labels``, ``n_classes`` (seen so far), ``accuracy``,
+        ``macro_auc``, ``query_seconds``, ``fit_seconds`` and ``indices``, the rows of the pool labelled in this round.
+
+    Raises
     ------
-    record : dict
-        ``n_labels``, ``n_classes`` (seen so far), ``accuracy``, ``macro_auc``, ``query_seconds``, ``fit_seconds`` and
-        ``indices``, the positions in `X_pool` queried in this round.
+    ValueError
+        If lengths differ, there is nothing to run, or the folder holds runs with other settings.
 
     Examples
     --------
@@ -52,34 +81,231 @@ def label_rounds(
     >>> from sklearn.linear_model import LogisticRegression
     >>> from skal import random_sampling
     >>> X, y = load_iris(return_X_y=True)
-    >>> X, y = X[::-1], y[::-1]
-    >>> rounds = label_rounds(LogisticRegression(), lambda *a, **k: random_sampling(*a, **k, random_state=0),
-    ...                       X, y, X, y, n_rounds=3, n_instances=10)
-    >>> [record["n_labels"] for record in rounds]
-    [10, 20, 30]
+    >>> tasks = {"iris": Task(X[::2], y[::2], X[1::2], y[1::2])}
+    >>> records = run_experiment(LogisticRegression(max_iter=1000), {"random": random_sampling}, tasks,
+    ...                          n_queries=3, batch_size=10, seeds=[0])
+    >>> records[["task", "strategy", "seed", "n_labels"]].values.tolist()
+    [['iris', 'random', 0, 10], ['iris', 'random', 0, 20], ['iris', 'random', 0, 30]]
     """
-    X_pool, y_pool, y_test = np.asarray(X_pool), np.asarray(y_pool), np.asarray(y_test)
-    learner = ActiveLearner(clone(estimator), query_strategy=strategy)
-    left = np.arange(len(X_pool))
-    for _ in range(n_rounds):
-        start = time.perf_counter()
-        chosen, images = learner.query(X_pool[left], n_instances=min(n_instances, len(left)))
-        queried = time.perf_counter()
-        learner.teach(images, y_pool[left[chosen]])
-        fitted = time.perf_counter()
-        proba, classes = learner.predict_proba(X_test), learner.estimator.classes_
+    if not (strategies and tasks and len(seeds)):
+        raise ValueError(f"nothing to run: {len(strategies)} strategies, {len(tasks)} tasks, {len(seeds)} seeds")
+    for task in tasks.values():
+        check_consistent_length(task.X_pool, task.y_pool)
+        check_consistent_length(task.X_test, task.y_test)
+    loop = {"n_queries": n_queries, "batch_size": batch_size, "n_initial": n_initial}
+    runs = [(task, strategy, seed) for task in tasks for seed in seeds for strategy in strategies]
+    files = {run: None if folder is None else Path(folder) / _file_name(*run) for run in runs}
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for run, file in files.items():  # refused before any work
+            _read(file, _settings(estimator, strategies[run[1]], tasks[run[0]], loop))
+    results = Parallel(n_jobs=n_jobs, verbose=verbose)(
+        delayed(_run)(estimator, strategies[strategy], tasks[task], seed, loop, files[task, strategy, seed])
+        for task, strategy, seed in runs
+    )
+    return pd.DataFrame(
+        [
+            {"task": task, "strategy": strategy, "seed": seed, **record}
+            for (task, strategy, seed), records in zip(runs, results, strict=True)
+            for record in records
+        ]
+    )
+
+
+def _run(
+    estimator: BaseEstimator,
+    strategy: Callable[..., Any],
+    task: Task,
+    seed: int,
+    loop: dict[str, int],
+    file: Path | None,
+) -> list[dict[str, Any]]:
+    """One learning curve; what its file holds already is taken from there."""
+    records = _read(file, _settings(estimator, strategy, task, loop))
+    curve = label_rounds(estimator, strategy, task, seed=seed, known=[record["indices"] for record in records], **loop)
+    if file is not None and not records:
+        _append(file, _settings(estimator, strategy, task, loop), new=True)
+    for record in curve:
+        records.append(record)
+        if file is not None:
+            _append(file, record)
+    return records
+
+
+def label_rounds(
+    estimator: BaseEstimator,
+    strategy: Callable[..., Any],
+    task: Task,
+    *,
+    n_queries: int,
+    batch_size: int,
+    n_initial: int = 0,
+    seed: int = 0,
+    known: Sequence[Sequence[int]] = (),
+) -> Iterator[dict[str, Any]]:
+    """One learning curve, record by record as its rounds are done.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Cloned.
+    strategy : Query or callable
+    task : Task
+    n_queries, batch_size, n_initial : int
+        As in :func:`run_experiment`.
+    seed : int, default=0
+    known : sequence of sequences of int, default=()
+        Rows that an earlier, interrupted run has labelled in its rounds; those are not repeated.
+
+    Yields
+    ------
+    record : dict
+        ``n_labels``, ``n_classes``, ``accuracy``, ``macro_auc``, ``query_seconds``, ``fit_seconds`` and ``indices``.
+        With labels of a single class, a guess of that class is scored.
+    """
+    seeded = with_seeds(clone(estimator), np.random.RandomState(seed))
+    y_pool, y_test = np.asarray(task.y_pool), np.asarray(task.y_test)
+    rounds = labelling_rounds(
+        seeded,
+        strategy,
+        task.X_pool,
+        y_pool,
+        n_queries=n_queries,
+        batch_size=batch_size,
+        n_initial=n_initial,
+        seed=seed,
+        known=[np.asarray(indices, dtype=int) for indices in known],
+    )
+    for learner, queried, query_seconds, fit_seconds in rounds:
+        classes = np.unique(y_pool[learner.labelled])
+        proba = learner.predict_proba(task.X_test) if len(classes) > 1 else np.ones((len(y_test), 1))
         yield {
-            "n_labels": len(learner.y_training),
+            "n_labels": len(learner.labelled),
             "n_classes": len(classes),
             "accuracy": float(accuracy_score(y_test, classes[proba.argmax(axis=1)])),
             "macro_auc": macro_auc(y_test, proba, classes),
-            "query_seconds": queried - start,
-            "fit_seconds": fitted - queried,
-            "indices": left[chosen],
+            "query_seconds": query_seconds,
+            "fit_seconds": fit_seconds,
+            "indices": queried.tolist(),
         }
-        left = np.delete(left, chosen)
-        if len(left) == 0:
-            return
+
+
+def _read(file: Path | None, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of an interrupted or finished run, none without a file; a last line that was cut short is dropped.
+
+    Raises
+    ------
+    ValueError
+        If the run had other settings; the message names the first that differs.
+    """
+    if file is None or not file.exists():
+        return []
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        file.write_text(whole)
+    lines = [json.loads(line) for line in whole.splitlines()]
+    if lines and lines[0] != settings:
+        name = next(name for name in settings if settings[name] != lines[0].get(name))
+        raise ValueError(
+            f"{str(file)!r} belongs to an experiment with {name}={lines[0].get(name)!r}, but this one has "
+            f"{settings[name]!r}; use another folder"
+        )
+    return lines[1:]
+
+
+def _append(file: Path, line: dict[str, Any], *, new: bool = False) -> None:
+    with open(file, "w" if new else "a") as stream:
+        stream.write(json.dumps(line) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _settings(
+    estimator: BaseEstimator, strategy: Callable[..., Any], task: Task, loop: dict[str, int]
+) -> dict[str, Any]:
+    """What a run's records depend on beside its name, as text."""
+    params = {name: _text(value) for name, value in sorted(estimator.get_params().items())}
+    keywords = strategy.get_params() if hasattr(strategy, "get_params") else {"strategy": strategy}
+    return {
+        "estimator": type(estimator).__name__,
+        "parameters": params,
+        "query": {name: _text(value) for name, value in sorted(keywords.items())},
+        "sizes": [len(task.y_pool), len(task.y_test)],  # type: ignore[arg-type]
+        **loop,
+    }
+
+
+def _text(value: Any) -> str:
+    """A description that is the same in every process: no addresses."""
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    text = repr(value)
+    return type(value).__name__ if " at 0x" in text else text
+
+
+def _file_name(task: str, strategy: str, seed: int) -> str:
+    return f"{task}--{strategy}--{seed}.jsonl".replace(os.sep, "_")
+
+
+def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """Mean and spread of the area under each learning curve, divided by its width: a mean over the label counts.
+
+    Parameters
+    ----------
+    records : DataFrame
+        As from :func:`run_experiment`.
+    metric : str, default="accuracy"
+
+    Returns
+    -------
+    areas : DataFrame
+        Indexed by ``task`` and ``strategy``; columns ``mean``, ``std`` over the seeds, and ``runs``.
+
+    Examples
+    --------
+    >>> curve = pd.DataFrame({"task": "t", "strategy": "s", "seed": 0, "n_labels": [10, 20, 40],
+    ...                       "accuracy": [0.0, 1.0, 1.0]})
+    >>> float(area_under_curve(curve)["mean"].iloc[0])
+    0.8333333333333334
+    """
+    areas = [
+        (*run, float(np.trapezoid(curve[metric], curve["n_labels"]) / np.ptp(curve["n_labels"])))
+        for run, curve in records.sort_values("n_labels").groupby(["task", "strategy", "seed"], sort=False)
+        if len(curve) > 1
+    ]
+    frame = pd.DataFrame(areas, columns=["task", "strategy", "seed", "area"])
+    grouped = frame.groupby(["task", "strategy"], sort=False)["area"]
+    return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "runs"})
+
+
+def table_at(records: pd.DataFrame, metric: str = "accuracy", n_labels: Sequence[int] | None = None) -> pd.DataFrame:
+    """Mean ± standard deviation over the seeds at given numbers of labels, a column a strategy (as in ADMA's tables).
+
+    Parameters
+    ----------
+    records : DataFrame
+        Of one task.
+    metric : str, default="accuracy"
+    n_labels : sequence of int, default=None
+        None takes all.
+
+    Returns
+    -------
+    table : DataFrame of str
+        Indexed by the number of labels.
+
+    Examples
+    --------
+    >>> records = pd.DataFrame({"strategy": "adma", "seed": [0, 1], "n_labels": 10, "accuracy": [0.5, 0.6]})
+    >>> table_at(records)["adma"].tolist()
+    ['0.550 ± 0.071']
+    """
+    shown = records if n_labels is None else records[records["n_labels"].isin(n_labels)]
+    cells = shown.groupby(["n_labels", "strategy"], sort=False)[metric].agg(["mean", "std"])
+    text = cells.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}".replace(" ± nan", ""), axis=1)
+    order = list(dict.fromkeys(shown["strategy"]))
+    return text.unstack("strategy")[order].sort_index().fillna("").rename_axis("labels").rename_axis(None, axis=1)
 
 
 def macro_auc(y: ArrayLike, proba: np.ndarray, classes: ArrayLike) -> float:

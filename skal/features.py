@@ -2,15 +2,15 @@
 
 modAL copies rows at every query and GridSearchCV at every fold, so arrays cannot be recognised by identity. Activations
 are therefore kept under the content of an image (a hash of its bytes, or path, time and size of its file) together with
-the weights, the pre-processing and the point of the network they belong to. What is lacking is computed from the deepest
-point before it that is kept.
+the weights, the pre-processing and the point of the network they belong to. What is lacking is computed from the
+deepest point before it that is kept.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -97,14 +97,14 @@ def frozen_activations(
         outputs = segments[lacking, start](x.to(device))
         return [pool(out, points[p].pooled).cpu() for p, out in zip(lacking, outputs, strict=True)]
 
-    def starts(lacking: tuple[int, ...], rows: list[int]) -> Iterator[tuple[fx.Node, dict[int, torch.Tensor]]]:
+    def starts(lacking: tuple[int, ...], rows: list[int]) -> Iterator[tuple[fx.Node, dict[int, Any]]]:
         """From where to compute what these rows lack: the deepest point that is kept, and at last the input."""
         for node in reversed(kept):
-            if rows and not any(layers.is_before(points[p].node, node) for p in lacking):
-                found = cache.get(_space(backbone, Point(node)), [keys[i] for i in rows])  # type: ignore[union-attr]
+            if cache is not None and rows and not any(layers.is_before(points[p].node, node) for p in lacking):
+                found = cache.get(_space(backbone, Point(node)), [keys[i] for i in rows])
                 yield node, {rows[i]: row for i, row in found.items()}
                 rows = [row for i, row in enumerate(rows) if i not in found]
-        yield layers.input, dict.fromkeys(rows)  # type: ignore[arg-type]
+        yield layers.input, dict.fromkeys(rows)
 
     with tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:
         for first in range(0, len(inputs), BLOCK):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -29,15 +30,27 @@ class Suffix(nn.Module):
         Size of the final representation.
     train_batch_norm : bool, default=False
         Whether trainable batch normalisation uses, and updates, the statistics of its batch.
+    norm : float, default=0
+        Length to which the final representation of every image is scaled before the head reads it; 0 leaves it as it
+        is.
     """
 
+    norm: torch.Tensor
+
     def __init__(
-        self, layers: LayerGraph, n_frozen: int, n_classes: int, n_features: int, train_batch_norm: bool = False
+        self,
+        layers: LayerGraph,
+        n_frozen: int,
+        n_classes: int,
+        n_features: int,
+        train_batch_norm: bool = False,
+        norm: float = 0.0,
     ):
         super().__init__()
         body = layers.segment(layers.cut(n_frozen), [layers.features])
         self.body: fx.GraphModule = copy.deepcopy(body)
         self.head = nn.Linear(n_features, n_classes)
+        self.register_buffer("norm", torch.tensor(norm))
         frozen = layers.frozen_parameters(n_frozen)
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name not in frozen)
@@ -48,11 +61,16 @@ class Suffix(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, n_classes) of activations at the cut."""
-        return self.head(self.features(x))
+        return self.head(self.head_input(x))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Final representation (n, n_features), what the head reads."""
+        """Final representation (n, n_features)."""
         return flat(self.body(x)[0])
+
+    def head_input(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head reads: the final representation, scaled to one length where asked."""
+        features = self.features(x)
+        return F.normalize(features, dim=1) * self.norm if self.norm > 0 else features
 
     def train(self, mode: bool = True) -> Suffix:
         """Set the mode, but keep frozen layers and pre-trained normalisation statistics in evaluation."""
@@ -65,6 +83,15 @@ class Suffix(nn.Module):
 def flat(features: torch.Tensor) -> torch.Tensor:
     """A final representation as (n, n_features): maps averaged over space, token sequences over tokens."""
     return features.mean(1) if features.ndim == 3 else pool(features, True).flatten(1)
+
+
+def interpolate(start: nn.Module, end: nn.Module, alpha: float) -> None:
+    """Move the weights of `end` to (1 - alpha) start + alpha end, in place."""
+    with torch.no_grad():
+        before = start.state_dict()
+        for name, value in end.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(before[name].to(value.device), 1 - alpha)
 
 
 def grow_head(head: nn.Linear, kept: list[int], n_classes: int) -> nn.Linear:

@@ -140,6 +140,7 @@ def build_net(
     n_images: int,
     *,
     lr: float,
+    relative_lr: bool,
     max_epochs: int,
     min_steps: int,
     batch_size: int,
@@ -159,7 +160,7 @@ def build_net(
         Trained in place.
     n_images : int
         Training images, which with `min_steps` give the number of epochs.
-    lr, max_epochs, min_steps, batch_size, optimizer, weight_decay, device
+    lr, relative_lr, max_epochs, min_steps, batch_size, optimizer, weight_decay, device
         As in :class:`FrozenPrefixClassifier`.
     head_penalty : float
         Factor of the squared norm of the head's weights in the loss.
@@ -189,10 +190,19 @@ def build_net(
         "device": device,
         "verbose": 0,
     }
+    if relative_lr:
+        parameters["optimizer__param_groups"] = [
+            (name, {"lr": lr * _typical_size(weight)}) for name, weight in suffix.named_parameters()
+        ]
     if class_weight is not None:
         parameters["criterion__weight"] = torch.from_numpy(class_weight).float()
     callbacks = [schedule, *further.get("callbacks", [])]
     return SuffixNet(suffix, **(parameters | further | {"callbacks": callbacks}))
+
+
+def _typical_size(weight: torch.Tensor) -> float:
+    """Root mean square of a tensor of weights, and at least 0.001, so that those that start at zero move."""
+    return max(float(weight.detach().square().mean().sqrt()), 1e-3)
 
 
 class BatchLoader(DataLoader):

@@ -105,7 +105,16 @@ def profile(convnet, source_images):
 @pytest.fixture
 def classifier(convnet, profile):
     return FrozenPrefixClassifier(
-        convnet, preprocess=SMALL, n_frozen=2, source=profile, max_epochs=5, min_steps=0, lr=5e-3, random_state=0
+        convnet,
+        preprocess=SMALL,
+        n_frozen=2,
+        source=profile,
+        max_epochs=5,
+        min_steps=0,
+        lr=5e-3,
+        relative_lr=False,
+        wise_alpha=1,
+        random_state=0,
     )
 
 

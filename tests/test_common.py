@@ -15,7 +15,9 @@ def toy_backbone():
 ESTIMATORS = [
     FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0),
     FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0, n_frozen=2),
-    FrozenPrefixClassifier(toy_backbone, max_epochs=10, min_steps=0, n_frozen=0, warm_start=False, head_init="random", lr=0.02),
+    FrozenPrefixClassifier(
+        toy_backbone, max_epochs=10, min_steps=0, n_frozen=0, warm_start=False, head_init="random", lr=0.02
+    ),
 ]
 
 

@@ -25,6 +25,7 @@ ORDER = [
     "checkpoint",
     "classifier",
     "modal",
+    "pool",
     "query",
     "active",
     "experiment",

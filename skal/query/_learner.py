@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 
-BLOCK = 512  # rows of the pool at a time; scores do not depend on it
+from skal.pool import is_dask, n_rows, score_pool
 
 
 def check_pool(X_pool: Any, n_instances: int) -> int:
@@ -24,16 +24,6 @@ def check_pool(X_pool: Any, n_instances: int) -> int:
     return n
 
 
-def n_rows(X: Any) -> int:
-    """Number of rows of an array, sparse matrix, data frame or list."""
-    return X.shape[0] if hasattr(X, "shape") else len(X)
-
-
-def blocks(X_pool: Any) -> Iterator[Any]:
-    """The pool in blocks of rows."""
-    return (X_pool[start : start + BLOCK] for start in range(0, n_rows(X_pool), BLOCK))
-
-
 def members(learner: Any) -> list[BaseEstimator]:
     """The estimators behind a learner: one, or each of a committee."""
     if hasattr(learner, "learner_list"):
@@ -44,7 +34,7 @@ def members(learner: Any) -> list[BaseEstimator]:
 def predict_proba(learner: Any, X_pool: Any) -> np.ndarray | None:
     """Class probabilities of the pool, or None as long as there is no classifier."""
     try:
-        return learner.predict_proba(X_pool)
+        return score_pool(learner.predict_proba, X_pool) if is_dask(X_pool) else learner.predict_proba(X_pool)
     except NotFittedError:
         return None
 
@@ -56,15 +46,22 @@ def n_labels(learner: Any) -> int:
     return 0 if y is None else len(y)
 
 
-def last_step(estimator: BaseEstimator, X_pool: Any) -> tuple[BaseEstimator, Any]:
-    """The final estimator of a Pipeline with what its earlier steps make of the pool; else both as they are.
+def last_step(estimator: BaseEstimator, X_pool: Any) -> tuple[BaseEstimator, Callable[[Any], Any]]:
+    """The final estimator of a Pipeline, and what its earlier steps make of rows of the pool.
 
     Steps that have learned nothing yet learn from the pool, in a copy.
     """
-    if not isinstance(estimator, Pipeline) or len(estimator) == 1:
-        return (estimator[-1] if isinstance(estimator, Pipeline) else estimator), X_pool
+    if not isinstance(estimator, Pipeline):
+        return estimator, _unchanged
+    if len(estimator) == 1:
+        return estimator[-1], _unchanged
     earlier = estimator[:-1]
     try:
-        return estimator[-1], earlier.transform(X_pool)
+        earlier.transform(X_pool[:1])
     except NotFittedError:
-        return estimator[-1], clone(earlier).fit(X_pool).transform(X_pool)
+        earlier = clone(earlier).fit(X_pool)
+    return estimator[-1], earlier.transform
+
+
+def _unchanged(X: Any) -> Any:
+    return X

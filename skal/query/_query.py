@@ -30,15 +30,15 @@ class Query(BaseEstimator):
     --------
     >>> from skal import adma_sampling
     >>> query = Query(adma_sampling, lam=0.1)
-    >>> query.set_params(lam=0.5, alpha="predict")
-    Query(alpha='predict', lam=0.5, strategy=<function adma_sampling at 0x...>)
+    >>> query.set_params(lam=0.5, alpha="predict").keywords
+    {'lam': 0.5, 'alpha': 'predict'}
     >>> query.set_params(lambda_=1)
     Traceback (most recent call last):
         ...
     ValueError: adma_sampling has no keyword 'lambda_'; it has ['lam', 't', 'alpha', ...]
     """
 
-    def __init__(self, strategy: Callable[..., Any], **keywords: Any):  # noqa: D417
+    def __init__(self, strategy: Callable[..., Any], **keywords: Any):
         self.strategy = strategy
         self.keywords = keywords
         self._check()

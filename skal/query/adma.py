@@ -12,7 +12,8 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -21,7 +22,8 @@ from numpy.typing import ArrayLike
 
 from skal.numerics.distances import euclidean_distances
 from skal.numerics.kendall import kendall_tau_b
-from skal.query._learner import blocks, check_pool, last_step, members, n_labels, predict_proba
+from skal.pool import is_dask, score_pool
+from skal.query._learner import check_pool, last_step, members, n_labels, predict_proba
 from skal.query._select import select_top
 from skal.query.uncertainty import KINDS, uncertainty
 from skal.source import LayerPair, SourceProfile
@@ -180,6 +182,7 @@ def adma_sampling(
     aggregate: str = "mean",
     source: SourceProfile | None = None,
     n_initial: int = 0,
+    verbose: bool = False,
 ) -> Any:
     """Query the images that are most distinctive of the target task, and more and more the uncertain ones.
 
@@ -191,7 +194,7 @@ def adma_sampling(
         Its estimator is a :class:`FrozenPrefixClassifier`, alone or as the last step of a Pipeline. In a committee,
         distinctiveness is averaged over the members.
     X_pool : images of length n
-        As in :meth:`FrozenPrefixClassifier.fit`.
+        As in :meth:`FrozenPrefixClassifier.fit`, or a Dask array of them, which is scored on its cluster.
     n_instances : int, default=1
     lam : float, default=0.01
         How fast attention shifts to uncertainty: its weight in query t is ``min(lam * t, 1)``.
@@ -211,6 +214,8 @@ def adma_sampling(
         None takes the estimator's own.
     n_initial : int, default=0
         Labels that were there before the first query.
+    verbose : bool, default=False
+        Whether a bar shows the progress through the pool.
 
     Returns
     -------
@@ -258,7 +263,11 @@ def adma_sampling(
         raise ValueError(f"n_initial={n_initial!r} is not a number of labels, which is at least 0")
 
     scores = np.mean(
-        [_pattern_scores(estimator, X_pool, alpha, layers, aggregate, source) for estimator in members(learner)], axis=0
+        [
+            _pattern_scores(estimator, X_pool, alpha, layers, aggregate, source, verbose)
+            for estimator in members(learner)
+        ],
+        axis=0,
     )
 
     proba = predict_proba(learner, X_pool)
@@ -280,9 +289,10 @@ def _pattern_scores(
     layers: Sequence[LayerPair] | None,
     aggregate: str,
     source: SourceProfile | None,
+    verbose: bool,
 ) -> np.ndarray:
     """Distinctiveness, or the rescaled variance of the patterns, of the pool under one estimator."""
-    network, X_pool = last_step(estimator, X_pool)
+    network, earlier = last_step(estimator, X_pool)
     profile = source if source is not None else getattr(network, "source", None)
     if profile is None or not hasattr(network, "activations"):
         raise ValueError(
@@ -292,26 +302,29 @@ def _pattern_scores(
     pairs = profile.check_layers(layers)
     if aggregate == "variance" and len(pairs) < 2:
         raise ValueError(f"aggregate='variance' needs two patterns or more, got layers={pairs}")
-    network.check_source(profile, X_pool)
+    network.check_source(profile, earlier(np.asarray(X_pool[:1]) if is_dask(X_pool) else X_pool[:1]))
     if aggregate == "variance":
-        of_blocks = [pattern_variance(_observed(network, X, profile, pairs)) for X in blocks(X_pool)]
-        return _rescaled(np.concatenate(of_blocks))
-    of_blocks = [
-        np.mean(
-            [
-                distinctiveness(observed, expected_pattern(weights, profile.patterns(pair)))
-                for observed, weights, pair in zip(
-                    _observed(network, X, profile, pairs),
-                    _weights(network, X, alpha, profile, pairs),
-                    pairs,
-                    strict=True,
-                )
-            ],
-            axis=0,
-        )
-        for X in blocks(X_pool)
+        return _rescaled(score_pool(partial(_variances, network, earlier, profile, pairs), X_pool, verbose=verbose))
+    return score_pool(partial(_distinctiveness, network, earlier, profile, pairs, alpha), X_pool, verbose=verbose)
+
+
+def _variances(
+    network: Any, earlier: Callable[[Any], Any], profile: SourceProfile, pairs: list[LayerPair], X: Any
+) -> np.ndarray:
+    return pattern_variance(_observed(network, earlier(X), profile, pairs))
+
+
+def _distinctiveness(
+    network: Any, earlier: Callable[[Any], Any], profile: SourceProfile, pairs: list[LayerPair], alpha: str, X: Any
+) -> np.ndarray:
+    """Mean over the patterns."""
+    X = earlier(X)
+    patterns, weights = _observed(network, X, profile, pairs), _weights(network, X, alpha, profile, pairs)
+    of_patterns = [
+        distinctiveness(observed, expected_pattern(weight, profile.patterns(pair)))
+        for observed, weight, pair in zip(patterns, weights, pairs, strict=True)
     ]
-    return np.concatenate(of_blocks)
+    return np.mean(of_patterns, axis=0)
 
 
 def _observed(network: Any, X: Any, profile: SourceProfile, pairs: list[LayerPair]) -> list[np.ndarray]:

@@ -69,7 +69,7 @@ def activations(net, X, places, pooled):
 
 def current_network(world, estimator):
     """The network of a fitted classifier: M0 with its trained layers and its new head put in."""
-    state = estimator.net_.module_.state_dict()
+    state = {name: value for name, value in estimator.net_.module_.state_dict().items() if name != "norm"}
     net = deepcopy(world.net)
     with torch.random.fork_rng():  # the project's tests leave the global generator alone
         head = nn.Linear(state["head.weight"].shape[1], state["head.weight"].shape[0])
@@ -219,7 +219,17 @@ def make_world(name):
     w.images, w.X, w.X_labelled, w.y_labelled = images, images(12), images(6), np.array([0, 1, 2, 0, 1, 2])
     w.blank = lambda **params: FrozenPrefixClassifier(
         w.net,
-        **{"n_frozen": n_frozen, "source": w.profile, "lr": 0.02, "max_epochs": 3, "min_steps": 0, "batch_size": 3, "random_state": 0}
+        **{
+            "n_frozen": n_frozen,
+            "source": w.profile,
+            "lr": 0.02,
+            "relative_lr": False,
+            "normalize": False,
+            "max_epochs": 3,
+            "min_steps": 0,
+            "batch_size": 3,
+            "random_state": 0,
+        }
         | params,
     )
     w.learner = ActiveLearner(w.blank(), adma_sampling, w.X_labelled, w.y_labelled)

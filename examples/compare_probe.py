@@ -1,0 +1,96 @@
+"""FrozenPrefixClassifier against logistic regression on the same network's features, at a few labels a class.
+
+    python examples/compare_probe.py --images DIR --backbone mobilenet_v2 --weights FILE --image-size 129 --output CSV
+
+DIR holds class folders, as for quickstart.py; without it, Fashion-MNIST and EfficientNet-Lite0. The regression's C is
+chosen by cross-validation (1 where a class has one label). Rows already in the CSV file are kept, so a run that was
+stopped continues, and several data sets and networks can share a file. ``--table`` only prints what it holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from quickstart import DEFAULT, load_task, network
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+
+from skal import FrozenPrefixClassifier
+
+
+def drawn(y: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Positions of k images of each class."""
+    rng = np.random.RandomState(seed)
+    return np.concatenate([rng.permutation(np.flatnonzero(y == label))[:k] for label in np.unique(y)])
+
+
+def regression(F: np.ndarray, y: np.ndarray, k: int) -> LogisticRegression | LogisticRegressionCV:
+    """Logistic regression on features, C from 0.001 to 1000 by cross-validation where a class has two labels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        if k == 1:
+            return LogisticRegression(max_iter=300).fit(F, y)
+        return LogisticRegressionCV(Cs=np.logspace(-3, 3, 7), cv=min(k, 5), max_iter=300).fit(F, y)
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy of both, and the mean and spread of the difference over the seeds."""
+    wide = rows.pivot_table(index=["data", "network", "labels", "seed"], columns="method", values="accuracy")
+    wide["difference"] = wide["skal"] - wide["regression"]
+    grouped = wide.groupby(["data", "network", "labels"])
+    shown = grouped[["regression", "probe", "skal", "difference"]].mean()
+    shown["spread"] = grouped["difference"].std()
+    return shown.round(4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
+    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
+    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
+    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="labels a class")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--name", default="fashion_mnist", help="of the data in the table (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("compare_probe.csv"))
+    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    args = parser.parse_args()
+
+    rows = pd.read_csv(args.output).to_dict("records") if args.output.exists() else []
+    if args.table:
+        print(table(pd.DataFrame(rows)).to_csv())
+        return
+    done = {(row["data"], row["network"], row["labels"], row["seed"], row["method"]) for row in rows}
+    X, y, X_test, y_test = load_task(args.images)
+    net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size))
+    F, F_test = (net.activations(images, [-2], pooled=True)[0] for images in (X, X_test))
+    for seed in range(args.seeds):
+        for k in args.labels:
+            few = drawn(y, k, seed)
+            net.set_params(random_state=seed)
+            methods = {
+                "skal": lambda few=few: net.set_params(max_epochs=30).fit(X[few], y[few]).score(X_test, y_test),
+                "probe": lambda few=few: net.set_params(max_epochs=0).fit(X[few], y[few]).score(X_test, y_test),
+                "regression": lambda few=few, k=k: regression(F[few], y[few], k).score(F_test, y_test),
+            }
+            for method, accuracy_of in methods.items():
+                run = (args.name, args.backbone, k, seed, method)
+                if run in done:
+                    continue
+                start = time.perf_counter()
+                accuracy = accuracy_of()
+                row = dict(zip(("data", "network", "labels", "seed", "method"), run, strict=True))
+                row |= {"accuracy": round(accuracy, 4), "seconds": round(time.perf_counter() - start, 2)}
+                header = not args.output.exists()
+                pd.DataFrame([row]).to_csv(args.output, mode="a", header=header, index=False)
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Score a pool block by block, here or on a cluster, with the same scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+#: Rows that are scored at a time; scores do not depend on it.
+BLOCK = 512
+
+
+def score_pool(score: Callable[[Any], np.ndarray], X_pool: Any, *, verbose: bool = False) -> np.ndarray:
+    """Scores of a pool of any size, from a function that scores some of its rows.
+
+    Parameters
+    ----------
+    score : callable
+        From rows of the pool to an array with one row each, that does not depend on the other rows. For a Dask array
+        it is sent to the workers, so it must be picklable: a bound method of an estimator, or ``functools.partial``.
+    X_pool : array-like of length n, or dask Array
+        Rows are handled 512 at a time; a Dask array in its own chunks of rows, in parallel.
+    verbose : bool, default=False
+        Whether a bar shows the progress.
+
+    Returns
+    -------
+    scores : ndarray of shape (n, ...)
+
+    Examples
+    --------
+    >>> score_pool(lambda rows: rows.sum(axis=1), np.arange(6).reshape(3, 2))
+    array([1, 5, 9])
+    """
+    if is_dask(X_pool):
+        return _on_dask(score, X_pool)
+    n = n_rows(X_pool)
+    parts = []
+    with tqdm(total=n, unit="row", disable=not verbose) as progress:
+        for start in range(0, n, BLOCK):
+            parts.append(np.asarray(score(X_pool[start : start + BLOCK])))
+            progress.update(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def n_rows(X: Any) -> int:
+    """Number of rows of an array, sparse matrix, data frame or list."""
+    return X.shape[0] if hasattr(X, "shape") else len(X)
+
+
+def is_dask(X: Any) -> bool:
+    """Whether `X` is a Dask array."""
+    return type(X).__module__.startswith("dask.array")
+
+
+def _on_dask(score: Callable[[Any], np.ndarray], X_pool: Any) -> np.ndarray:
+    import dask
+
+    if any(np.isnan(rows) for rows in X_pool.chunks[0]):
+        X_pool = X_pool.compute_chunk_sizes()
+    whole_rows = X_pool.rechunk(dict.fromkeys(range(1, X_pool.ndim), -1))
+    send = dask.delayed(score, traverse=False)  # one node of the graph, not a copy for each chunk
+    parts = [send(chunk) for chunk in whole_rows.to_delayed().ravel()]
+    return np.concatenate([np.asarray(part) for part in dask.compute(*parts)])
