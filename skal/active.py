@@ -272,14 +272,11 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         )
         for learner, *_ in rounds:
             labelled = learner.labelled
-            score, rows = np.nan, np.arange(len(y_pool))
+            score = np.nan
             if len(np.unique(y_pool[labelled])) > 1:
-                rest = (
-                    np.setdiff1d(np.arange(len(y_pool)), labelled)
-                    if len(labelled) < len(y_pool)
-                    else np.arange(len(y_pool))
-                )
-                score = float(np.mean(learner.predict(_safe_indexing(X, rest)) == y_pool[rest]))
+                rows = np.setdiff1d(np.arange(len(y_pool)), labelled)
+                rows = rows if len(rows) else labelled
+                score = float(np.mean(learner.predict(_safe_indexing(X, rows)) == y_pool[rows]))
             history["labels"].append(len(labelled))
             history["score"].append(score)
             if self.target_score is not None and score >= self.target_score:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -108,6 +109,12 @@ def load_backbone(
     if not isinstance(backbone, (str, nn.Module)) and not callable(backbone):
         raise ValueError(f"backbone={backbone!r} is neither a torchvision name, an nn.Module nor a function making one")
     recipe: tuple[Any, ...] = (_weights_key(weights), image_size, preprocess, n_features, seed)
+    with _ONE_AT_A_TIME:
+        return _remembered(backbone, recipe, lambda: _load(backbone, weights, image_size, preprocess, n_features, seed))
+
+
+def _remembered(backbone: BackboneLike, recipe: tuple[Any, ...], load: Callable[[], Backbone]) -> Backbone:
+    """What was loaded by the same recipe, if it is still known, else what is loaded now."""
     if isinstance(backbone, nn.Module):
         recipe += (_content(backbone),)  # it may be changed in place between two calls
         memo = _of_modules.setdefault(backbone, OrderedDict())
@@ -117,15 +124,16 @@ def load_backbone(
     try:
         found = memo.get(recipe)
     except TypeError:  # a factory that has no hash
-        return _load(backbone, weights, image_size, preprocess, n_features, seed)
+        return load()
     if found is None:
-        found = memo[recipe] = _load(backbone, weights, image_size, preprocess, n_features, seed)
+        found = memo[recipe] = load()
     memo.move_to_end(recipe)
     while len(memo) > 4:
         memo.popitem(last=False)
     return found
 
 
+_ONE_AT_A_TIME = RLock()
 _of_recipes: OrderedDict[tuple[Any, ...], Backbone] = OrderedDict()
 _of_modules: weakref.WeakKeyDictionary[nn.Module, OrderedDict[tuple[Any, ...], Backbone]] = weakref.WeakKeyDictionary()
 

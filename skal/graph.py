@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from skal.tracing import ADDITIONS, NORMS, WEIGHT_LAYERS, attribute, batch_sizes, trace
+from skal.tracing import ADDITIONS, NORMS, WEIGHT_LAYERS, Tracer, attribute, batch_sizes, trace
 
 
 class LayerGraph:
@@ -226,7 +226,7 @@ class LayerGraph:
             Where the layers are taken from (shared, not copied); the pre-trained network by default.
         """
         needed = set(ends).union(*(_ancestors(end, stop={start} | self._batch_sizes) for end in ends))
-        piece = fx.Graph()
+        piece = fx.Graph(tracer_cls=Tracer)
         values: dict[fx.Node, fx.Node] = {start: piece.placeholder("x")}
         for node in self.nodes:
             if node in self._batch_sizes and node in needed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 
 import numpy as np
 import torch
@@ -14,9 +15,15 @@ def draw_seed(random_state: np.random.RandomState) -> int:
     return int(random_state.randint(np.iinfo(np.int32).max))
 
 
+_ONE_AT_A_TIME = RLock()
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run torch code under its own seed and leave the global generators as they were."""
-    with torch.random.fork_rng():
+    """Run torch code under its own seed and leave the global generators as they were.
+
+    Torch's generator belongs to the whole process, so threads that need it wait for each other.
+    """
+    with _ONE_AT_A_TIME, torch.random.fork_rng():
         torch.random.manual_seed(seed)
         yield

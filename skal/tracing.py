@@ -10,6 +10,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
@@ -30,16 +31,33 @@ _IN_PLACE = {
 }
 
 
+_ONE_AT_A_TIME = RLock()
+
+
 class _RetryError(Exception):
     """A submodule could not be traced: start again with that submodule as a leaf."""
 
 
-class _Tracer(fx.Tracer):
-    """Keeps every weight layer and normalisation whole, own subclasses of them included."""
+class Tracer(fx.Tracer):
+    """Keeps every weight layer and normalisation whole, own subclasses of them included.
 
-    def __init__(self, opaque: set[str]):
+    A trace replaces methods of nn.Module for the whole process. So there is one at a time, and calls from other threads
+    are let through. Segments name this class, since torch traces them again when they are unpickled.
+    """
+
+    def __init__(self, opaque: set[str] | None = None):
         super().__init__(param_shapes_constant=True)
-        self.opaque = opaque
+        self.opaque = set() if opaque is None else opaque
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        with _ONE_AT_A_TIME:
+            self.thread = get_ident()
+            return super().trace(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, qualname: str) -> bool:
         return isinstance(m, WEIGHT_LAYERS + NORMS) or qualname in self.opaque or super().is_leaf_module(m, qualname)
@@ -47,6 +65,8 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if get_ident() != self.thread:
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except _RetryError:
@@ -103,7 +123,7 @@ def _untraced() -> Iterator[None]:
             setattr(nn.Module, name, method)
 
 
-class _ExampleTracer(_Tracer):
+class _ExampleTracer(Tracer):
     """Runs the example alongside the trace; branches follow its values, everything else stays symbolic."""
 
     def __init__(self, opaque: set[str], example: torch.Tensor):
@@ -142,7 +162,7 @@ class _ExampleTracer(_Tracer):
 
 def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
     """Graph of the module's forward: symbolically, else along an example."""
-    tracers: list[Callable[[set[str]], _Tracer]] = [_Tracer]
+    tracers: list[Callable[[set[str]], Tracer]] = [Tracer]
     if example is not None:
         tracers.append(lambda opaque: _ExampleTracer(opaque, example))
     # Only the first argument of forward is data; the others keep their defaults.

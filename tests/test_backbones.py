@@ -5,13 +5,16 @@ import gc
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
+from skal import FrozenPrefixClassifier
 from skal.backbones import load_backbone
 from skal.images import ImageTransform
 from skal.randomness import seeded
@@ -158,3 +161,19 @@ def test_a_change_behind_a_modules_back_is_seen(convnet):
     convnet.dropout = nn.Tanh()  # no tensor changes
     spaces.add(load_backbone(convnet, preprocess=SMALL).space)
     assert len(spaces) == 3
+
+
+def test_threads_load_train_and_predict_side_by_side(pixels):
+    """Tracing replaces methods of nn.Module for the whole process; other threads must not notice."""
+    X, y = pixels
+
+    def fit(seed):
+        with seeded(seed):
+            backbone = TinyConvNet()  # one of its own, so that every thread traces
+        classifier = FrozenPrefixClassifier(backbone, preprocess=SMALL, max_epochs=2, min_steps=0, random_state=seed)
+        return classifier.fit(X, y).predict_proba(X)
+
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(fit, range(8)))
+    for seed, proba in enumerate(together):
+        np.testing.assert_allclose(proba, fit(seed), atol=1e-5)

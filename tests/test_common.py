@@ -1,10 +1,12 @@
 """scikit-learn's own checks: every estimator passes all of them, and they really ran."""
 
 import pytest
+from modAL.uncertainty import margin_sampling
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 from torch import nn
 
-from skal import FrozenPrefixClassifier
+from skal import ActiveClassifier, FrozenPrefixClassifier, Query, random_sampling
 
 
 def toy_backbone():
@@ -18,6 +20,9 @@ ESTIMATORS = [
     FrozenPrefixClassifier(
         toy_backbone, max_epochs=10, min_steps=0, n_frozen=0, warm_start=False, head_init="random", lr=0.02
     ),
+    ActiveClassifier(LogisticRegression(), Query(random_sampling)),
+    ActiveClassifier(LogisticRegression(), margin_sampling, n_initial=10),
+    ActiveClassifier(FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0), Query(random_sampling)),
 ]
 
 
@@ -32,7 +37,8 @@ def test_sklearn_check(estimator, check):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-def test_no_check_is_skipped_or_expected_to_fail():
-    results = check_estimator(ESTIMATORS[0])
+@pytest.mark.parametrize("estimator", [ESTIMATORS[0], ESTIMATORS[3]], ids=lambda estimator: type(estimator).__name__)
+def test_no_check_is_skipped_or_expected_to_fail(estimator):
+    results = check_estimator(estimator)
     assert {result["status"] for result in results} == {"passed"}
     assert len(results) >= 50  # an estimator that opts out of them passes one

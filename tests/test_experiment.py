@@ -1,24 +1,31 @@
 """Learning-curve records and macro AUC."""
 
-from functools import partial
+import signal
+import subprocess
+import sys
+import time
 
 import matplotlib as mpl
 import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
+from modAL.uncertainty import entropy_sampling, margin_sampling
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from skal import adma_sampling, random_sampling
-from skal.experiment import label_rounds, macro_auc
+from skal import Query, adma_sampling, random_sampling
+from skal.experiment import Task, area_under_curve, label_rounds, macro_auc, run_experiment, table_at
 from skal.plots import contact_sheet, plot_learning_curves
 
 mpl.use("Agg")
+X_IRIS, Y_IRIS = load_iris(return_X_y=True)
 
 
 def test_records_of_a_run_to_the_end_of_the_pool(classifier, pixels):
     X, y = pixels
-    run = label_rounds(classifier, adma_sampling, X, y, X, y, n_rounds=9, n_instances=15)
+    run = label_rounds(classifier, adma_sampling, Task(X, y, X, y), n_queries=9, batch_size=15)
     records = pd.DataFrame(run)
     assert records["n_labels"].tolist() == [15, 30, 40]
     assert sorted(np.concatenate(records["indices"])) == list(range(40))
@@ -26,27 +33,101 @@ def test_records_of_a_run_to_the_end_of_the_pool(classifier, pixels):
     assert not hasattr(classifier, "net_")
 
 
-def test_a_strategy_with_a_generator_is_reproducible(classifier, pixels):
-    X, y = pixels
-    runs = [
-        list(
-            label_rounds(
-                classifier,
-                partial(random_sampling, random_state=np.random.RandomState(3)),
-                X,
-                y,
-                X,
-                y,
-                n_rounds=2,
-                n_instances=4,
-            )
-        )
-        for _ in range(2)
-    ]
-    for first, second in zip(*runs, strict=True):
-        np.testing.assert_array_equal(first["indices"], second["indices"])
-        assert first["accuracy"] == second["accuracy"]
-    assert set(runs[0][0]["indices"]).isdisjoint(runs[0][1]["indices"])
+IRIS = Task(*(part for half in (slice(0, None, 2), slice(1, None, 2)) for part in (X_IRIS[half], Y_IRIS[half])))
+LOOP = {"n_queries": 4, "batch_size": 5, "n_initial": 6, "seeds": [0, 1]}
+STRATEGIES = {"random": random_sampling, "margin": margin_sampling}
+MEASURED = ["query_seconds", "fit_seconds"]
+
+
+def iris(folder=None, strategies=STRATEGIES, **options):
+    return run_experiment(
+        LogisticRegression(max_iter=2000), strategies, {"iris": IRIS}, folder=folder, **LOOP | options
+    )
+
+
+def test_an_experiment_is_the_runs_one_by_one():
+    records = iris()
+    assert len(records) == 2 * 2 * 5
+    assert records.groupby(["strategy", "seed"])["n_labels"].apply(list).tolist() == [[6, 11, 16, 21, 26]] * 4
+    alone = label_rounds(
+        LogisticRegression(max_iter=2000), margin_sampling, IRIS, n_queries=4, batch_size=5, n_initial=6, seed=1
+    )
+    expected = pd.DataFrame(alone).drop(columns=MEASURED)
+    own = records[(records.strategy == "margin") & (records.seed == 1)][expected.columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, expected)
+    pd.testing.assert_frame_equal(iris(n_jobs=2).drop(columns=MEASURED), records.drop(columns=MEASURED))
+
+
+def test_an_experiment_resumes_in_the_middle_of_a_run(tmp_path):
+    expected = iris().drop(columns=MEASURED)
+    whole = iris(tmp_path)
+    pd.testing.assert_frame_equal(whole.drop(columns=MEASURED), expected)
+    pd.testing.assert_frame_equal(iris(tmp_path), whole)  # nothing is run again: the seconds are those of then
+    first = tmp_path / "iris--random--0.jsonl"
+    lines = first.read_text().splitlines(keepends=True)
+    first.write_text("".join(lines[:4]) + lines[4][:30])  # killed while it wrote its fourth record
+    (tmp_path / "iris--margin--1.jsonl").unlink()
+    resumed = iris(tmp_path)
+    pd.testing.assert_frame_equal(resumed.drop(columns=MEASURED), expected)
+    kept = resumed[(resumed.strategy == "random") & (resumed.seed == 0)]["fit_seconds"].tolist()
+    before = whole[(whole.strategy == "random") & (whole.seed == 0)]["fit_seconds"].tolist()
+    assert kept[:3] == before[:3]
+    more = iris(tmp_path, {**STRATEGIES, "entropy": entropy_sampling}, seeds=[0, 1, 2])
+    assert len(more) == 3 * 3 * 5
+
+
+def test_a_kill_in_an_experiment_loses_nothing_finished(tmp_path):
+    script = f"""
+import time
+from sklearn.linear_model import LogisticRegression
+from tests.test_experiment import iris
+class Slow(LogisticRegression):
+    def fit(self, X, y):
+        time.sleep(0.1)
+        return super().fit(X, y)
+Slow.__name__ = "LogisticRegression"
+from skal.experiment import run_experiment
+import tests.test_experiment as module
+module.LogisticRegression = Slow
+iris({str(tmp_path)!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.time() + 60
+    while len(list(tmp_path.glob("*.jsonl"))) < 2:
+        assert time.time() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {file.name: file.read_text().rpartition("\n")[0] for file in tmp_path.glob("*.jsonl")}
+    pd.testing.assert_frame_equal(iris(tmp_path).drop(columns=MEASURED), iris().drop(columns=MEASURED))
+    for name, text in finished.items():
+        assert (tmp_path / name).read_text().startswith(text)
+
+
+def test_other_settings_are_refused_before_any_work(tmp_path):
+    iris(tmp_path)
+    with pytest.raises(ValueError, match=r"batch_size=5, but this one has 7; use another folder"):
+        iris(tmp_path, batch_size=7)
+    with pytest.raises(ValueError, match=r"iris--margin--0.*with query="):
+        iris(tmp_path, {"margin": Query(margin_sampling, random_tie_break=True)})
+    with pytest.raises(ValueError, match="nothing to run: 0 strategies"):
+        iris(strategies={})
+
+
+def test_areas_and_tables():
+    records = pd.DataFrame(
+        [
+            {"task": "t", "strategy": s, "seed": seed, "n_labels": n, "accuracy": 0.01 * n + 0.1 * seed}
+            for s in ("a", "b")
+            for seed in (0, 1)
+            for n in (10, 20, 50)
+        ]
+    )
+    areas = area_under_curve(records)
+    np.testing.assert_allclose(areas.loc[("t", "a")].tolist(), [0.35, np.std([0.3, 0.4], ddof=1), 2])
+    assert table_at(records, n_labels=[50])["b"].tolist() == ["0.550 ± 0.071"]
+    assert table_at(records).index.tolist() == [10, 20, 50]
 
 
 def test_macro_auc_equals_sklearn_where_every_class_is_known():

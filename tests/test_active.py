@@ -1,0 +1,231 @@
+"""The labelling loop inside fit: what it asks, when it stops, and that scikit-learn can search it."""
+
+import numpy as np
+import pytest
+from modAL.uncertainty import margin_sampling
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.utils import _safe_indexing
+
+from skal import ActiveClassifier, Query, adma_sampling, random_sampling
+from skal.active import labelling_rounds
+
+X, Y = load_iris(return_X_y=True)
+NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]
+
+
+def active(query=None, estimator=None, **params):
+    estimator = LogisticRegression(max_iter=2000) if estimator is None else estimator
+    options = {"n_queries": 4, "batch_size": 5, "random_state": 0} | params
+    return ActiveClassifier(estimator, query or Query(margin_sampling), **options)
+
+
+def test_the_estimator_learns_from_the_queried_rows_alone():
+    seen = []
+
+    def spy(learner, X_pool, n_instances=1):
+        seen.append((learner.X_training, learner.y_training, len(X_pool)))
+        return np.arange(n_instances)  # always the first of what is left
+
+    fitted = active(spy, n_initial=30).fit(X, NAMES)
+    assert len(set(fitted.queried_)) == 50
+    for t, (rows, labels, left) in enumerate(seen):
+        n = 30 + 5 * t
+        np.testing.assert_array_equal(rows, X[fitted.queried_[:n]])
+        np.testing.assert_array_equal(labels, NAMES[fitted.queried_[:n]])
+        assert left == 150 - n
+    # The first of what is left, five by five.
+    left = np.setdiff1d(np.arange(150), fitted.queried_[:30])
+    np.testing.assert_array_equal(fitted.queried_[30:], left[:20])
+    expected = LogisticRegression(max_iter=2000).fit(X[fitted.queried_], NAMES[fitted.queried_])
+    np.testing.assert_allclose(fitted.predict_proba(X), expected.predict_proba(X))
+    np.testing.assert_array_equal(fitted.history_["labels"], [30, 35, 40, 45, 50])
+    rest = np.setdiff1d(np.arange(150), fitted.queried_)
+    assert fitted.history_["score"][-1] == pytest.approx(expected.score(X[rest], NAMES[rest]))
+
+
+def test_the_same_seed_asks_the_same():
+    first, second = (active(Query(random_sampling)).fit(X, Y) for _ in range(2))
+    np.testing.assert_array_equal(first.queried_, second.queried_)
+    other = active(Query(random_sampling), random_state=1).fit(X, Y)
+    assert not np.array_equal(first.queried_, other.queried_)
+    assert len(set(first.queried_)) == 20  # each round draws anew
+    fixed = active(Query(random_sampling, random_state=3)).fit(X, Y)
+    np.testing.assert_array_equal(fixed.queried_, active(Query(random_sampling, random_state=3)).fit(X, Y).queried_)
+
+
+def test_an_unseeded_estimator_takes_the_seed_of_the_loop():
+    forest = make_pipeline(StandardScaler(), RandomForestClassifier(5))
+    first, second = (active(estimator=forest).fit(X, Y) for _ in range(2))
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    assert forest[-1].random_state is None
+    own = active(estimator=RandomForestClassifier(5, random_state=7)).fit(X, Y)
+    assert own.estimator_.random_state == 7
+
+
+def test_stops_at_the_target_the_budget_or_the_end_of_the_pool():
+    fitted = active(Query(random_sampling), n_queries=20, target_score=0.9).fit(X, Y)
+    scores = fitted.history_["score"]
+    assert scores[-1] >= 0.9
+    assert not (scores[:-1] >= 0.9).any()
+    whole = active(n_queries=100, batch_size=40).fit(X, Y)
+    np.testing.assert_array_equal(whole.history_["labels"], [40, 80, 120, 150])
+    assert sorted(whole.queried_) == list(range(150))
+    np.testing.assert_array_equal(active(n_queries=2, n_initial=200).fit(X, Y).history_["labels"], [150])
+
+
+def test_a_single_class_is_no_crash():
+    # Sorted by class: modAL's margin sampling starts with the first rows, all of one class.
+    fitted = active(n_queries=6, batch_size=10).fit(X, NAMES)
+    assert np.isnan(fitted.history_["score"][0])
+    assert len(fitted.classes_) == 3
+
+
+def test_a_class_that_was_never_queried_has_probability_zero():
+    first = Query(lambda learner, X_pool, n_instances=1: np.arange(n_instances))
+    fitted = active(first, n_queries=6, batch_size=10).fit(X, NAMES)  # the first 60 rows: two classes
+    np.testing.assert_array_equal(fitted.classes_, ["setosa", "versicolor", "virginica"])
+    np.testing.assert_array_equal(fitted.estimator_.classes_, ["setosa", "versicolor"])
+    proba = fitted.predict_proba(X)
+    assert (proba[:, 2] == 0).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    assert np.isfinite(cross_val_score(fitted, X, NAMES, cv=3, scoring="roc_auc_ovr")).all()
+
+
+@pytest.mark.parametrize("form", ["list", "frame", "sparse"])
+def test_forms_of_data(form):
+    import pandas as pd
+    from scipy import sparse
+
+    data = {"list": X.tolist(), "frame": pd.DataFrame(X, columns=list("abcd")), "sparse": sparse.coo_matrix(X)}[form]
+    fitted = active(Query(random_sampling)).fit(data, Y)
+    assert fitted.score(data, Y) > 0.8
+    assert fitted.n_features_in_ == 4
+    assert (form == "frame") == hasattr(fitted, "feature_names_in_")
+
+
+def test_searches_pipelines_and_scores():
+    digits = load_digits()
+    X, y = digits.data[:600], digits.target[:600]
+    base = active(n_queries=6, batch_size=10, n_initial=20)
+    grid = {"query": [Query(margin_sampling), Query(random_sampling)], "estimator__C": [0.01, 1]}
+    one, two = (GridSearchCV(base, grid, cv=2, n_jobs=n_jobs).fit(X, y) for n_jobs in (1, 2))
+    np.testing.assert_array_equal(one.cv_results_["mean_test_score"], two.cv_results_["mean_test_score"])
+    assert one.best_params_["estimator__C"] == two.best_params_["estimator__C"]
+    halving = HalvingGridSearchCV(
+        base, {"estimator__C": [0.01, 0.1, 1]}, resource="n_queries", max_resources=9, min_resources=1, cv=2
+    ).fit(X, y)
+    assert halving.best_score_ > 0.5
+    assert halving.n_resources_ == [1, 3]
+    inside = active(estimator=make_pipeline(StandardScaler(), LogisticRegression()))
+    outside = make_pipeline(StandardScaler(), base)
+    for estimator in (inside, outside):
+        assert cross_val_score(estimator, X, y, cv=2, n_jobs=2).mean() > 0.5
+
+
+def test_search_of_a_query_keyword_over_images(classifier, pixels):
+    X, y = pixels
+    search = GridSearchCV(
+        ActiveClassifier(classifier, Query(adma_sampling), n_queries=2, batch_size=6, random_state=0),
+        {"query__lam": [0.0, 0.5], "estimator__n_frozen": [2, 3]},
+        cv=2,
+    ).fit(X, y)
+    assert search.best_score_ > 0.4
+    assert set(search.best_params_) == {"query__lam", "estimator__n_frozen"}
+    assert search.best_estimator_.estimator_.source is classifier.source
+
+
+def test_warm_start_continues_between_rounds(classifier, pixels):
+    X, y = pixels
+    warm = clone(classifier).set_params(warm_start=True, max_epochs=0)
+    fitted = ActiveClassifier(warm, Query(random_sampling), n_queries=4, batch_size=5, random_state=0).fit(X, y)
+    assert fitted.score(X, y) > 0.5
+
+
+def test_without_probabilities_there_are_none():
+    fitted = active(Query(random_sampling), estimator=LinearSVC()).fit(X, Y)
+    assert not hasattr(fitted, "predict_proba")
+    assert hasattr(active(), "predict_proba")
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_known_rounds_are_continued_as_if_never_stopped(classifier, pixels, warm_start):
+    X, y = pixels
+    estimator = classifier.set_params(warm_start=warm_start)
+    options = {"n_queries": 4, "batch_size": 4, "n_initial": 6, "seed": 5}
+    query = Query(adma_sampling, lam=0.3, uncertainty="margin")
+    whole = list(labelling_rounds(clone(estimator), query, X, y, **options))
+    rows = [round.queried for round in whole]
+    expected = whole[-1].learner.predict_proba(X)
+    for done in (1, 3):
+        rest = list(labelling_rounds(clone(estimator), query, X, y, known=rows[:done], **options))
+        assert len(rest) == 5 - done
+        for round, queried in zip(rest, rows[done:], strict=True):
+            np.testing.assert_array_equal(round.queried, queried)
+        np.testing.assert_array_equal(rest[-1].learner.labelled, whole[-1].learner.labelled)
+        np.testing.assert_allclose(rest[-1].learner.predict_proba(X), expected, atol=1e-6)
+
+
+def test_the_learner_looks_like_modals(classifier, pixels):
+    X, y = pixels
+    (round, *_) = labelling_rounds(classifier, Query(random_sampling), X, y, n_queries=1, batch_size=9, seed=0)
+    learner = round.learner
+    np.testing.assert_array_equal(learner.X_training, _safe_indexing(X, round.queried))
+    assert learner.estimator is classifier
+    np.testing.assert_array_equal(learner.predict(X), classifier.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"n_queries": 0}, "'n_queries' parameter .* 0"),
+        ({"batch_size": 1.5}, "'batch_size' parameter .* 1.5"),
+        ({"n_initial": -1}, "'n_initial' parameter .* -1"),
+        ({"target_score": 2}, "'target_score' parameter .* 2"),
+        ({"query": 3}, "'query' parameter .* 3"),
+        ({"estimator": StandardScaler()}, "'estimator' parameter"),
+    ],
+)
+def test_bad_parameters_are_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        active().set_params(**params).fit(X, Y)
+
+
+def test_bad_data_is_refused():
+    for data, labels, message in [
+        (X, Y[:-1], "inconsistent numbers of samples"),
+        (X, None, "requires y to be passed"),
+        (X, np.linspace(0, 1, 150), "Unknown label type"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            active().fit(data, labels)
+
+
+class TestQuery:
+    def test_keywords_are_parameters(self):
+        query = Query(adma_sampling, lam=0.1)
+        assert query.get_params() == {"strategy": adma_sampling, "lam": 0.1}
+        assert clone(query.set_params(alpha="predict")).keywords == {"lam": 0.1, "alpha": "predict"}
+        assert query.set_params(strategy=margin_sampling, lam=1).strategy is margin_sampling  # it takes any keyword
+
+    def test_calls_the_strategy(self):
+        query = Query(random_sampling, random_state=0)
+        np.testing.assert_array_equal(query(None, range(100), 3), random_sampling(None, range(100), 3, random_state=0))
+        np.testing.assert_array_equal(query(None, range(100), 3, random_state=1), query(None, range(100), 3))
+
+    def test_unknown_keywords_are_refused_at_once(self):
+        with pytest.raises(ValueError, match=r"adma_sampling has no keyword 'lamda'; it has \['lam', 't', 'alpha'"):
+            Query(adma_sampling, lamda=0.1)
+        query = Query(adma_sampling, lam=0.1)
+        with pytest.raises(ValueError, match="no keyword 'n_instances'"):
+            query.set_params(n_instances=4)
+        assert query.keywords == {"lam": 0.1}
+        with pytest.raises(ValueError, match="strategy='adma' is no callable"):
+            Query("adma")
