@@ -14,7 +14,6 @@ Written to --output: records.csv and table.csv, learning_curve.png, queried.png 
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from tqdm import tqdm
 
-from skal import FrozenPrefixClassifier, ImageTransform, SourceProfile, adma_sampling, random_sampling
-from skal.experiment import label_rounds, macro_auc
+from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, adma_sampling, random_sampling
+from skal.experiment import Task, label_rounds, macro_auc, table_at
 from skal.numerics.distances import euclidean_distances
 from skal.plots import contact_sheet, plot_learning_curves
 
@@ -97,14 +96,11 @@ def nearest_centers(net: FrozenPrefixClassifier, profile: SourceProfile, X: np.n
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds at each number of labels."""
-    shown = {}
-    for metric in ("accuracy", "macro_auc"):
-        for strategy, of_strategy in records.groupby("strategy", sort=False):
-            cells = of_strategy.groupby("n_labels")[metric].agg(["mean", "std"])
-            cells = cells.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1)
-            shown[f"{strategy} {metric}".replace("_", " ")] = cells
-    return pd.DataFrame(shown).rename_axis("labels").fillna("")
+    """Mean and standard deviation over the seeds at each number of labels, of both metrics."""
+    parts = [
+        table_at(records, metric).add_suffix(f" {metric}".replace("_", " ")) for metric in ("accuracy", "macro_auc")
+    ]
+    return pd.concat(parts, axis=1)
 
 
 def draw(records: pd.DataFrame, path: Path) -> None:
@@ -151,11 +147,9 @@ def main() -> None:
         for seed in range(args.seeds):
             seeded = clone(net).set_params(random_state=seed)
             for name in args.strategy:
-                options = {"adma": {"lam": args.lam}, "random": {"random_state": np.random.RandomState(seed)}}
-                strategy = partial(STRATEGIES[name], **options.get(name, {}))
-                run = label_rounds(
-                    seeded, strategy, X_pool, y_pool, X_test, y_test, n_rounds=args.rounds, n_instances=args.batch
-                )
+                strategy = Query(STRATEGIES[name], **({"lam": args.lam} if name == "adma" else {}))
+                task = Task(X_pool, y_pool, X_test, y_test)
+                run = label_rounds(seeded, strategy, task, n_queries=args.rounds, batch_size=args.batch, seed=seed)
                 for record in run:
                     indices = record.pop("indices")
                     first_queries.setdefault(name, []).extend(indices if seed == 0 else [])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +45,52 @@ def plot_learning_curves(
     ax.set(xlabel="labels", ylabel=metric.replace("_", " "))
     ax.grid(alpha=0.3)
     ax.legend(loc="lower right")
+    return ax
+
+
+def plot_queried(
+    features: np.ndarray,
+    y: ArrayLike,
+    queried: ArrayLike,
+    *,
+    random_state: int | np.random.RandomState | None = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Images of a pool in the plane by t-SNE, coloured by class, with the queried ones marked (ADMA's Fig. 6).
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, D)
+        Of the pool, such as layer B's: ``net.activations(X, [-2], pooled=True)[0]``.
+    y : array-like of shape (n,)
+        Classes, for the colours.
+    queried : array-like of int
+        Positions of the queried images.
+    random_state : int, RandomState or None, default=0
+        Of t-SNE.
+    ax : Axes, default=None
+
+    Returns
+    -------
+    ax : Axes
+
+    References
+    ----------
+    .. [1] Huang, Zhao, Liu. "Cost-effective training of deep CNNs with active model adaptation", KDD 2018, Fig. 6.
+    """
+    import matplotlib.pyplot as plt
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    ax = ax if ax is not None else plt.gca()
+    n, width = features.shape
+    reduced = PCA(min(50, n, width), random_state=random_state).fit_transform(features)
+    plane = TSNE(perplexity=min(30, (n - 1) / 3), random_state=random_state).fit_transform(reduced)
+    _, members = np.unique(np.asarray(y), return_inverse=True)
+    marked = plane[np.asarray(queried)]
+    ax.scatter(plane[:, 0], plane[:, 1], c=members, cmap="tab20", s=6, alpha=0.5, linewidths=0)
+    ax.scatter(marked[:, 0], marked[:, 1], s=24, facecolors="none", edgecolors="black", linewidths=0.8)
+    ax.set(xticks=[], yticks=[])
     return ax
 
 

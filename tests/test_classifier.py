@@ -6,6 +6,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -14,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import Callback
 from torch import nn
 
+import skal.classifier
 from skal import FrozenPrefixClassifier
 from skal.randomness import seeded
 from tests.conftest import SMALL, TinyConvNet
@@ -266,3 +269,185 @@ def test_the_profile_of_another_backbone_is_refused(classifier, pixels):
         classifier.set_params(backbone=TinyConvNet())
     with pytest.raises(ValueError, match="source profile belongs to another backbone"):
         classifier.fit(*pixels)
+
+
+def test_partial_fit_forgets_nothing(classifier, pixels):
+    X, y = pixels
+    old, new = np.isin(y, ["r", "g"]), np.isin(y, ["b", "y"])
+    classifier.set_params(max_epochs=20).fit(X[old], y[old])
+    head = classifier.net_.module_.head.weight.detach().clone()
+    frozen = clone(classifier).set_params(max_epochs=0).fit(X[old], y[old])
+    frozen.partial_fit(X[new], y[new])
+    assert frozen.score(X, y) > 0.9  # the new rows are solved for, the old ones stay
+    classifier.partial_fit(X[new], y[new])
+    np.testing.assert_array_equal(classifier.classes_, ["b", "g", "r", "y"])
+    assert classifier.score(X[old], y[old]) == 1
+    assert classifier.score(X[new], y[new]) > 0.9
+    assert len(classifier.seen_y_) == 40
+    assert not torch.equal(classifier.net_.module_.head.weight[1:3], head)
+
+
+def test_partial_fit_starts_afresh_and_knows_classes_to_come(classifier, pixels):
+    X, y = pixels
+    two = np.isin(y, ["r", "g"])
+    names = ["b", "g", "r", "y"]
+    classifier.partial_fit(X[two][:6], y[two][:6], classes=names)
+    np.testing.assert_array_equal(classifier.classes_, names)
+    proba = classifier.predict_proba(X)
+    assert proba.shape == (40, 4)
+    assert proba[two].argmax(axis=1).tolist() == [names.index(label) for label in y[two]]
+    with pytest.raises(ValueError, match=r"y holds .*'y'.* not among classes="):
+        classifier.partial_fit(X, y, classes=["b", "g", "r"])
+    np.testing.assert_array_equal(classifier.predict_proba(X), proba)
+
+
+def test_an_image_given_again_takes_its_new_label(classifier, pixels, files):
+    X, y = pixels
+    wrong = y.copy()
+    wrong[:4] = np.roll(y[:4], 1)
+    classifier.fit(X, wrong).partial_fit(X[:4], y[:4])
+    assert len(classifier.seen_y_) == 40
+    np.testing.assert_array_equal(np.sort(classifier.seen_y_), np.sort(y))
+    classifier.partial_fit(files[0][:3], y[:3])  # other forms join them
+    assert len(classifier.seen_y_) == 43
+    assert classifier.score(X, y) > 0.9
+
+
+def test_replayed_and_new_images_share_the_steps(classifier, pixels, monkeypatch):
+    """With replay = 0.9 nine in ten images of a step are old ones, also where most of all images are new."""
+    X, y = pixels
+    drawn = []
+    original = skal.classifier.replay_shares
+
+    def recorded(is_old, replay):
+        drawn.append((is_old.tolist(), replay))
+        return original(is_old, replay)
+
+    monkeypatch.setattr("skal.classifier.replay_shares", recorded)
+    classifier.set_params(warm_start=True).fit(X[:8], y[:8])
+    classifier.fit(X[2:20], y[2:20])
+    classifier.partial_fit(X[19:24], y[19:24])
+    assert drawn == [
+        ([False] * 8, 0.9),
+        ([True] * 6 + [False] * 12, 0.9),
+        ([True] * 17 + [False] * 5, 0.9),
+    ]
+    shares = original(np.array([True] * 5 + [False] * 20), 0.9)
+    assert shares[:5].sum() == pytest.approx(0.9)
+    assert shares[5:].sum() == pytest.approx(0.1)
+    assert original(np.array([False, False]), 0.9) is None
+    assert original(np.array([True, True]), 0.9) is None
+
+
+def test_new_rows_of_a_grown_head_are_the_optimum_beside_fixed_ones(classifier, pixels):
+    """Against scipy on the same convex problem, one row free."""
+    X, y = pixels
+    three = y != "y"
+    classifier.set_params(max_epochs=0, warm_start=True, normalize=False).fit(X[three], y[three])
+    old = classifier.net_.module_.head.weight.detach().numpy().copy()
+    old_bias = classifier.net_.module_.head.bias.detach().numpy().copy()
+    classifier.fit(X, y)
+    head = classifier.net_.module_.head
+    np.testing.assert_array_equal(head.weight[:3].detach(), old)
+    Z = classifier.transform(X).astype(np.float64)
+    target = np.searchsorted(classifier.classes_, y)
+    scale, C = np.sqrt(((Z - Z.mean(axis=0)) ** 2).sum(axis=1).mean()), 40 / 20
+
+    def objective(row):
+        logits = np.column_stack([Z @ old.T + old_bias, Z @ row[:-1] + row[-1]])
+        return (logsumexp(logits, axis=1) - logits[np.arange(40), target]).sum() + (row[:-1] ** 2).sum() * scale**2 / (
+            2 * C
+        )
+
+    own = np.append(head.weight[3].detach().numpy(), head.bias[3].item())
+    best = minimize(objective, np.zeros(len(own)), options={"gtol": 1e-8})
+    assert objective(own) == pytest.approx(best.fun, rel=1e-4)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_fine_tuning_keeps_the_penalty_of_the_head(classifier, pixels, normalize):
+    """The loss of training is that of the probe: with a frozen body, the probe is where it stays."""
+    X, y = pixels
+    classifier.set_params(n_frozen=4, normalize=normalize, lr=1e-3)
+    probe = clone(classifier).set_params(max_epochs=0).fit(X, y).predict_proba(X)
+    classifier.set_params(max_epochs=100).fit(X, y)
+    np.testing.assert_allclose(classifier.predict_proba(X), probe, atol=0.02)
+
+
+def test_relative_rates_change_every_tensor_by_the_same_share(classifier, pixels):
+    X, y = pixels
+    classifier.set_params(lr=0.01, max_epochs=1, batch_size=40, relative_lr=True, weight_decay=0).fit(X, y)
+    trained, before = classifier.net_.module_, clone(classifier).set_params(max_epochs=0).fit(X, y).net_.module_
+    for (name, end), start in zip(trained.named_parameters(), before.parameters(), strict=True):
+        if end.requires_grad and not name.endswith("bias"):
+            share = (end - start).norm() / start.norm()
+            assert 0.5 < share / 0.01 < 1.1, name  # Adam's first step is the rate, where a weight has a gradient
+
+
+def test_weights_lie_between_the_probe_and_the_fine_tuned_net(classifier, pixels):
+    X, y = pixels
+    ends = [clone(classifier).set_params(wise_alpha=alpha).fit(X, y).net_.module_ for alpha in (0, 1)]
+    between = classifier.set_params(wise_alpha=None).fit(X, y).net_.module_
+    alpha = 10 / (10 + 5)
+    for zero, one, mixed in zip(*(net.parameters() for net in (*ends, between)), strict=True):
+        torch.testing.assert_close(mixed, (1 - alpha) * zero + alpha * one)
+    probe = clone(classifier).set_params(max_epochs=0).fit(X, y).net_.module_
+    for zero, start in zip(ends[0].parameters(), probe.parameters(), strict=True):
+        torch.testing.assert_close(zero, start)
+
+
+def test_class_weights_balance(classifier, pixels):
+    X, y = pixels
+    few = np.concatenate([np.flatnonzero(y == "r"), np.flatnonzero(y == "g")[:2]])
+    plain = clone(classifier).fit(X[few], y[few]).predict_proba(X)
+    balanced = clone(classifier).set_params(class_weight="balanced").fit(X[few], y[few]).predict_proba(X)
+    given = clone(classifier).set_params(class_weight={"g": 3.0, "r": 0.6}).fit(X[few], y[few]).predict_proba(X)
+    assert balanced[:, 0].mean() > plain[:, 0].mean()
+    np.testing.assert_allclose(given, balanced, atol=1e-3)  # 12 / (2 * 2) and 12 / (2 * 10)
+
+
+def test_augmented_images_pass_the_whole_network(classifier, pixels):
+    X, y = pixels
+    seen = []
+
+    def flipped(x):
+        seen.append(x.shape)
+        return x.flip(3) if torch.rand(()) < 0.5 else x
+
+    first, second = (clone(classifier).set_params(augment=flipped).fit(X, y) for _ in range(2))
+    assert set(seen) == {(32, 3, 16, 16), (8, 3, 16, 16)}
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    assert first.score(X, y) > 0.9
+    same = clone(classifier).set_params(augment=lambda x: x).fit(X, y)
+    np.testing.assert_allclose(same.predict_proba(X), classifier.fit(X, y).predict_proba(X), atol=1e-4)
+
+
+def test_few_images_are_passed_more_often(classifier, pixels):
+    X, y = pixels
+    assert len(classifier.set_params(min_steps=30).fit(X, y).net_.history) == 15  # of two steps each
+    assert len(classifier.fit(X[:20], y[:20]).net_.history) == 30
+
+
+def test_a_bar_shows_long_passes_alone(classifier, pixels, capsys):
+    X, y = pixels
+    many = np.concatenate([X] * 15)
+    classifier.set_params(verbose=True).fit(X, y).predict(many)
+    assert "600/600" in capsys.readouterr().err
+    classifier.predict(X)
+    assert capsys.readouterr().err == ""
+
+
+def test_memory_maps_are_read_block_by_block(classifier, pixels, tmp_path):
+    X, y = pixels
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    expected = classifier.fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(classifier.predict_proba(mapped), expected, atol=1e-6)
+    tensors = classifier.backbone_.inputs.check(X).load(range(40)).numpy().astype(np.float64)
+    np.save(tmp_path / "T.npy", tensors)
+    mapped = np.load(tmp_path / "T.npy", mmap_mode="r")
+    assert classifier.backbone_.inputs.check(mapped).array is mapped  # not converted as a whole
+    np.testing.assert_allclose(classifier.predict_proba(mapped), expected, atol=1e-5)
+    tensors[3] = 1e300
+    with pytest.raises(ValueError, match="NaN or infinity, first in row 3"):
+        classifier.predict(tensors)

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from skal import Query, adma_sampling, random_sampling
 from skal.experiment import Task, area_under_curve, label_rounds, macro_auc, run_experiment, table_at
-from skal.plots import contact_sheet, plot_learning_curves
+from skal.plots import contact_sheet, plot_learning_curves, plot_queried
 
 mpl.use("Agg")
 X_IRIS, Y_IRIS = load_iris(return_X_y=True)
@@ -155,3 +155,14 @@ def test_plots(pixels, files, tmp_path):
     sheet = contact_sheet([pixels[0][0], files[0][1], pixels[0][2][..., 0]], ["a", "b", "c"], n_columns=2)
     assert [ax.get_title() for ax in sheet.axes] == ["a", "b", "c", ""]
     sheet.savefig(tmp_path / "sheet.png")
+
+
+def test_the_plane_of_the_pool_marks_what_was_queried():
+    rng = np.random.default_rng(0)
+    y = np.arange(30) % 3
+    features = rng.normal(size=(30, 5)) + 20 * np.eye(5)[y]
+    axes = [plot_queried(features, y, [4, 7], ax=mpl.figure.Figure().subplots()) for _ in range(2)]
+    pool, queried = (collection.get_offsets() for collection in axes[0].collections)
+    assert pool.shape == (30, 2)
+    np.testing.assert_array_equal(queried, pool[[4, 7]])
+    np.testing.assert_array_equal(axes[1].collections[0].get_offsets(), pool)

@@ -1,0 +1,137 @@
+"""The study of the ADMA text in form, on any folder of images: its Figures 3 to 7 and Tables 1 and 2.
+
+    python examples/adma_study.py                       EfficientNet-Lite0 on Fashion-MNIST
+    python examples/adma_study.py --images DIR ...      as quickstart.py; --two-patterns wants a profile that has them
+
+Compared are ADMA with weights by distance and by prediction (Fig. 7), with one pattern and two (Fig. 5), random and
+margin sampling, and the same network trained on all labels. A run that was stopped continues: each curve is kept in
+--output/runs. Written to --output: records.csv, areas.csv, accuracy.csv and macro_auc.csv (mean ± std at the numbers
+of labels), curves.png (Fig. 3 and 4), queried.png (t-SNE of layer B, Fig. 6) and sheet.png (images queried and not
+queried, each over the class of its nearest centre, Fig. 6).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from modAL.uncertainty import margin_sampling
+from quickstart import DATA, DEFAULT, load_task, nearest_centers, network
+from sklearn.base import clone
+
+from skal import FrozenPrefixClassifier, Query, SourceProfile, adma_sampling, random_sampling
+from skal.experiment import Task, area_under_curve, macro_auc, run_experiment, table_at
+from skal.plots import contact_sheet, plot_learning_curves, plot_queried
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def strategies(lam: float, two_patterns: bool) -> dict[str, Query]:
+    """What the text compares, by the names of its legends."""
+    compared = {
+        "ADMA-distance": Query(adma_sampling, lam=lam),
+        "ADMA-predict": Query(adma_sampling, lam=lam, alpha="predict"),
+        "random": Query(random_sampling),
+        "margin": Query(margin_sampling),
+    }
+    if two_patterns:
+        compared["ADMA-distance"].set_params(layers=[(-4, -2)])
+        compared["ADMA-predict"].set_params(layers=[(-4, -2)])
+        compared["ADMA-2 mean"] = Query(adma_sampling, lam=lam)
+        compared["ADMA-2 variance"] = Query(adma_sampling, lam=lam, aggregate="variance")
+    return compared
+
+
+def with_all_labels(net: FrozenPrefixClassifier, task: Task, seeds: int) -> pd.DataFrame:
+    """The same network trained on every label of the pool."""
+    rows = []
+    for seed in range(seeds):
+        full = clone(net).set_params(random_state=seed).fit(task.X_pool, task.y_pool)
+        proba = full.predict_proba(task.X_test)
+        accuracy = float(np.mean(full.classes_[proba.argmax(axis=1)] == task.y_test))
+        rows.append(
+            {
+                "strategy": "all labels",
+                "seed": seed,
+                "n_labels": len(task.y_pool),
+                "accuracy": accuracy,
+                "macro_auc": macro_auc(task.y_test, proba, full.classes_),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
+    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
+    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
+    parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
+    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
+    parser.add_argument("--two-patterns", action="store_true", help="also ADMA-2")
+    parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=12, help="queries (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="repeats (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="curves in parallel (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("adma_study_results"))
+    args = parser.parse_args()
+
+    if args.profile is None and args.backbone == DEFAULT:
+        args.profile = DATA / "efficientnet_lite0_imagenet_96px.safetensors"
+    if args.profile is None:
+        parser.error(f"the study needs the --profile of {args.backbone}; see make_source_profile.py")
+    profile = SourceProfile.load(args.profile)
+    task = Task(*load_task(args.images))
+    net = FrozenPrefixClassifier(
+        **network(args.backbone, args.weights, args.image_size),
+        n_frozen=args.n_frozen,
+        source=profile,
+        cache=True if args.jobs == 1 else args.output / "cache",
+    )
+    compared = strategies(args.lam, args.two_patterns)
+    records = run_experiment(
+        net,
+        compared,
+        {"study": task},
+        n_queries=args.rounds,
+        batch_size=args.batch,
+        seeds=range(args.seeds),
+        folder=args.output / "runs",
+        n_jobs=args.jobs,
+        verbose=10,
+    )
+    full = with_all_labels(net, task, args.seeds)
+
+    records.drop(columns="indices").round(4).to_csv(args.output / "records.csv", index=False)
+    areas = area_under_curve(records).droplevel("task").round(4)
+    areas.to_csv(args.output / "areas.csv")
+    print(areas.to_string())
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for ax, metric in zip(axes, ("accuracy", "macro_auc"), strict=True):
+        shown = pd.concat([records, full])
+        table_at(shown, metric).to_csv(args.output / f"{metric}.csv")
+        plot_learning_curves(records, metric, ceiling=full[metric].mean(), ax=ax)
+    figure.savefig(args.output / "curves.png", dpi=120)
+    print(table_at(pd.concat([records, full])).to_string())
+
+    mine = records[(records.strategy == "ADMA-distance") & (records.seed == 0)]
+    queried = np.concatenate(mine["indices"].tolist()).astype(int)
+    figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
+    (layer_B,) = net.activations(task.X_pool, [-2], pooled=True)
+    plot_queried(layer_B, task.y_pool, queried, ax=ax)
+    figure.savefig(args.output / "queried.png", dpi=120)
+    rest = np.setdiff1d(np.arange(len(task.y_pool)), queried)
+    shown = np.concatenate([queried[:20], np.random.RandomState(0).permutation(rest)[:20]])
+    centers = nearest_centers(net, profile, np.asarray(task.X_pool)[shown])
+    captions = [f"{'queried' if i < 20 else 'not queried'}\nlike {name[:18]}" for i, name in enumerate(centers)]
+    contact_sheet(np.asarray(task.X_pool)[shown], captions).savefig(args.output / "sheet.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Search a query parameter and the frozen depth with GridSearchCV: what is a labelling budget worth?
+
+    python examples/grid_search.py                      EfficientNet-Lite0 on Fashion-MNIST
+    python examples/grid_search.py --images DIR ...     as quickstart.py
+
+Each point of the grid runs the whole labelling loop in every fold. The folds, depths and trade-offs share the cache, so
+that an image passes the first layers once. ``--compare`` also searches without a cache, on one split, and prints the
+ratio. Written to --output: grid.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from quickstart import DATA, DEFAULT, load_task, network
+from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
+
+from skal import ActiveClassifier, FrozenPrefixClassifier, Query, SourceProfile, adma_sampling
+from skal.backbones import load_backbone
+from skal.features import CACHE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
+    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
+    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
+    parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
+    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    parser.add_argument("--lam", type=float, nargs="+", default=[0, 0.05, 0.2, 1])
+    parser.add_argument("--trainable", type=int, nargs="+", default=[0, 1, 2], help="trainable layers below the head")
+    parser.add_argument("--queries", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
+    parser.add_argument("--images-used", type=int, default=1000, help="of the pool (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--compare", action="store_true", help="also without a cache")
+    parser.add_argument("--output", type=Path, default=Path("grid_search_results"))
+    args = parser.parse_args()
+
+    if args.profile is None and args.backbone == DEFAULT:
+        args.profile = DATA / "efficientnet_lite0_imagenet_96px.safetensors"
+    X, y, *_ = load_task(args.images)
+    chosen = np.random.RandomState(0).permutation(len(y))[: args.images_used]
+    args.output.mkdir(parents=True, exist_ok=True)
+    shared = network(args.backbone, args.weights, args.image_size)
+    net = FrozenPrefixClassifier(
+        **shared,
+        source=SourceProfile.load(args.profile),
+        random_state=0,
+        cache=True if args.jobs == 1 else args.output / "cache",  # processes share a folder
+    )
+    depth = len(load_backbone(**shared).layers.weight_layers)
+    grid = {"query__lam": args.lam, "estimator__n_frozen": [depth - k for k in args.trainable]}
+    active = ActiveClassifier(net, Query(adma_sampling), n_queries=args.queries, batch_size=args.batch, random_state=0)
+
+    def search(estimator: ActiveClassifier, cv: int | StratifiedShuffleSplit, refit: bool = True) -> GridSearchCV:
+        return GridSearchCV(estimator, grid, cv=cv, n_jobs=args.jobs, refit=refit).fit(X[chosen], y[chosen])
+
+    found = search(active, 3)
+    results = pd.DataFrame(found.cv_results_)
+    columns = ["param_query__lam", "param_estimator__n_frozen", "mean_test_score", "std_test_score", "mean_fit_time"]
+    results[columns].round(4).to_csv(args.output / "grid.csv", index=False)
+    print(
+        results.pivot(index="param_estimator__n_frozen", columns="param_query__lam", values="mean_test_score").round(3)
+    )
+    print(f"best: {found.best_params_}, {found.best_score_:.3f} with {args.queries * args.batch} labels")
+
+    if args.compare:
+        split = StratifiedShuffleSplit(1, random_state=0)
+        seconds = []
+        for cache in (True, False):
+            CACHE.clear()
+            start = time.perf_counter()
+            search(active.set_params(estimator__cache=cache), split, refit=False)
+            seconds.append(time.perf_counter() - start)
+        print(
+            f"one split with the cache {seconds[0]:.0f} s, without {seconds[1]:.0f} s: {seconds[1] / seconds[0]:.1f} x"
+        )
+
+
+if __name__ == "__main__":
+    main()
