@@ -77,7 +77,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Changes a batch of network inputs (n, channels, H, W) at random each time it is drawn, with torch's generator
         (torchvision's transforms do). Every step then runs the frozen layers too, without the cache.
     normalize : bool, default=True
-        Whether the head reads features scaled to one length (of their mean under the pre-trained network).
+        Whether the head reads the features of every image scaled to one length.
     wise_alpha : float or None, default=None
         The fitted weights are (1 - alpha) times those of the linear probe on the pre-trained network plus alpha times
         the fine-tuned ones [4]_. None takes k / (k + 5) with k the mean number of labels a class: the fewer labels, the
@@ -397,12 +397,11 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         )
 
     def _new_suffix(self, backbone: Backbone, n_frozen: int, n_classes: int, activations: torch.Tensor) -> Suffix:
-        """The pre-trained layers after the cut, and a new head for features of the length they have now."""
+        """The pre-trained layers after the cut, and a new head."""
         layers = backbone.layers
         rest = layers.segment(layers.cut(n_frozen), [layers.features]).to(self.device).eval()
-        features = _run(lambda x: flat(rest(x)[0]), activations, self.device)
-        norm = float(features.norm(dim=1).mean()) if self.normalize else 0.0
-        return Suffix(layers, n_frozen, n_classes, features.shape[1], self.train_batch_norm, norm)
+        n_features = _run(lambda x: flat(rest(x)[0]), activations[:1], self.device).shape[1]
+        return Suffix(layers, n_frozen, n_classes, n_features, self.train_batch_norm, self.normalize)
 
     def _is_same_network(self, backbone: Backbone, n_frozen: int) -> bool:
         """Whether the last fit was of this network at this depth."""
@@ -621,6 +620,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "fingerprint": self.backbone_.fingerprint,
             "n_features_in": getattr(self, "n_features_in_", None),
             "preprocess": repr(self.backbone_.inputs.transform),
+            "normalize": self.net_.module_.normalize,
         }
         write_checkpoint(path, self.net_.module_.state_dict(), described)
 
@@ -656,7 +656,14 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 f"{backbone.inputs.transform}"
             )
         with seeded(self._seed):
-            suffix = Suffix(backbone.layers, described["n_frozen"], n_classes, n_features, self.train_batch_norm)
+            suffix = Suffix(
+                backbone.layers,
+                described["n_frozen"],
+                n_classes,
+                n_features,
+                self.train_batch_norm,
+                described["normalize"],
+            )
         suffix.load_state_dict(state)
         self.net_ = self._net(suffix, 1).initialize()
         self.backbone_, self.n_frozen_ = backbone, described["n_frozen"]

@@ -30,12 +30,10 @@ class Suffix(nn.Module):
         Size of the final representation.
     train_batch_norm : bool, default=False
         Whether trainable batch normalisation uses, and updates, the statistics of its batch.
-    norm : float, default=0
-        Length to which the final representation of every image is scaled before the head reads it; 0 leaves it as it
-        is.
+    normalize : bool, default=False
+        Whether the head reads the final representation of every image scaled to one length: the root of `n_features`,
+        so that a feature has a mean square of 1.
     """
-
-    norm: torch.Tensor
 
     def __init__(
         self,
@@ -44,13 +42,13 @@ class Suffix(nn.Module):
         n_classes: int,
         n_features: int,
         train_batch_norm: bool = False,
-        norm: float = 0.0,
+        normalize: bool = False,
     ):
         super().__init__()
         body = layers.segment(layers.cut(n_frozen), [layers.features])
         self.body: fx.GraphModule = copy.deepcopy(body)
         self.head = nn.Linear(n_features, n_classes)
-        self.register_buffer("norm", torch.tensor(norm))
+        self.normalize = normalize
         frozen = layers.frozen_parameters(n_frozen)
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name not in frozen)
@@ -70,7 +68,7 @@ class Suffix(nn.Module):
     def head_input(self, x: torch.Tensor) -> torch.Tensor:
         """What the head reads: the final representation, scaled to one length where asked."""
         features = self.features(x)
-        return F.normalize(features, dim=1) * self.norm if self.norm > 0 else features
+        return F.normalize(features, dim=1) * features.shape[1] ** 0.5 if self.normalize else features
 
     def train(self, mode: bool = True) -> Suffix:
         """Set the mode, but keep frozen layers and pre-trained normalisation statistics in evaluation."""
