@@ -11,7 +11,6 @@ import os
 import time
 import uuid
 import warnings
-from collections import Counter
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -40,6 +39,8 @@ class Cache(Protocol):
 class ActivationCache:
     """Rows in memory, within a bound of bytes; the least recently used go first.
 
+    Rows that were put together stay and go together: freed one by one they would leave the memory in pieces.
+
     Parameters
     ----------
     max_bytes : int, default=2**30
@@ -55,9 +56,10 @@ class ActivationCache:
 
     def __init__(self, max_bytes: int = 2**30):
         self.max_bytes = max_bytes
-        self._rows: dict[tuple[bytes, bytes], torch.Tensor] = {}  # in order of last use
-        self._in_space: Counter[bytes] = Counter()
+        self._blocks: dict[int, tuple[bytes, list[bytes], torch.Tensor]] = {}  # in order of last use
+        self._places: dict[bytes, dict[bytes, tuple[int, int]]] = {}  # of each space: key to block and row
         self._bytes = 0
+        self._count = 0
         self._lock = Lock()
 
     @property
@@ -67,37 +69,45 @@ class ActivationCache:
 
     def holds(self, space: bytes) -> bool:
         """Whether any row of this space is known."""
-        return self._in_space[space] > 0
+        return space in self._places
 
     def get(self, space: bytes, keys: list[bytes]) -> dict[int, torch.Tensor]:
         """Positions among `keys` that are known, with their rows."""
-        found = {}
         with self._lock:
-            for i, key in enumerate(keys):
-                row = self._rows.pop((space, key), None)
-                if row is not None:
-                    found[i] = self._rows[space, key] = row
-        return found
+            places = self._places.get(space, {})
+            found = {i: places[key] for i, key in enumerate(keys) if key in places}
+            for block in dict.fromkeys(block for block, _ in found.values()):
+                self._blocks[block] = self._blocks.pop(block)
+            return {i: self._blocks[block][2][row] for i, (block, row) in found.items()}
 
     def put(self, space: bytes, keys: list[bytes], rows: torch.Tensor) -> None:
         """Keep rows, and drop the least recently used ones beyond the bound."""
         with self._lock:
-            for key, row in zip(keys, rows, strict=True):
-                if row.nbytes > self.max_bytes or (space, key) in self._rows:
-                    continue
-                self._rows[space, key] = row.clone()
-                self._in_space[space] += 1
-                self._bytes += row.nbytes
+            known = self._places.get(space, {})
+            new = [i for i, key in enumerate(keys) if key not in known]
+            new = new[: self.max_bytes // rows[0].nbytes]
+            if not new:
+                return
+            self._count += 1
+            self._blocks[self._count] = (space, [keys[i] for i in new], rows[new])
+            self._places.setdefault(space, {}).update({keys[i]: (self._count, row) for row, i in enumerate(new)})
+            self._bytes += self._blocks[self._count][2].nbytes
             while self._bytes > self.max_bytes:
-                oldest = next(iter(self._rows))
-                self._bytes -= self._rows.pop(oldest).nbytes
-                self._in_space[oldest[0]] -= 1
+                self._drop(next(iter(self._blocks)))
+
+    def _drop(self, block: int) -> None:
+        space, keys, rows = self._blocks.pop(block)
+        self._bytes -= rows.nbytes
+        for key in keys:
+            del self._places[space][key]
+        if not self._places[space]:
+            del self._places[space]
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._rows.clear()
-            self._in_space.clear()
+            self._blocks.clear()
+            self._places.clear()
             self._bytes = 0
 
 
