@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import parallel_config
 from quickstart import DATA, DEFAULT, load_task, network
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
     parser.add_argument("--images-used", type=int, default=1000, help="of the pool (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--dask", action="store_true", help="on a local Dask cluster of --jobs workers")
     parser.add_argument("--compare", action="store_true", help="also without a cache")
     parser.add_argument("--output", type=Path, default=Path("grid_search_results"))
     args = parser.parse_args()
@@ -51,7 +54,7 @@ def main() -> None:
         **shared,
         source=SourceProfile.load(args.profile),
         random_state=0,
-        cache=True if args.jobs == 1 else args.output / "cache",  # processes share a folder
+        cache=args.output / "cache" if args.jobs > 1 or args.dask else True,  # processes share a folder
     )
     depth = len(load_backbone(**shared).layers.weight_layers)
     grid = {"query__lam": args.lam, "estimator__n_frozen": [depth - k for k in args.trainable]}
@@ -60,7 +63,14 @@ def main() -> None:
     def search(estimator: ActiveClassifier, cv: int | StratifiedShuffleSplit, refit: bool = True) -> GridSearchCV:
         return GridSearchCV(estimator, grid, cv=cv, n_jobs=args.jobs, refit=refit).fit(X[chosen], y[chosen])
 
-    found = search(active, 3)
+    with ExitStack() as cluster:
+        if args.dask:
+            from distributed import Client, LocalCluster
+
+            local = cluster.enter_context(LocalCluster(n_workers=args.jobs, threads_per_worker=1))
+            cluster.enter_context(Client(local))
+            cluster.enter_context(parallel_config(backend="dask"))
+        found = search(active, 3)
     results = pd.DataFrame(found.cv_results_)
     columns = ["param_query__lam", "param_estimator__n_frozen", "mean_test_score", "std_test_score", "mean_fit_time"]
     results[columns].round(4).to_csv(args.output / "grid.csv", index=False)
