@@ -10,6 +10,7 @@ import copy
 import operator
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -67,6 +68,7 @@ class LayerGraph:
         self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
         self._batch_sizes = batch_sizes(self.graph, self.input)
         self.nodes = list(self.graph.nodes)
+        self._segments: WeakKeyDictionary[nn.Module, dict[tuple[fx.Node, ...], fx.GraphModule]] = WeakKeyDictionary()
 
         calls = [node for node in self.nodes if isinstance(self._owner(node), WEIGHT_LAYERS)]
         if not calls:
@@ -225,6 +227,14 @@ class LayerGraph:
         root : nn.Module, default=None
             Where the layers are taken from (shared, not copied); the pre-trained network by default.
         """
+        root = self.module if root is None else root
+        # Made once: torch keeps the source of every module that it makes from a graph, for good.
+        made = self._segments.setdefault(root, {})
+        if (start, *ends) not in made:
+            made[start, *ends] = self._segment(start, ends, root)
+        return made[start, *ends]
+
+    def _segment(self, start: fx.Node, ends: Sequence[fx.Node], root: nn.Module) -> fx.GraphModule:
         needed = set(ends).union(*(_ancestors(end, stop={start} | self._batch_sizes) for end in ends))
         piece = fx.Graph(tracer_cls=Tracer)
         values: dict[fx.Node, fx.Node] = {start: piece.placeholder("x")}
@@ -234,7 +244,7 @@ class LayerGraph:
             elif node in needed and node not in values:
                 values[node] = piece.node_copy(node, values.__getitem__)
         piece.output(tuple(values[end] for end in ends))
-        return fx.GraphModule(self.module if root is None else root, piece)
+        return fx.GraphModule(root, piece)
 
     def head_segment(self) -> fx.GraphModule:
         """The network's own head: from the final representation to its outputs (the source task's logits)."""
