@@ -86,7 +86,8 @@ def labelling_rounds(
     estimator : classifier
         Fitted in place.
     query : Query or callable
-        A strategy that has a ``random_state`` of its own, not set, is given a seed for each round.
+        A strategy that has keywords ``random_state`` and ``n_initial``, not set, is given a seed for each round and the
+        number of labels before its first query.
     X, y : array-like of length n
         The pool and the labels that its oracle gives when asked.
     n_queries : int
@@ -105,6 +106,9 @@ def labelling_rounds(
     ------
     round : Round
     """
+    for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}={value!r} is not an integer of at least {least}")
     query = query if isinstance(query, Query) else Query(query)
     learner = Learner(estimator, X, y)
     left = np.arange(_num_samples(X))
@@ -122,9 +126,12 @@ def labelling_rounds(
         elif n_initial and t == 0:
             chosen = generator.permutation(len(left))[:size]
         else:
-            further = {"random_state": generator.randint(2**31 - 1)} if query.takes("random_state") else {}
+            of_loop = {"random_state": generator.randint(2**31 - 1), "n_initial": n_initial}
+            further = {name: value for name, value in of_loop.items() if query.takes(name)}
             answer = query(learner, _safe_indexing(X, left), size, **further)
             chosen = np.asarray(answer[0] if isinstance(answer, tuple) else answer)
+            if chosen.shape != (size,) or len(set(chosen)) < size or not (0 <= min(chosen) <= max(chosen) < len(left)):
+                raise ValueError(f"{query} gave {chosen}, not {size} distinct positions from 0 to {len(left) - 1}")
         queried = left[chosen]
         asked = time.perf_counter()
         learner.labelled = np.concatenate([learner.labelled, queried])

@@ -9,10 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from torch import nn
@@ -172,7 +174,14 @@ def _content(module: nn.Module) -> str:
         (name, type(part).__qualname__, sorted((k, v) for k, v in vars(part).items() if _is_setting(k, v)))
         for name, part in module.named_modules()
     ]
-    known = [(name, tensor) for name, tensor in tensors if not is_lazy(tensor)]
+    # A tensor that is neither parameter nor buffer, such as a mean that forward subtracts, is computed with as well.
+    plain = [
+        (f"{name}.{key}", torch.as_tensor(value))
+        for name, part in module.named_modules()
+        for key, value in vars(part).items()
+        if isinstance(value, (torch.Tensor, np.ndarray))
+    ]
+    known = [(name, tensor) for name, tensor in tensors + plain if not is_lazy(tensor)]
     return _hash_tensors(known) + xxhash.xxh3_128(repr(settings).encode()).hexdigest()
 
 
@@ -274,7 +283,7 @@ def _input_transform(
     if transform.channels != channels:
         raise ValueError(f"the pre-processing has {transform.channels} channels, but the network takes {channels}")
     if image_size is not None:
-        if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
+        if isinstance(image_size, bool) or not isinstance(image_size, Integral) or image_size < 1:
             raise ValueError(f"image_size={image_size!r} is not a positive integer")
-        transform = replace(transform, resize=image_size, crop=image_size)
+        transform = replace(transform, resize=int(image_size), crop=int(image_size))
     return transform

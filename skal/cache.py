@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -84,7 +85,7 @@ class ActivationCache:
         """Keep rows, and drop the least recently used ones beyond the bound."""
         with self._lock:
             known = self._places.get(space, {})
-            new = [i for i, key in enumerate(keys) if key not in known]
+            new = list({key: i for i, key in enumerate(keys) if key not in known}.values())
             new = new[: self.max_bytes // rows[0].nbytes]
             if not new:
                 return
@@ -115,8 +116,8 @@ class FolderCache:
     """Rows in a folder that processes and runs share; read through memory maps.
 
     Every :meth:`put` writes one file under a temporary name, flushes it to the disk and then renames it. A reader thus
-    sees whole files or none, whoever else writes and whenever a process is killed. Nothing is ever overwritten; to free
-    the space, delete the folder.
+    sees whole files or none, whoever else writes and whenever a process is killed. To free the space, delete the
+    folder.
 
     Parameters
     ----------
@@ -139,8 +140,9 @@ class FolderCache:
         self._read: dict[bytes, set[str]] = {}
         self._lock = Lock()
         for left in self.folder.glob("*/*.tmp"):
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its writer has just renamed it
+                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                    left.unlink()
 
     def holds(self, space: bytes) -> bool:
         """Whether any row of this space is known."""
@@ -163,6 +165,9 @@ class FolderCache:
                 with safe_open(self._of(space) / name, framework="pt") as file:
                     rows = file.get_tensor("rows")  # a memory map, copied below
             except (OSError, SafetensorError):  # deleted meanwhile: as if it had never been there
+                with self._lock:
+                    for i, _ in wanted:
+                        places.pop(keys[i], None)
                 continue
             copies = rows[[row for _, row in wanted]]
             found.update({i: copy for (i, _), copy in zip(wanted, copies, strict=True)})
@@ -172,7 +177,7 @@ class FolderCache:
         """Keep rows that are not known yet; if the disk refuses, warn and go on without."""
         with self._lock:
             places = self._places.setdefault(space, {})
-            new = [i for i, key in enumerate(keys) if key not in places]
+            new = list({key: i for i, key in enumerate(keys) if key not in places}.values())
         if not new:
             return
         names = torch.frombuffer(bytearray(b"".join(keys[i] for i in new)), dtype=torch.uint8).view(len(new), -1)

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 _FORMAT = "skal.FrozenPrefixClassifier 1"
@@ -34,9 +34,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
     ValueError
         If the file is no classifier of skal's.
     """
-    with safe_open(path, framework="pt") as file:
-        described = json.loads((file.metadata() or {}).get("skal", "{}"))
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator of its own)
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads((file.metadata() or {}).get("skal", "{}"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator of its own)
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is no classifier written by skal, or is damaged: {error}") from error
     if described.get("format") != _FORMAT:
         raise ValueError(f"{str(path)!r} is no classifier written by skal")
     return state, described

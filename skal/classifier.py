@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, assert_all_finite, check_array, check_random_state
+from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, assert_all_finite, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 from skorch import NeuralNetClassifier
-from torch import fx
 
-from skal.backbones import Backbone, BackboneLike, load_backbone
+from skal.adapted import AdaptedNetwork, run_batched, width
+from skal.backbones import Backbone, BackboneLike
 from skal.checkpoint import read_checkpoint, write_checkpoint
-from skal.features import Point, find_cache, frozen_activations, pool
-from skal.images import ImageTransform, Inputs, JoinedInputs, as_data, is_images
+from skal.features import Point
+from skal.images import ImageTransform, Inputs, JoinedInputs
 from skal.network import Suffix, flat, grow_head, interpolate
 from skal.randomness import draw_seed, seeded
 from skal.source import SourceProfile
 from skal.training import AugmentedRows, HeadPenalty, build_net, replay_shares, solve_head
 
-_INFERENCE_BATCH = 256
-_SILENT = 512  # images that pass without a progress bar: a query asks for the pool in blocks of this size
 
-
-class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):
+class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, AdaptedNetwork):
     """Classifier that fine-tunes the last layers of a pre-trained network; its first layers are frozen.
 
     The activations of the frozen layers are computed once an image and shared by training, prediction, queries and
@@ -79,17 +76,18 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     normalize : bool, default=True
         Whether the head reads the features of every image scaled to one length.
     wise_alpha : float or None, default=None
-        The fitted weights are (1 - alpha) times those of the linear probe on the pre-trained network plus alpha times
-        the fine-tuned ones [4]_. None takes k / (k + 5) with k the mean number of labels a class: the fewer labels, the
-        closer to the probe. A fit that continues from the last one, and ``head_init="random"``, take 1.
+        The fitted weights are (1 - alpha) times those before fine-tuning, with the linear probe as head, plus alpha
+        times the fine-tuned ones [4]_. None takes k / (k + 5) with k the mean number of labels a class: the fewer
+        labels, the closer to the probe. ``head_init="random"`` takes 1.
     head_init : {"linear_probe", "random"}, default="linear_probe"
         Where a new head starts: from the logistic regression on the pre-trained features, or from random weights.
     train_batch_norm : bool, default=False
         Whether batch normalisation of trainable layers uses the statistics of its batch. By default it keeps the
         pre-trained ones: a batch of two labels has none worth having.
     warm_start : bool, default=False
-        Whether `fit` continues from the last fit (M_{t-1} to M_t). New classes then add rows to the head and the old
-        ones keep their weights. By default each fit starts from the pre-trained network.
+        Whether `fit` continues from the last fit (M_{t-1} to M_t) of the same network at the same depth. New classes
+        then add rows to the head; the old ones keep their weights, and `normalize` and `train_batch_norm` stay as they
+        were. By default each fit starts from the pre-trained network.
     replay : float, default=0.9
         Where a fit continues from the last one (`warm_start`, `partial_fit`), the share of images seen before in each
         training step; new ones share the rest [5]_.
@@ -139,12 +137,10 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     True
     """
 
-    net_: NeuralNetClassifier
     classes_: np.ndarray
-    backbone_: Backbone
-    n_frozen_: int
     seen_: Inputs
     seen_y_: np.ndarray
+    _content: np.ndarray
 
     def __init__(
         self,
@@ -260,7 +256,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Parameters
         ----------
         X : as in `fit`
-            New images. An image seen before takes its new label.
+            New images. An image seen before takes its new label. They are kept, not copied, to be replayed: do not
+            write other images into the same array.
         y : array-like of shape (n,)
             Labels; new classes add rows to the head.
         classes : array-like of shape (n_classes,), default=None
@@ -273,7 +270,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Raises
         ------
         ValueError
-            As `fit`; if `y` holds a label that is not in `classes`.
+            As `fit`; if `y` holds a label that is not in `classes`, or labels of another kind than before; if the
+            network or its frozen depth is another than that of the last fit.
         """
         return self._fit(X, y, continues=True, replays=True, classes=classes)
 
@@ -281,47 +279,68 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self, X: Any, y: Any, *, continues: bool, replays: bool, classes: ArrayLike | None = None
     ) -> FrozenPrefixClassifier:
         self._validate_params()
+        before = dict(self.__dict__)
+        try:
+            return self._train(X, y, continues=continues, replays=replays, classes=classes)
+        except BaseException:
+            self.__dict__.clear()  # an earlier fit stays as it was
+            self.__dict__.update(before)
+            raise
+
+    def _train(
+        self, X: Any, y: Any, *, continues: bool, replays: bool, classes: ArrayLike | None
+    ) -> FrozenPrefixClassifier:
         continues = continues and self.__sklearn_is_fitted__()
         X, y = self._check_training_data(X, y, reset=not (continues and replays))
         foretold = y if classes is None else np.unique(np.asarray(classes))
         if not np.isin(y, foretold).all():
             raise ValueError(f"y holds {np.setdiff1d(y, foretold)[0]!r}, which is not among classes={foretold}")
-        backbone = self._load_backbone(_width(X))
+        backbone = self._load_backbone(width(X))
         layers = backbone.layers
         n_frozen = self._depth(backbone)
         if self.source is not None:
             self.source.check_backbone(backbone)
+        if continues and replays and not self._is_same_network(backbone, n_frozen):
+            raise ValueError(
+                f"partial_fit continues a fit with {self.n_frozen_} frozen layers of {self.backbone_.fingerprint!r}, "
+                f"but there are {n_frozen} of {backbone.fingerprint!r} now; call fit"
+            )
         continues = continues and self._is_same_network(backbone, n_frozen)
+        if continues and (self.classes_.dtype.kind in "OSU") != (y.dtype.kind in "OSU"):
+            raise ValueError(f"y holds {y[0]!r}, but the classes so far are {self.classes_}, of another kind")
         inputs: Inputs = backbone.inputs.check(X)
+        content = _content(inputs)
         is_old = np.zeros(len(y), dtype=bool)
         if continues:
-            new, old = _content(inputs), _content(self.seen_)
-            is_old = np.isin(new, old)
+            is_old = np.isin(content, self._content)
             if replays:
-                kept = np.flatnonzero(~np.isin(old, new))
+                kept = np.flatnonzero(~np.isin(self._content, content))
                 inputs = JoinedInputs((self.seen_, kept), (inputs, range(len(y))))
                 is_old = np.arange(len(inputs)) < len(kept)
                 y = np.concatenate([self.seen_y_[kept], y])
+                content = np.concatenate([self._content[kept], content])
         cut = layers.cut(n_frozen)
         activations = torch.cat([block for (block,) in self._frozen(backbone, inputs, [Point(cut)])])
 
         with seeded(draw_seed(check_random_state(self.random_state))):
             if continues:
                 suffix, classes = self._grown_suffix(np.union1d(y, foretold))
-                fresh = np.flatnonzero(~np.isin(classes, self.classes_))
+                fresh = np.flatnonzero(~np.isin(classes, self._solved_classes()))
             else:
                 classes = np.union1d(y, foretold)
                 fresh = np.arange(len(classes))
                 suffix = self._new_suffix(backbone, n_frozen, len(classes), activations)
-            features = _run(suffix.to(self.device).eval().head_input, activations, self.device).numpy()
+            features = run_batched(suffix.to(self.device).eval().head_input, activations, self.device).numpy()
             suffix.cpu()
             targets = np.searchsorted(classes, y)
             weights = self._class_weights(classes, y)
             penalty = HeadPenalty.of(features)
             if self.head_init == "linear_probe" and len(np.unique(targets)) > 1:
                 sample_weight = None if weights is None else weights[targets]
-                solve_head(suffix.head, features, targets, penalty, sample_weight=sample_weight, new=fresh)
-            start = None if continues or self.head_init == "random" else copy.deepcopy(suffix)
+                # Training starts from the optimum of all rows; without it (max_epochs=0) the trained ones stay.
+                new = fresh if self.max_epochs == 0 else None
+                solve_head(suffix.head, features, targets, penalty, sample_weight=sample_weight, new=new)
+            start = None if self.head_init == "random" else copy.deepcopy(suffix)
             net = self._net(
                 suffix,
                 len(y),
@@ -336,13 +355,13 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 prefix = layers.segment(layers.input, [cut]).to(self.device).eval()
                 rows = AugmentedRows(inputs, target, self.augment, lambda x: prefix(x.to(self.device))[0].cpu())
                 net.fit(rows, None)
-        if not all(np.isfinite(epoch["train_loss"]) for epoch in net.history):
-            raise ValueError(f"training diverged: the loss is not finite with lr={self.lr}; a lower rate helps")
+        if not all(torch.isfinite(weight).all() for weight in net.module_.parameters()):
+            raise ValueError(f"training diverged: weights are not finite with lr={self.lr}; a lower rate helps")
         if start is not None:
             k = len(y) / len(classes)
             interpolate(start, net.module_, k / (k + 5) if self.wise_alpha is None else self.wise_alpha)
         self.net_, self.classes_, self.backbone_, self.n_frozen_ = net, classes, backbone, n_frozen
-        self.seen_, self.seen_y_ = inputs, y
+        self.seen_, self.seen_y_, self._content = inputs, y.copy(), content
         return self
 
     def _check_training_data(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, np.ndarray]:
@@ -355,65 +374,30 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         check_classification_targets(y)
         return X, y
 
-    def _check_features(self, X: Any, *, reset: bool) -> Any:
-        """2-D data as scikit-learn checks it; images are left to the backbone's own check."""
-        X = as_data(X)
-        if is_images(X):
-            return X
-        return validate_data(self, X, dtype=np.float32, reset=reset)
-
-    def _load_backbone(self, n_features: int | None) -> Backbone:
-        return load_backbone(
-            self.backbone,
-            self.weights,
-            image_size=self.image_size,
-            preprocess=self.preprocess,
-            n_features=n_features,
-            seed=self._seed,
-        )
-
-    @property
-    def _seed(self) -> int:
-        """Seed of a network that has no weights of its own; the same before and after a fit."""
-        return int(self.random_state) if isinstance(self.random_state, Integral) else 0
-
-    def _depth(self, backbone: Backbone) -> int:
-        """Number of frozen weight layers: the one asked for, or those up to layer A."""
-        layers = backbone.layers
-        if self.n_frozen is not None:
-            return layers.check_n_frozen(self.n_frozen)
-        if len(layers.weight_layers) < 3:  # too shallow to have a layer A
-            return 0
-        return layers.depth(layers.resolve(layers.pattern_layers()[0][0]))
-
-    def _frozen(self, backbone: Backbone, inputs: Inputs, points: list[Point]) -> Iterator[list[torch.Tensor]]:
-        return frozen_activations(
-            backbone,
-            inputs,
-            points,
-            device=self.device,
-            cache=find_cache(self.cache),
-            verbose=bool(self.verbose) and len(inputs) > _SILENT,
-        )
-
     def _new_suffix(self, backbone: Backbone, n_frozen: int, n_classes: int, activations: torch.Tensor) -> Suffix:
         """The pre-trained layers after the cut, and a new head."""
         layers = backbone.layers
         rest = layers.segment(layers.cut(n_frozen), [layers.features]).to(self.device).eval()
-        n_features = _run(lambda x: flat(rest(x)[0]), activations[:1], self.device).shape[1]
+        n_features = run_batched(lambda x: flat(rest(x)[0]), activations[:1], self.device).shape[1]
         return Suffix(layers, n_frozen, n_classes, n_features, self.train_batch_norm, self.normalize)
 
     def _is_same_network(self, backbone: Backbone, n_frozen: int) -> bool:
         """Whether the last fit was of this network at this depth."""
         return self.n_frozen_ == n_frozen and self.backbone_.fingerprint == backbone.fingerprint
 
+    def _solved_classes(self) -> np.ndarray:
+        """Classes whose rows of the head have been trained; of a loaded classifier all, of a single class none."""
+        taught = np.unique(self.seen_y_) if len(self.seen_y_) else self.classes_
+        return taught if len(taught) > 1 else taught[:0]
+
     def _class_weights(self, classes: np.ndarray, y: np.ndarray) -> np.ndarray | None:
         """Weight of each class in the loss; one of which there is no image yet weighs 1."""
         if self.class_weight is None:
             return None
-        weights = np.ones(len(classes))
-        labelled = np.unique(y)
-        weights[np.searchsorted(classes, labelled)] = compute_class_weight(self.class_weight, classes=labelled, y=y)
+        if isinstance(self.class_weight, dict):
+            return np.array([self.class_weight.get(label, 1.0) for label in classes.tolist()], dtype=float)
+        weights, labelled = np.ones(len(classes)), np.unique(y)
+        weights[np.searchsorted(classes, labelled)] = compute_class_weight("balanced", classes=labelled, y=y)
         return weights
 
     def _grown_suffix(self, seen: np.ndarray) -> tuple[Suffix, np.ndarray]:
@@ -452,9 +436,6 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         )
 
     # ------------------------------------------------------------- prediction
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "net_")
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes.
@@ -508,99 +489,12 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _n_features_out(self) -> int:
         return self.net_.module_.head.in_features
 
-    def _inputs(self, X: Any) -> tuple[Backbone, Inputs]:
-        fitted = self.__sklearn_is_fitted__()
-        if fitted:
-            X = self._check_features(X, reset=False)
-        else:
-            X = as_data(X)
-            X = X if is_images(X) else check_array(X, dtype=np.float32)
-        backbone = self.backbone_ if fitted else self._load_backbone(_width(X))
-        return backbone, backbone.inputs.check(X)
-
     def _run_suffix(self, X: Any, run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Run part of the fitted suffix on activations at the cut, block by block."""
         backbone, inputs = self._inputs(X)
         self.net_.module_.eval()
         points = [Point(backbone.layers.cut(self.n_frozen_))]
-        return torch.cat([_run(run, block, self.device) for (block,) in self._frozen(backbone, inputs, points)])
-
-    def activations(
-        self, X: Any, layers: Sequence[int | str], *, pooled: bool = False, pretrained: bool = False
-    ) -> list[np.ndarray]:
-        """Activations at layers of the network, flattened.
-
-        Parameters
-        ----------
-        X : as in `fit`
-        layers : sequence of int or str
-            Negative counts of weight layers from the end (-2 is layer B of the ADMA text, -4 its layer A), or names of
-            submodules.
-        pooled : bool, default=False
-            Whether maps are averaged over space.
-        pretrained : bool, default=False
-            Whether the pre-trained network M0 is asked instead of the current one. Before the first fit they are the
-            same.
-
-        Returns
-        -------
-        activations : list of ndarray of shape (n, D)
-            One array a layer, float32.
-
-        Raises
-        ------
-        ValueError
-            If a layer does not exist; the message names those that do.
-        """
-        backbone, inputs = self._inputs(X)
-        graph = backbone.layers
-        nodes = [graph.resolve(layer) for layer in layers]
-        current = self.__sklearn_is_fitted__() and not pretrained
-        cut = graph.cut(self.n_frozen_ if self.__sklearn_is_fitted__() else self._depth(backbone))
-        trained = [node for node in dict.fromkeys(nodes) if current and graph.is_before(cut, node)]
-        frozen = [node for node in dict.fromkeys(nodes) if node not in trained and node is not cut]
-        suffix = graph.segment(cut, trained, root=self.net_.module_.body).eval() if trained else None
-        parts: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in nodes}
-        # The cut is always among the points: whoever asks for activations will train or predict on it next.
-        for at_cut, *others in self._frozen(backbone, inputs, [Point(cut), *(Point(node, pooled) for node in frozen)]):
-            for node, values in zip(frozen, others, strict=True):
-                parts[node].append(values.flatten(1))
-            if cut in parts:
-                parts[cut].append(pool(at_cut, pooled).flatten(1))
-            if suffix is not None:
-                with torch.inference_mode():
-                    for batch in at_cut.split(_INFERENCE_BATCH):
-                        for node, values in zip(trained, suffix(batch.to(self.device)), strict=True):
-                            parts[node].append(pool(values, pooled).flatten(1).cpu())
-        return [torch.cat(parts[node]).numpy() for node in nodes]
-
-    def source_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the source classes under the pre-trained network and its own head.
-
-        Parameters
-        ----------
-        X : as in `fit`
-
-        Returns
-        -------
-        proba : ndarray of shape (n, n_source_outputs)
-
-        Raises
-        ------
-        ValueError
-            If the network has no head of its own.
-        """
-        backbone, inputs = self._inputs(X)
-        head = backbone.layers.head_segment().to(self.device)
-        logits = []
-        for (block,) in self._frozen(backbone, inputs, [Point(backbone.layers.features)]):
-            with torch.inference_mode():
-                logits.append(head(block.to(self.device))[0].cpu())
-        return torch.cat(logits).softmax(dim=1).numpy()
-
-    def check_source(self, source: SourceProfile, X: Any) -> None:
-        """Raise a ValueError if a profile belongs to another backbone than the one that takes `X`."""
-        source.check_backbone(self._inputs(X[:1])[0])
+        return torch.cat([run_batched(run, block, self.device) for (block,) in self._frozen(backbone, inputs, points)])
 
     # ------------------------------------------------------------------ state
 
@@ -668,7 +562,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.net_ = self._net(suffix, 1).initialize()
         self.backbone_, self.n_frozen_ = backbone, described["n_frozen"]
         self.classes_ = np.array(described["classes"])
-        self.seen_, self.seen_y_ = JoinedInputs(), self.classes_[:0]
+        self.seen_, self.seen_y_, self._content = JoinedInputs(), self.classes_[:0], _content(JoinedInputs())
         if described["n_features_in"] is not None:
             self.n_features_in_ = described["n_features_in"]
         return self
@@ -679,17 +573,6 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return tags
 
 
-def _width(X: Any) -> int | None:
-    """Number of features of 2-D data, None for images."""
-    return None if is_images(X) else X.shape[1]
-
-
-def _run(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, device: str) -> torch.Tensor:
-    """Part of a network in evaluation on many rows, batch by batch."""
-    with torch.inference_mode():
-        return torch.cat([run(batch.to(device)).cpu() for batch in x.split(_INFERENCE_BATCH)])
-
-
 def _content(inputs: Inputs) -> np.ndarray:
     """Name of each image's content."""
-    return np.array([key.hex() for key in inputs.keys(range(len(inputs)))])
+    return np.array([key.hex() for key in inputs.keys(range(len(inputs)))], dtype=str)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
+import joblib
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length
+from torch import nn
 
 from skal.active import labelling_rounds, with_seeds
+from skal.query._query import Query
+from skal.source import SourceProfile
 
 
 class Task(NamedTuple):
@@ -73,7 +82,8 @@ def run_experiment(
     Raises
     ------
     ValueError
-        If lengths differ, there is nothing to run, or the folder holds runs with other settings.
+        If lengths differ, there is nothing to run, a strategy has a generator of its own, the folder holds runs with
+        other settings or data, or another process is at the same run.
 
     Examples
     --------
@@ -92,15 +102,21 @@ def run_experiment(
     for task in tasks.values():
         check_consistent_length(task.X_pool, task.y_pool)
         check_consistent_length(task.X_test, task.y_test)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={list(seeds)} holds one twice")
+    for name, strategy in strategies.items():
+        given = Query(strategy).keywords if not isinstance(strategy, Query) else strategy.keywords
+        if any(isinstance(value, (np.random.RandomState, np.random.Generator)) for value in given.values()):
+            raise ValueError(f"the strategy {name!r} has a generator of its own; leave it out: every round is seeded")
     loop = {"n_queries": n_queries, "batch_size": batch_size, "n_initial": n_initial}
     runs = [(task, strategy, seed) for task in tasks for seed in seeds for strategy in strategies]
-    files = {run: None if folder is None else Path(folder) / _file_name(*run) for run in runs}
+    files = {run: Path(folder) / _file_name(*run) for run in runs} if folder is not None else {}
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for run, file in files.items():  # refused before any work
             _read(file, _settings(estimator, strategies[run[1]], tasks[run[0]], loop))
     results = Parallel(n_jobs=n_jobs, verbose=verbose)(
-        delayed(_run)(estimator, strategies[strategy], tasks[task], seed, loop, files[task, strategy, seed])
+        delayed(_run)(estimator, strategies[strategy], tasks[task], seed, loop, files.get((task, strategy, seed)))
         for task, strategy, seed in runs
     )
     return pd.DataFrame(
@@ -117,19 +133,39 @@ def _run(
     strategy: Callable[..., Any],
     task: Task,
     seed: int,
-    loop: dict[str, int],
+    loop: dict[str, Any],
     file: Path | None,
 ) -> list[dict[str, Any]]:
     """One learning curve; what its file holds already is taken from there."""
-    records = _read(file, _settings(estimator, strategy, task, loop))
-    curve = label_rounds(estimator, strategy, task, seed=seed, known=[record["indices"] for record in records], **loop)
-    if file is not None and not records:
-        _append(file, _settings(estimator, strategy, task, loop), new=True)
-    for record in curve:
-        records.append(record)
-        if file is not None:
+    if file is None:
+        return list(label_rounds(estimator, strategy, task, seed=seed, **loop))
+    settings = _settings(estimator, strategy, task, loop)
+    with _alone(file):
+        records = _read(file, settings)
+        if not file.exists() or not file.stat().st_size:
+            _append(file, settings)
+        done = len(records) == loop["n_queries"] + (loop["n_initial"] > 0)
+        if done or (records and records[-1]["n_labels"] == len(task.y_pool)):  # type: ignore[arg-type]
+            return records
+        known = [record["indices"] for record in records]
+        for record in label_rounds(estimator, strategy, task, seed=seed, known=known, **loop):
+            records.append(record)
             _append(file, record)
     return records
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold a run's lock, which a killed process gives back."""
+    lock = FileLock(f"{file}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"another process is at the run {str(file)!r}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def label_rounds(
@@ -190,32 +226,32 @@ def label_rounds(
         }
 
 
-def _read(file: Path | None, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of an interrupted or finished run, none without a file; a last line that was cut short is dropped.
+def _read(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Records of an interrupted or finished run; a last line that was cut short is dropped.
 
     Raises
     ------
     ValueError
         If the run had other settings; the message names the first that differs.
     """
-    if file is None or not file.exists():
+    if not file.exists():
         return []
-    text = file.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.write_text(whole)
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(file, len(whole))
     lines = [json.loads(line) for line in whole.splitlines()]
     if lines and lines[0] != settings:
-        name = next(name for name in settings if settings[name] != lines[0].get(name))
+        name = next(name for name in {**settings, **lines[0]} if settings.get(name) != lines[0].get(name))
         raise ValueError(
             f"{str(file)!r} belongs to an experiment with {name}={lines[0].get(name)!r}, but this one has "
-            f"{settings[name]!r}; use another folder"
+            f"{settings.get(name)!r}; use another folder"
         )
     return lines[1:]
 
 
-def _append(file: Path, line: dict[str, Any], *, new: bool = False) -> None:
-    with open(file, "w" if new else "a") as stream:
+def _append(file: Path, line: dict[str, Any]) -> None:
+    with open(file, "a") as stream:
         stream.write(json.dumps(line) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
@@ -225,27 +261,44 @@ def _settings(
     estimator: BaseEstimator, strategy: Callable[..., Any], task: Task, loop: dict[str, int]
 ) -> dict[str, Any]:
     """What a run's records depend on beside its name, as text."""
-    params = {name: _text(value) for name, value in sorted(estimator.get_params().items())}
-    keywords = strategy.get_params() if hasattr(strategy, "get_params") else {"strategy": strategy}
-    return {
-        "estimator": type(estimator).__name__,
-        "parameters": params,
-        "query": {name: _text(value) for name, value in sorted(keywords.items())},
-        "sizes": [len(task.y_pool), len(task.y_test)],  # type: ignore[arg-type]
-        **loop,
-    }
+    params = {f"estimator {name}": _text(value) for name, value in sorted(estimator.get_params().items())}
+    query = strategy if isinstance(strategy, Query) else Query(strategy)
+    params |= {f"query {name}": _text(value) for name, value in sorted(query.get_params().items())}
+    kept = {name: text for name, text in params.items() if name.split("__")[-1].split()[-1] not in _NO_RESULT}
+    data = {name: _digest(getattr(task, name)) for name in task._fields}
+    return {"estimator": type(estimator).__name__, **kept, **data, **loop}
+
+
+#: Parameters that change no record: where activations are kept, and what is shown.
+_NO_RESULT = {"cache", "verbose", "n_jobs"}
 
 
 def _text(value: Any) -> str:
-    """A description that is the same in every process: no addresses."""
+    """A description that is the same in every process: no addresses, and what weights and data hold."""
+    if isinstance(value, functools.partial):
+        keywords = {name: _text(keyword) for name, keyword in sorted(value.keywords.items())}
+        return f"partial({_text(value.func)}, {[_text(a) for a in value.args]}, {keywords})"
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__} {joblib.hash({k: v.cpu().numpy() for k, v in value.state_dict().items()})}"
+    if isinstance(value, SourceProfile) and hasattr(value, "fingerprint_"):
+        return f"SourceProfile {value.layers_} of {value.fingerprint_}"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     text = repr(value)
     return type(value).__name__ if " at 0x" in text else text
 
 
+def _digest(data: Any) -> str:
+    """Names an array's size and up to 100 of its rows."""
+    n = len(data) if not hasattr(data, "shape") else data.shape[0]
+    rows = np.linspace(0, n - 1, min(n, 100)).astype(int)
+    return f"{n} rows {joblib.hash(_safe_indexing(data, rows))}"
+
+
 def _file_name(task: str, strategy: str, seed: int) -> str:
-    return f"{task}--{strategy}--{seed}.jsonl".replace(os.sep, "_")
+    """Different runs, different names, on any file system."""
+    names = (quote(name, safe=" ").replace("-", "%2D") for name in (task, strategy))
+    return "--".join([*names, str(seed)]) + ".jsonl"
 
 
 def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Collection, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -159,12 +160,12 @@ class LayerGraph:
     def check_n_frozen(self, n_frozen: int) -> int:
         """Return `n_frozen` if it is a possible depth, else raise a ValueError that names the range."""
         n = len(self.weight_layers)
-        if isinstance(n_frozen, bool) or not isinstance(n_frozen, (int,)) or not 0 <= n_frozen <= n:
+        if isinstance(n_frozen, bool) or not isinstance(n_frozen, Integral) or not 0 <= n_frozen <= n:
             raise ValueError(
                 f"n_frozen={n_frozen!r} is not possible: this network has {n} weight layers below its head, "
                 f"so n_frozen is an integer from 0 to {n}"
             )
-        return n_frozen
+        return int(n_frozen)
 
     def frozen_parameters(self, n_frozen: int) -> set[str]:
         """Names of the body's parameters that are frozen when the first `n_frozen` weight layers are.
@@ -230,9 +231,10 @@ class LayerGraph:
         root = self.module if root is None else root
         # Made once: torch keeps the source of every module that it makes from a graph, for good.
         made = self._segments.setdefault(root, {})
-        if (start, *ends) not in made:
-            made[start, *ends] = self._segment(start, ends, root)
-        return made[start, *ends]
+        stretch = (start, *ends)
+        if stretch not in made:
+            made[stretch] = self._segment(start, ends, root)
+        return made[stretch]
 
     def _segment(self, start: fx.Node, ends: Sequence[fx.Node], root: nn.Module) -> fx.GraphModule:
         needed = set(ends).union(*(_ancestors(end, stop={start} | self._batch_sizes) for end in ends))

@@ -86,8 +86,8 @@ def flat(features: torch.Tensor) -> torch.Tensor:
 def interpolate(start: nn.Module, end: nn.Module, alpha: float) -> None:
     """Move the weights of `end` to (1 - alpha) start + alpha end, in place."""
     with torch.no_grad():
-        before = start.state_dict()
-        for name, value in end.state_dict().items():
+        before = dict([*start.named_parameters(), *start.named_buffers()])
+        for name, value in [*end.named_parameters(), *end.named_buffers()]:  # a shared weight is named once
             if value.is_floating_point():
                 value.lerp_(before[name].to(value.device), 1 - alpha)
 

@@ -55,12 +55,18 @@ def is_dask(X: Any) -> bool:
     return type(X).__module__.startswith("dask.array")
 
 
+def with_known_size(X: Any) -> Any:
+    """`X`, and a Dask array that has been filtered with the sizes of its chunks."""
+    unknown = is_dask(X) and any(np.isnan(rows) for rows in X.chunks[0])
+    return X.compute_chunk_sizes() if unknown else X
+
+
 def _on_dask(score: Callable[[Any], np.ndarray], X_pool: Any) -> np.ndarray:
     import dask
 
-    if any(np.isnan(rows) for rows in X_pool.chunks[0]):
-        X_pool = X_pool.compute_chunk_sizes()
+    X_pool = with_known_size(X_pool)
     whole_rows = X_pool.rechunk(dict.fromkeys(range(1, X_pool.ndim), -1))
     send = dask.delayed(score, traverse=False)  # one node of the graph, not a copy for each chunk
-    parts = [send(chunk) for chunk in whole_rows.to_delayed().ravel()]
+    chunks = zip(whole_rows.to_delayed().ravel(), whole_rows.chunks[0], strict=True)
+    parts = [send(chunk) for chunk, rows in chunks if rows > 0]
     return np.concatenate([np.asarray(part) for part in dask.compute(*parts)])

@@ -98,7 +98,7 @@ def solve_head(
         z = triangle.T
     with torch.no_grad():
         fixed = features @ head.weight.double().numpy().T + head.bias.double().numpy()
-    weight = np.ones(n) if sample_weight is None else sample_weight
+    weight = np.ones(n) if sample_weight is None else sample_weight / sample_weight.mean()
     target = np.eye(n_classes)[y]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -183,20 +183,21 @@ def build_net(
         "lr": lr,
         "max_epochs": epochs,
         "batch_size": batch_size,
-        "iterator_train": BatchLoader,
-        "iterator_train__share_of": share_of,
         "train_split": None,
         "classes": list(range(n_classes)),
         "device": device,
         "verbose": 0,
     }
+    if "iterator_train" not in further:
+        parameters |= {"iterator_train": BatchLoader, "iterator_train__share_of": share_of}
     if relative_lr:
         parameters["optimizer__param_groups"] = [
             (name, {"lr": lr * _typical_size(weight)}) for name, weight in suffix.named_parameters()
         ]
     if class_weight is not None:
         parameters["criterion__weight"] = torch.from_numpy(class_weight).float()
-    callbacks = [schedule, *further.get("callbacks", [])]
+    given = further.get("callbacks") or []
+    callbacks = given if given == "disable" else [schedule, *given]
     return SuffixNet(suffix, **(parameters | further | {"callbacks": callbacks}))
 
 
@@ -210,7 +211,10 @@ class BatchLoader(DataLoader):
 
     def __init__(self, dataset: Any, batch_size: int, share_of: np.ndarray | None = None, **kwargs: Any):
         order = RandomSampler(dataset) if share_of is None else WeightedRandomSampler(share_of.tolist(), len(dataset))
-        sampler = BatchSampler(order, batch_size, drop_last=False)
+        # A batch of one has no statistics for batch normalisation to train on.
+        sampler = BatchSampler(
+            order, batch_size, drop_last=len(dataset) > batch_size and len(dataset) % batch_size == 1
+        )
         super().__init__(dataset, sampler=sampler, batch_size=None, **kwargs)
 
 

@@ -1,5 +1,7 @@
 """The labelling loop inside fit: what it asks, when it stops, and that scikit-learn can search it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from modAL.uncertainty import margin_sampling
@@ -229,3 +231,34 @@ class TestQuery:
         assert query.keywords == {"lam": 0.1}
         with pytest.raises(ValueError, match="strategy='adma' is no callable"):
             Query("adma")
+
+
+def test_the_loop_gives_adma_the_number_of_its_first_query(classifier, pixels):
+    asked = []
+
+    def spy(learner, X_pool, n_instances=1, *, n_initial=0, random_state=None):
+        asked.append((n_initial, random_state))
+        return np.arange(n_instances)
+
+    X, y = pixels
+    options = {"n_queries": 2, "batch_size": 3, "n_initial": 7, "random_state": 0}
+    ActiveClassifier(classifier, spy, **options).fit(X, y)
+    assert [n_initial for n_initial, _ in asked] == [7, 7]
+    assert len({seed for _, seed in asked}) == 2
+    asked.clear()
+    ActiveClassifier(classifier, partial(spy, random_state=3), **options).fit(X, y)
+    assert [seed for _, seed in asked] == [3, 3]
+
+
+@pytest.mark.parametrize("answer", [[0, 0, 1], [0, 1], [0, 1, 500], [-1, 0, 1]])
+def test_a_strategy_that_does_not_answer_is_named(answer):
+    with pytest.raises(ValueError, match="not 3 distinct positions from 0 to 149"):
+        active(Query(lambda learner, X_pool, n_instances=1: np.array(answer)), batch_size=3).fit(X, Y)
+
+
+@pytest.mark.parametrize("sizes", [{"n_queries": -1}, {"batch_size": 0}, {"n_initial": -5}])
+def test_impossible_sizes_of_the_loop(sizes):
+    options = {"n_queries": 1, "batch_size": 1} | sizes
+    (name,) = sizes
+    with pytest.raises(ValueError, match=f"{name}={sizes[name]} is not an integer"):
+        next(labelling_rounds(LogisticRegression(), Query(random_sampling), X, Y, **options))

@@ -15,9 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import Callback
 from torch import nn
+from torch.utils.data import DataLoader
 
 import skal.classifier
 from skal import FrozenPrefixClassifier
+from skal.network import interpolate
 from skal.randomness import seeded
 from tests.conftest import SMALL, TinyConvNet
 
@@ -451,3 +453,79 @@ def test_memory_maps_are_read_block_by_block(classifier, pixels, tmp_path):
     tensors[3] = 1e300
     with pytest.raises(ValueError, match="NaN or infinity, first in row 3"):
         classifier.predict(tensors)
+
+
+def test_classes_foretold_or_alone_are_solved_for_when_they_come(classifier, pixels):
+    X, y = pixels
+    order = np.argsort(y, kind="stable")
+    classifier.set_params(max_epochs=0)
+    foretold, plain = clone(classifier), clone(classifier)
+    for chunk in np.split(order, 4):  # one class after the other; the first fit knows a single one
+        foretold.partial_fit(X[chunk], y[chunk], classes=["b", "g", "r", "y"])
+        plain.partial_fit(X[chunk], y[chunk])
+    assert plain.score(X, y) > 0.9
+    assert foretold.score(X, y) > 0.9
+
+
+def test_a_continuation_of_another_network_or_other_labels_is_refused(classifier, pixels):
+    X, y = pixels
+    proba = classifier.fit(X, y).predict_proba(X)
+    with pytest.raises(ValueError, match=r"fit with 2 frozen layers .* but there are 3 .*call fit"):
+        classifier.set_params(n_frozen=3).partial_fit(X[:2], y[:2])
+    with pytest.raises(ValueError, match=r"y holds .*1.*, but the classes so far are .* of another kind"):
+        classifier.set_params(n_frozen=2).partial_fit(X[:2], [1, 2])
+    np.testing.assert_array_equal(classifier.predict_proba(X), proba)
+
+
+def test_a_fit_that_fails_changes_nothing(mlp):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 7)).astype(np.float32), np.arange(20) % 2
+    fitted = FrozenPrefixClassifier(mlp, random_state=0, max_epochs=1).fit(X, y)
+    proba = fitted.predict_proba(X)
+    with pytest.raises((ValueError, RuntimeError)):
+        fitted.fit(X[:, :5], y)
+    assert fitted.n_features_in_ == 7
+    np.testing.assert_array_equal(fitted.predict_proba(X), proba)
+
+
+def test_one_weight_for_all_classes_changes_nothing(classifier, pixels):
+    X, y = pixels
+    weighted = clone(classifier).set_params(class_weight=dict.fromkeys("rgb", 100.0) | {"y": 100.0}).fit(X, y)
+    np.testing.assert_allclose(weighted.predict_proba(X), classifier.fit(X, y).predict_proba(X), atol=1e-3)
+    some = clone(classifier).set_params(class_weight={"y": 2.0})  # of a class that is not there yet
+    few = np.isin(y, ["r", "g"])
+    assert some.fit(X[few], y[few]).score(X[few], y[few]) > 0.9
+
+
+def test_numpy_integers_are_depths(classifier, pixels):
+    X, y = pixels
+    search = GridSearchCV(classifier.set_params(source=None), {"n_frozen": np.arange(2, 4)}, cv=2).fit(X, y)
+    assert search.best_estimator_.n_frozen_ in (2, 3)
+
+
+def test_a_last_batch_of_one_has_no_statistics(classifier, pixels):
+    X, y = pixels
+    assert classifier.set_params(train_batch_norm=True, batch_size=13).fit(X, y).score(X, y) > 0.5
+
+
+def test_skorchs_own_loader_and_no_callbacks(classifier, pixels):
+    X, y = pixels
+    further = {"callbacks": "disable", "iterator_train": DataLoader, "iterator_train__shuffle": True}
+    assert classifier.set_params(net_params=further).fit(X, y).score(X, y) > 0.9
+
+
+def test_shared_weights_are_averaged_once():
+    with seeded(0):
+        first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    start, end = nn.Sequential(first, first), nn.Sequential(second, second)
+    expected = (first.weight + second.weight) / 2
+    interpolate(start, end, 0.5)
+    torch.testing.assert_close(end[0].weight, expected)
+
+
+def test_a_damaged_checkpoint_is_named(classifier, pixels, tmp_path):
+    classifier.fit(*pixels).save(tmp_path / "net.safetensors")
+    content = (tmp_path / "net.safetensors").read_bytes()
+    (tmp_path / "net.safetensors").write_bytes(content[:100])
+    with pytest.raises(ValueError, match=r"net\.safetensors' is no classifier written by skal, or is damaged"):
+        clone(classifier).load(tmp_path / "net.safetensors")

@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import matplotlib as mpl
 import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from modAL.uncertainty import entropy_sampling, margin_sampling
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +20,8 @@ from sklearn.metrics import roc_auc_score
 from skal import Query, adma_sampling, random_sampling
 from skal.experiment import Task, area_under_curve, label_rounds, macro_auc, run_experiment, table_at
 from skal.plots import contact_sheet, plot_learning_curves, plot_queried
+from skal.randomness import seeded
+from tests.conftest import TinyConvNet
 
 mpl.use("Agg")
 X_IRIS, Y_IRIS = load_iris(return_X_y=True)
@@ -79,6 +83,7 @@ def test_an_experiment_resumes_in_the_middle_of_a_run(tmp_path):
 def test_a_kill_in_an_experiment_loses_nothing_finished(tmp_path):
     script = f"""
 import time
+from functools import partial
 from sklearn.linear_model import LogisticRegression
 from tests.test_experiment import iris
 class Slow(LogisticRegression):
@@ -109,7 +114,7 @@ def test_other_settings_are_refused_before_any_work(tmp_path):
     iris(tmp_path)
     with pytest.raises(ValueError, match=r"batch_size=5, but this one has 7; use another folder"):
         iris(tmp_path, batch_size=7)
-    with pytest.raises(ValueError, match=r"iris--margin--0.*with query="):
+    with pytest.raises(ValueError, match=r"iris--margin--0.*with query random_tie_break=None"):
         iris(tmp_path, {"margin": Query(margin_sampling, random_tie_break=True)})
     with pytest.raises(ValueError, match="nothing to run: 0 strategies"):
         iris(strategies={})
@@ -166,3 +171,51 @@ def test_the_plane_of_the_pool_marks_what_was_queried():
     assert pool.shape == (30, 2)
     np.testing.assert_array_equal(queried, pool[[4, 7]])
     np.testing.assert_array_equal(axes[1].collections[0].get_offsets(), pool)
+
+
+def test_runs_never_share_a_file(tmp_path):
+    tasks = {"a/b": IRIS, "a_b": Task(IRIS.X_test, IRIS.y_test, IRIS.X_pool, IRIS.y_pool), "a": IRIS, "a--b": IRIS}
+    names = {"b--c": random_sampling, "c": random_sampling}
+    options = {"n_queries": 1, "batch_size": 5, "seeds": [0]}
+    run_experiment(LogisticRegression(max_iter=2000), names, tasks, folder=tmp_path, **options)
+    assert len(list(tmp_path.glob("*.jsonl"))) == 8
+    with pytest.raises(ValueError, match="holds one twice"):
+        iris(seeds=[0, 0])
+
+
+def test_a_folder_knows_its_data_and_keywords(tmp_path, classifier, pixels):
+    iris(tmp_path)
+    other = {"iris": IRIS._replace(X_pool=IRIS.X_pool + 1)}
+    with pytest.raises(ValueError, match="with X_pool="):
+        run_experiment(LogisticRegression(max_iter=2000), STRATEGIES, other, folder=tmp_path, **LOOP)
+    iris(tmp_path / "p", {"p": partial(margin_sampling, random_tie_break=False)})
+    with pytest.raises(ValueError, match="with query strategy="):
+        iris(tmp_path / "p", {"p": partial(margin_sampling, random_tie_break=True)})
+    X, y = pixels
+    run = {"tasks": {"t": Task(X, y, X, y)}, "n_queries": 1, "batch_size": 8, "seeds": [0]}
+    classifier.set_params(max_epochs=0)
+    run_experiment(classifier, {"adma": adma_sampling}, folder=tmp_path / "c", **run)
+    run_experiment(classifier.set_params(cache=False), {"adma": adma_sampling}, folder=tmp_path / "c", **run)
+    with seeded(9):
+        changed = classifier.set_params(backbone=TinyConvNet(), source=None)
+    with pytest.raises(ValueError, match="with estimator backbone="):
+        run_experiment(changed, {"adma": adma_sampling}, folder=tmp_path / "c", **run)
+
+
+def test_a_generator_in_a_strategy_is_refused():
+    with pytest.raises(ValueError, match="'random' has a generator of its own"):
+        iris(strategies={"random": Query(random_sampling, random_state=np.random.RandomState(0))})
+
+
+def test_two_processes_at_one_run(tmp_path):
+    iris(tmp_path)
+    file = tmp_path / "iris--random--0.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    with FileLock(f"{file}.lock"), pytest.raises(ValueError, match="another process is at the run"):
+        iris(tmp_path)
+
+
+def test_a_finished_run_is_not_fitted_again(tmp_path, monkeypatch):
+    expected = iris(tmp_path)
+    monkeypatch.setattr(LogisticRegression, "fit", None)
+    pd.testing.assert_frame_equal(iris(tmp_path), expected)

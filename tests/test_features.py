@@ -1,13 +1,17 @@
 """The cache: what was computed once is not computed again, whoever asks, and the bound holds."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 
+from skal import FrozenPrefixClassifier
 from skal.backbones import load_backbone
 from skal.cache import ActivationCache
 from skal.features import CACHE, Point, frozen_activations
+from skal.randomness import seeded
 from tests.conftest import SMALL, TinyConvNet
 
 
@@ -104,3 +108,33 @@ def test_a_small_cache_changes_no_result(classifier, pixels, monkeypatch):
     monkeypatch.setattr(CACHE, "max_bytes", 4000)
     np.testing.assert_allclose(classifier.fit(X, y).predict_proba(X), expected, rtol=1e-5)
     assert CACHE.n_bytes <= 4000
+
+
+def test_equal_images_in_a_full_cache(classifier, pixels, monkeypatch):
+    X, y = pixels
+    twice = np.concatenate([X, X])
+    monkeypatch.setattr(CACHE, "max_bytes", 20_000)
+    expected = classifier.fit(twice, np.concatenate([y, y])).predict_proba(twice)
+    for _ in range(3):
+        np.testing.assert_allclose(classifier.predict_proba(twice[::-1]), expected[::-1], atol=1e-6)
+    cache = ActivationCache(max_bytes=12)
+    cache.put(b"s", [b"a", b"a"], torch.ones(2, 1))
+    cache.put(b"s", [b"b", b"c", b"d"], torch.ones(3, 1))
+    assert cache.n_bytes == 12
+
+
+def test_a_tensor_that_is_no_parameter_tells_networks_apart(pixels):
+    class Shifted(TinyConvNet):
+        def __init__(self, shift):
+            super().__init__()
+            self.shift = torch.tensor(float(shift))
+
+        def forward(self, x):
+            return super().forward(x - self.shift)
+
+    with seeded(0):
+        first = Shifted(0)
+    second = copy.deepcopy(first)
+    second.shift = torch.tensor(5.0)
+    values = [FrozenPrefixClassifier(net, preprocess=SMALL).activations(pixels[0], [-2])[0] for net in (first, second)]
+    assert not np.allclose(*values)

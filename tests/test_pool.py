@@ -111,3 +111,11 @@ def test_a_search_on_dask_finds_what_it_finds_here(client, classifier, pixels, t
         there = search.fit(X, y)
     assert there.best_params_ == best
     np.testing.assert_allclose(there.cv_results_["mean_test_score"], scores)
+
+
+def test_a_filtered_dask_pool(classifier, pixels):
+    X, _ = pixels
+    lazy = da.from_array(X, chunks=(10, -1, -1, -1))
+    kept = lazy[da.from_array(np.repeat([True, False, True, True], 10), chunks=10)]  # its second chunk is empty
+    expected = adma_sampling(classifier, X[np.r_[:10, 20:40]], 4)
+    np.testing.assert_array_equal(adma_sampling(classifier, kept, 4), expected)

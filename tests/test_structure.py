@@ -21,6 +21,7 @@ ORDER = [
     "features",
     "network",
     "source",
+    "adapted",
     "training",
     "checkpoint",
     "classifier",

@@ -52,7 +52,10 @@ class Query(BaseEstimator):
         return {"strategy": self.strategy, **self.keywords}
 
     def set_params(self, **params: Any) -> Query:
-        """Set keywords, or replace the strategy."""
+        """Set keywords, or replace the strategy, which must have the keywords that are set.
+
+        To search strategies with keywords of their own, give a grid whole queries: ``{"query": [Query(...), ...]}``.
+        """
         params = dict(params)
         changed = Query(params.pop("strategy", self.strategy), **(self.keywords | params))
         self.strategy, self.keywords = changed.strategy, changed.keywords
@@ -77,5 +80,6 @@ class Query(BaseEstimator):
                 raise ValueError(f"{called} has no keyword {name!r}; it has {allowed or 'keywords of its own'}")
 
     def takes(self, keyword: str) -> bool:
-        """Whether the strategy has a keyword of this name that is not set."""
-        return keyword not in self.keywords and keyword in inspect.signature(self.strategy).parameters
+        """Whether the strategy has a keyword of this name that is not set, here or by a ``functools.partial``."""
+        already = {**getattr(self.strategy, "keywords", {}), **self.keywords}
+        return keyword not in already and keyword in inspect.signature(self.strategy).parameters

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 from skal.numerics.distances import euclidean_distances
 from skal.numerics.kendall import kendall_tau_b
-from skal.pool import is_dask, score_pool
+from skal.pool import is_dask, score_pool, with_known_size
 from skal.query._learner import check_pool, last_step, members, n_labels, predict_proba
 from skal.query._select import select_top
 from skal.query.uncertainty import KINDS, uncertainty
@@ -247,6 +247,7 @@ def adma_sampling(
     >>> images.shape
     (2, 5)
     """
+    X_pool = with_known_size(X_pool)
     check_pool(X_pool, n_instances)
     for name, value, allowed in (
         ("alpha", alpha, ALPHAS),
