@@ -2,9 +2,11 @@
 
     python examples/compare_probe.py --images DIR --backbone mobilenet_v2 --weights FILE --image-size 129 --output CSV
 
-DIR holds class folders, as for quickstart.py; without it, Fashion-MNIST and EfficientNet-Lite0. The regression's C is
-chosen by cross-validation (1 where a class has one label). Rows already in the CSV file are kept, so a run that was
-stopped continues, and several data sets and networks can share a file. ``--table`` only prints what it holds.
+With ``--random`` the labels are so many images of the whole pool, as the first batches of active learning: classes then
+have unequal numbers, and some none. DIR holds class folders, as for quickstart.py; without it, Fashion-MNIST and
+EfficientNet-Lite0. The regression's C is chosen by cross-validation (1 where a class has one label). Rows already in the
+CSV file are kept, so a run that was stopped continues, and several data sets and networks can share a file. ``--table``
+only prints what it holds.
 """
 
 from __future__ import annotations
@@ -23,17 +25,20 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from skal import FrozenPrefixClassifier
 
 
-def drawn(y: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Positions of k images of each class."""
+def drawn(y: np.ndarray, k: int, seed: int, *, at_random: bool = False) -> np.ndarray:
+    """Positions of k images of each class, or of k images of all."""
     rng = np.random.RandomState(seed)
+    if at_random:
+        return rng.permutation(len(y))[:k]
     return np.concatenate([rng.permutation(np.flatnonzero(y == label))[:k] for label in np.unique(y)])
 
 
-def regression(F: np.ndarray, y: np.ndarray, k: int) -> LogisticRegression | LogisticRegressionCV:
+def regression(F: np.ndarray, y: np.ndarray) -> LogisticRegression | LogisticRegressionCV:
     """Logistic regression on features, C from 0.001 to 1000 by cross-validation where a class has two labels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", FutureWarning)
+        k = np.unique(y, return_counts=True)[1].min()
         if k == 1:
             return LogisticRegression(max_iter=300).fit(F, y)
         return LogisticRegressionCV(Cs=np.logspace(-3, 3, 7), cv=min(k, 5), max_iter=300).fit(F, y)
@@ -58,6 +63,7 @@ def main() -> None:
     parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
     parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="labels a class")
+    parser.add_argument("--random", action="store_true", help="so many labels in all, of images at random")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--name", default="fashion_mnist", help="of the data in the table (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("compare_probe.csv"))
@@ -74,12 +80,12 @@ def main() -> None:
     F, F_test = (net.activations(images, [-2], pooled=True)[0] for images in (X, X_test))
     for seed in range(args.seeds):
         for k in args.labels:
-            few = drawn(y, k, seed)
+            few = drawn(y, k, seed, at_random=args.random)
             net.set_params(random_state=seed)
             methods = {
                 "skal": lambda few=few: net.set_params(max_epochs=30).fit(X[few], y[few]).score(X_test, y_test),
                 "probe": lambda few=few: net.set_params(max_epochs=0).fit(X[few], y[few]).score(X_test, y_test),
-                "regression": lambda few=few, k=k: regression(F[few], y[few], k).score(F_test, y_test),
+                "regression": lambda few=few: regression(F[few], y[few]).score(F_test, y_test),
             }
             for method, accuracy_of in methods.items():
                 run = (args.name, args.backbone, k, seed, method)

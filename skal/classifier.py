@@ -68,8 +68,10 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     optimizer : type, default=torch.optim.AdamW
         Class of the optimiser.
     weight_decay : float, default=0.01
-    class_weight : dict, "balanced" or None, default=None
-        Weight of each class in the loss, as in scikit-learn.
+    class_weight : dict, "balanced" or None, default="balanced"
+        Weight of each class in the loss, as in scikit-learn. What is queried is not distributed as the task is, and
+        under the strong penalty of a head with few labels the larger classes would take everything; None weighs every
+        image alike.
     augment : callable or None, default=None
         Changes a batch of network inputs (n, channels, H, W) at random each time it is drawn, with torch's generator
         (torchvision's transforms do). Every step then runs the frozen layers too, without the cache.
@@ -158,7 +160,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         batch_size: int = 32,
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         weight_decay: float = 0.01,
-        class_weight: dict[Any, float] | str | None = None,
+        class_weight: dict[Any, float] | str | None = "balanced",
         augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
         normalize: bool = True,
         wise_alpha: float | None = None,

@@ -401,7 +401,7 @@ def test_weights_lie_between_the_probe_and_the_fine_tuned_net(classifier, pixels
 def test_class_weights_balance(classifier, pixels):
     X, y = pixels
     few = np.concatenate([np.flatnonzero(y == "r"), np.flatnonzero(y == "g")[:2]])
-    plain = clone(classifier).fit(X[few], y[few]).predict_proba(X)
+    plain = clone(classifier).set_params(class_weight=None).fit(X[few], y[few]).predict_proba(X)
     balanced = clone(classifier).set_params(class_weight="balanced").fit(X[few], y[few]).predict_proba(X)
     given = clone(classifier).set_params(class_weight={"g": 3.0, "r": 0.6}).fit(X[few], y[few]).predict_proba(X)
     assert balanced[:, 0].mean() > plain[:, 0].mean()
@@ -529,3 +529,10 @@ def test_a_damaged_checkpoint_is_named(classifier, pixels, tmp_path):
     (tmp_path / "net.safetensors").write_bytes(content[:100])
     with pytest.raises(ValueError, match=r"net\.safetensors' is no classifier written by skal, or is damaged"):
         clone(classifier).load(tmp_path / "net.safetensors")
+
+
+def test_few_labels_of_unequal_classes_are_not_swallowed_by_the_largest(classifier, pixels):
+    X, y = pixels
+    few = np.concatenate([np.flatnonzero(y == "r")[:8], *(np.flatnonzero(y == label)[:1] for label in "gby")])
+    assert classifier.set_params(max_epochs=0).fit(X[few], y[few]).score(X, y) > 0.9
+    assert classifier.set_params(class_weight=None).fit(X[few], y[few]).score(X, y) < 0.9
