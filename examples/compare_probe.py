@@ -3,10 +3,11 @@
     python examples/compare_probe.py --images DIR --backbone mobilenet_v2 --weights FILE --image-size 129 --output CSV
 
 With ``--random`` the labels are so many images of the whole pool, as the first batches of active learning: classes then
-have unequal numbers, and some none. DIR holds class folders, as for quickstart.py; without it, Fashion-MNIST and
-EfficientNet-Lite0. The regression's C is chosen by cross-validation (1 where a class has one label). Rows already in the
-CSV file are kept, so a run that was stopped continues, and several data sets and networks can share a file. ``--table``
-only prints what it holds.
+have unequal numbers, and some none.
+
+DIR holds class folders, as for quickstart.py; without it, Fashion-MNIST and EfficientNet-Lite0. The regression's C is
+chosen by cross-validation (1 where a class has one label). Rows already in the CSV file are kept, so a run that was
+stopped continues, and several data sets and networks can share a file. ``--table`` only prints what it holds.
 """
 
 from __future__ import annotations
