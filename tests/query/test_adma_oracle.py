@@ -225,6 +225,7 @@ def make_world(name):
             "lr": 0.02,
             "relative_lr": False,
             "normalize": False,
+            "class_weight": None,
             "max_epochs": 3,
             "min_steps": 0,
             "batch_size": 3,
