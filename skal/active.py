@@ -10,12 +10,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
-from sklearn.utils import Tags, _safe_indexing, assert_all_finite, check_random_state, get_tags, indexable
+from sklearn.utils import Tags, _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _num_samples, check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from skal.labels import check_labels
 from skal.query._query import Query
 
 
@@ -109,7 +109,7 @@ def labelling_rounds(
     for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}={value!r} is not an integer of at least {least}")
-    query = query if isinstance(query, Query) else Query(query)
+    query = Query.of(query)
     learner = Learner(estimator, X, y)
     left = np.arange(_num_samples(X))
     sizes = ([n_initial] if n_initial else []) + [batch_size] * n_queries
@@ -255,12 +255,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             If a parameter is out of range, X and y differ in length, or the estimator or strategy refuses its data.
         """
         self._validate_params()
-        if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        y_pool: np.ndarray = column_or_1d(y, warn=True)
-        assert_all_finite(y_pool, input_name="y")
-        check_consistent_length(X, y_pool)
-        check_classification_targets(y_pool)
+        y_pool = check_labels(self, X, y)
         (X,) = indexable(X)
         random_state = check_random_state(self.random_state)
         seed = random_state.randint(2**31 - 1)

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, assert_all_finite, check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
 from skal.adapted import AdaptedNetwork, run_batched, width
@@ -24,6 +23,7 @@ from skal.backbones import Backbone, BackboneLike
 from skal.checkpoint import read_checkpoint, write_checkpoint
 from skal.features import Point
 from skal.images import ImageTransform, Inputs, JoinedInputs
+from skal.labels import check_labels
 from skal.network import Suffix, flat, grow_head, interpolate
 from skal.randomness import draw_seed, seeded
 from skal.source import SourceProfile
@@ -293,7 +293,9 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self, X: Any, y: Any, *, continues: bool, replays: bool, classes: ArrayLike | None
     ) -> FrozenPrefixClassifier:
         continues = continues and self.__sklearn_is_fitted__()
-        X, y = self._check_training_data(X, y, reset=not (continues and replays))
+        if y is not None:  # scikit-learn wants a missing y to be named before what is wrong with X
+            X = self._check_features(X, reset=not (continues and replays))
+        y = check_labels(self, X, y)
         foretold = y if classes is None else np.unique(np.asarray(classes))
         if not np.isin(y, foretold).all():
             raise ValueError(f"y holds {np.setdiff1d(y, foretold)[0]!r}, which is not among classes={foretold}")
@@ -365,16 +367,6 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.net_, self.classes_, self.backbone_, self.n_frozen_ = net, classes, backbone, n_frozen
         self.seen_, self.seen_y_, self._content = inputs, y.copy(), content
         return self
-
-    def _check_training_data(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, np.ndarray]:
-        if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        X = self._check_features(X, reset=reset)
-        y = column_or_1d(y, warn=True)
-        assert_all_finite(y, input_name="y")
-        check_consistent_length(X, y)
-        check_classification_targets(y)
-        return X, y
 
     def _new_suffix(self, backbone: Backbone, n_frozen: int, n_classes: int, activations: torch.Tensor) -> Suffix:
         """The pre-trained layers after the cut, and a new head."""

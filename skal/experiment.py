@@ -104,19 +104,25 @@ def run_experiment(
         check_consistent_length(task.X_test, task.y_test)
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)} holds one twice")
-    for name, strategy in strategies.items():
-        given = Query(strategy).keywords if not isinstance(strategy, Query) else strategy.keywords
-        if any(isinstance(value, (np.random.RandomState, np.random.Generator)) for value in given.values()):
+    queries = {name: Query.of(strategy) for name, strategy in strategies.items()}
+    for name, query in queries.items():
+        if any(isinstance(value, (np.random.RandomState, np.random.Generator)) for value in query.keywords.values()):
             raise ValueError(f"the strategy {name!r} has a generator of its own; leave it out: every round is seeded")
     loop = {"n_queries": n_queries, "batch_size": batch_size, "n_initial": n_initial}
     runs = [(task, strategy, seed) for task in tasks for seed in seeds for strategy in strategies]
-    files = {run: Path(folder) / _file_name(*run) for run in runs} if folder is not None else {}
+    files: dict[tuple[str, str, int], tuple[Path, dict[str, Any]]] = {}
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for run, file in files.items():  # refused before any work
-            _read(file, _settings(estimator, strategies[run[1]], tasks[run[0]], loop))
+        settings = {
+            (task, name): _settings(estimator, query, tasks[task], loop)
+            for task in tasks
+            for name, query in queries.items()
+        }
+        for run in runs:  # refused before any work
+            files[run] = Path(folder) / _file_name(*run), settings[run[:2]]
+            _read(*files[run])
     results = Parallel(n_jobs=n_jobs, verbose=verbose)(
-        delayed(_run)(estimator, strategies[strategy], tasks[task], seed, loop, files.get((task, strategy, seed)))
+        delayed(_run)(estimator, queries[strategy], tasks[task], seed, loop, files.get((task, strategy, seed)))
         for task, strategy, seed in runs
     )
     return pd.DataFrame(
@@ -130,16 +136,16 @@ def run_experiment(
 
 def _run(
     estimator: BaseEstimator,
-    strategy: Callable[..., Any],
+    query: Query,
     task: Task,
     seed: int,
     loop: dict[str, Any],
-    file: Path | None,
+    kept: tuple[Path, dict[str, Any]] | None,
 ) -> list[dict[str, Any]]:
-    """One learning curve; what its file holds already is taken from there."""
-    if file is None:
-        return list(label_rounds(estimator, strategy, task, seed=seed, **loop))
-    settings = _settings(estimator, strategy, task, loop)
+    """One learning curve; what its file holds already, by the same settings, is taken from there."""
+    if kept is None:
+        return list(label_rounds(estimator, query, task, seed=seed, **loop))
+    file, settings = kept
     with _alone(file):
         records = _read(file, settings)
         if not file.exists() or not file.stat().st_size:
@@ -148,7 +154,7 @@ def _run(
         if done or (records and records[-1]["n_labels"] == len(task.y_pool)):  # type: ignore[arg-type]
             return records
         known = [record["indices"] for record in records]
-        for record in label_rounds(estimator, strategy, task, seed=seed, known=known, **loop):
+        for record in label_rounds(estimator, query, task, seed=seed, known=known, **loop):
             records.append(record)
             _append(file, record)
     return records
@@ -257,12 +263,9 @@ def _append(file: Path, line: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def _settings(
-    estimator: BaseEstimator, strategy: Callable[..., Any], task: Task, loop: dict[str, int]
-) -> dict[str, Any]:
+def _settings(estimator: BaseEstimator, query: Query, task: Task, loop: dict[str, int]) -> dict[str, Any]:
     """What a run's records depend on beside its name, as text."""
     params = {f"estimator {name}": _text(value) for name, value in sorted(estimator.get_params().items())}
-    query = strategy if isinstance(strategy, Query) else Query(strategy)
     params |= {f"query {name}": _text(value) for name, value in sorted(query.get_params().items())}
     kept = {name: text for name, text in params.items() if name.split("__")[-1].split()[-1] not in _NO_RESULT}
     data = {name: _digest(getattr(task, name)) for name in task._fields}

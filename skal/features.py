@@ -9,7 +9,7 @@ deepest point before it that is kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,23 +88,19 @@ def frozen_activations(
     layers = backbone.layers
     spaces = [_space(backbone, point) for point in points]
     kept = [node for node in layers.flow_points if cache is not None and cache.holds(_space(backbone, Point(node)))]
-    segments: dict[tuple[tuple[int, ...], fx.Node], Callable[[torch.Tensor], list[torch.Tensor]]] = {}
 
     def run(lacking: tuple[int, ...], start: fx.Node, x: torch.Tensor) -> list[torch.Tensor]:
-        if (lacking, start) not in segments:
-            ends = [points[p].node for p in lacking]
-            segments[lacking, start] = layers.segment(start, ends).to(device).eval()
-        outputs = segments[lacking, start](x.to(device))
+        outputs = layers.segment(start, [points[p].node for p in lacking]).to(device).eval()(x.to(device))
         return [pool(out, points[p].pooled).cpu() for p, out in zip(lacking, outputs, strict=True)]
 
-    def starts(lacking: tuple[int, ...], rows: list[int]) -> Iterator[tuple[fx.Node, dict[int, Any]]]:
+    def starts(lacking: tuple[int, ...], without: list[int]) -> Iterator[tuple[fx.Node, dict[int, Any]]]:
         """From where to compute what these rows lack: the deepest point that is kept, and at last the input."""
         for node in reversed(kept):
-            if cache is not None and rows and not any(layers.is_before(points[p].node, node) for p in lacking):
-                found = cache.get(_space(backbone, Point(node)), [keys[i] for i in rows])
-                yield node, {rows[i]: row for i, row in found.items()}
-                rows = [row for i, row in enumerate(rows) if i not in found]
-        yield layers.input, dict.fromkeys(rows)
+            if cache is not None and without and not any(layers.is_before(points[p].node, node) for p in lacking):
+                found = cache.get(_space(backbone, Point(node)), [keys[i] for i in without])
+                yield node, {without[i]: row for i, row in found.items()}
+                without = [row for i, row in enumerate(without) if i not in found]
+        yield layers.input, dict.fromkeys(without)
 
     with tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:
         for first in range(0, len(inputs), BLOCK):

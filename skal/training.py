@@ -20,7 +20,7 @@ from skal.images import Inputs
 from skal.network import Suffix
 
 #: Images for each unit of C, the inverse L2 penalty of the head on features scaled to a mean squared norm of 1. Fewer
-#: labels want a stronger penalty: see "Never worse than the linear probe" in docs/results.md.
+#: labels want a stronger penalty: see "Against logistic regression" in docs/results.md.
 IMAGES_PER_C = 20.0
 
 
@@ -36,14 +36,12 @@ class HeadPenalty:
     center : ndarray of shape (n_features,)
     scale : float
         Root mean squared norm of the centred features.
-    C : float
     n : int
         Number of images.
     """
 
     center: np.ndarray
     scale: float
-    C: float
     n: int
 
     @classmethod
@@ -51,7 +49,12 @@ class HeadPenalty:
         """The penalty for these training features (n, n_features)."""
         center = features.mean(axis=0, dtype=np.float64)
         scale = float(np.sqrt(((features - center) ** 2).sum(axis=1).mean())) + 1e-12
-        return cls(center, scale, len(features) / IMAGES_PER_C, len(features))
+        return cls(center, scale, len(features))
+
+    @property
+    def C(self) -> float:
+        """Inverse strength: the fewer images, the stronger."""
+        return self.n / IMAGES_PER_C
 
     @property
     def per_image(self) -> float:

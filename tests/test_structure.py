@@ -11,6 +11,7 @@ ROOT = Path(skal.__file__).parent
 #: From what knows nothing of the others to what uses them all.
 ORDER = [
     "randomness",
+    "labels",
     "_torchvision",
     "numerics",
     "cache",

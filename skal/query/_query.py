@@ -43,6 +43,11 @@ class Query(BaseEstimator):
         self.keywords = keywords
         self._check()
 
+    @classmethod
+    def of(cls, strategy: Callable[..., Any]) -> Query:
+        """A strategy as a query; a query as it is."""
+        return strategy if isinstance(strategy, Query) else cls(strategy)
+
     def __call__(self, learner: Any, X_pool: Any, n_instances: int = 1, **further: Any) -> Any:
         """Ask the strategy; `further` keywords of the loop give way to those set here."""
         return self.strategy(learner, X_pool, n_instances, **(further | self.keywords))
