@@ -19,11 +19,19 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from modAL.uncertainty import margin_sampling
-from quickstart import DATA, DEFAULT, load_task, nearest_centers, network
-from sklearn.base import clone
+from quickstart import (
+    add_images_option,
+    add_network_options,
+    add_profile_option,
+    load_profile,
+    load_task,
+    nearest_centers,
+    network,
+    with_all_labels,
+)
 
-from skal import FrozenPrefixClassifier, Query, SourceProfile, adma_sampling, random_sampling
-from skal.experiment import Task, area_under_curve, macro_auc, run_experiment, table_at
+from skal import FrozenPrefixClassifier, Query, adma_sampling, random_sampling
+from skal.experiment import Task, area_under_curve, run_experiment, table_at
 from skal.plots import contact_sheet, plot_learning_curves, plot_queried
 
 mpl.use("Agg")
@@ -46,32 +54,11 @@ def strategies(lam: float, two_patterns: bool) -> dict[str, Query]:
     return compared
 
 
-def with_all_labels(net: FrozenPrefixClassifier, task: Task, seeds: int) -> pd.DataFrame:
-    """The same network trained on every label of the pool."""
-    rows = []
-    for seed in range(seeds):
-        full = clone(net).set_params(random_state=seed).fit(task.X_pool, task.y_pool)
-        proba = full.predict_proba(task.X_test)
-        accuracy = float(np.mean(full.classes_[proba.argmax(axis=1)] == task.y_test))
-        rows.append(
-            {
-                "strategy": "all labels",
-                "seed": seed,
-                "n_labels": len(task.y_pool),
-                "accuracy": accuracy,
-                "macro_auc": macro_auc(task.y_test, proba, full.classes_),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
-    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
-    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
-    parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
-    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    add_images_option(parser)
+    add_network_options(parser)
+    add_profile_option(parser)
     parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
     parser.add_argument("--two-patterns", action="store_true", help="also ADMA-2")
     parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
@@ -82,11 +69,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("adma_study_results"))
     args = parser.parse_args()
 
-    if args.profile is None and args.backbone == DEFAULT:
-        args.profile = DATA / "efficientnet_lite0_imagenet_96px.safetensors"
-    if args.profile is None:
+    profile = load_profile(args)
+    if profile is None:
         parser.error(f"the study needs the --profile of {args.backbone}; see make_source_profile.py")
-    profile = SourceProfile.load(args.profile)
     task = Task(*load_task(args.images))
     net = FrozenPrefixClassifier(
         **network(args.backbone, args.weights, args.image_size),
@@ -106,7 +91,8 @@ def main() -> None:
         n_jobs=args.jobs,
         verbose=10,
     )
-    full = with_all_labels(net, task, args.seeds)
+    full = pd.DataFrame([with_all_labels(net, task, seed) for seed in range(args.seeds)])
+    with_ceiling = pd.concat([records, full])
 
     records.drop(columns="indices").round(4).to_csv(args.output / "records.csv", index=False)
     areas = area_under_curve(records).droplevel("task").round(4)
@@ -114,11 +100,10 @@ def main() -> None:
     print(areas.to_string())
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for ax, metric in zip(axes, ("accuracy", "macro_auc"), strict=True):
-        shown = pd.concat([records, full])
-        table_at(shown, metric).to_csv(args.output / f"{metric}.csv")
+        table_at(with_ceiling, metric).to_csv(args.output / f"{metric}.csv")
         plot_learning_curves(records, metric, ceiling=full[metric].mean(), ax=ax)
     figure.savefig(args.output / "curves.png", dpi=120)
-    print(table_at(pd.concat([records, full])).to_string())
+    print(table_at(with_ceiling).to_string())
 
     mine = records[(records.strategy == "ADMA-distance") & (records.seed == 0)]
     queried = np.concatenate(mine["indices"].tolist()).astype(int)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from quickstart import DEFAULT, load_task, network
+from quickstart import add_images_option, add_network_options, load_task, network
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
@@ -59,10 +59,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
-    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
-    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
-    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    add_images_option(parser)
+    add_network_options(parser)
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="labels a class")
     parser.add_argument("--random", action="store_true", help="so many labels in all, of images at random")
     parser.add_argument("--seeds", type=int, default=5)

@@ -18,21 +18,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import parallel_config
-from quickstart import DATA, DEFAULT, load_task, network
+from quickstart import add_images_option, add_network_options, add_profile_option, load_profile, load_task, network
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 
-from skal import ActiveClassifier, FrozenPrefixClassifier, Query, SourceProfile, adma_sampling
+from skal import ActiveClassifier, FrozenPrefixClassifier, Query, adma_sampling
 from skal.backbones import load_backbone
 from skal.features import CACHE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
-    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
-    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
-    parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
-    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    add_images_option(parser)
+    add_network_options(parser)
+    add_profile_option(parser)
     parser.add_argument("--lam", type=float, nargs="+", default=[0, 0.05, 0.2, 1])
     parser.add_argument("--trainable", type=int, nargs="+", default=[0, 1, 2], help="trainable layers below the head")
     parser.add_argument("--queries", type=int, default=5)
@@ -44,15 +42,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("grid_search_results"))
     args = parser.parse_args()
 
-    if args.profile is None and args.backbone == DEFAULT:
-        args.profile = DATA / "efficientnet_lite0_imagenet_96px.safetensors"
+    profile = load_profile(args)
+    if profile is None:
+        parser.error(f"the search over lambda needs the --profile of {args.backbone}; see make_source_profile.py")
     X, y, *_ = load_task(args.images)
     chosen = np.random.RandomState(0).permutation(len(y))[: args.images_used]
     args.output.mkdir(parents=True, exist_ok=True)
     shared = network(args.backbone, args.weights, args.image_size)
     net = FrozenPrefixClassifier(
         **shared,
-        source=SourceProfile.load(args.profile),
+        source=profile,
         random_state=0,
         cache=args.output / "cache" if args.jobs > 1 or args.dask else True,  # processes share a folder
     )

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from quickstart import DEFAULT, network
+from quickstart import add_network_options, network
 
 from skal import SourceProfile
 
@@ -23,9 +23,7 @@ from skal import SourceProfile
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="source images with labels.csv")
-    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
-    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
-    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    add_network_options(parser)
     parser.add_argument("--two-patterns", action="store_true", help="keep the layers of ADMA-2 as well")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     parser.add_argument("--output", type=Path, required=True)

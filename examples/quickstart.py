@@ -66,6 +66,30 @@ def network(backbone: str = DEFAULT, weights: str | None = None, image_size: int
     }
 
 
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """The options that :func:`network` takes."""
+    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
+    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
+    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+
+
+def add_profile_option(parser: argparse.ArgumentParser) -> None:
+    """The option that :func:`load_profile` reads."""
+    parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
+
+
+def add_images_option(parser: argparse.ArgumentParser) -> None:
+    """The option that :func:`load_task` takes."""
+    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
+
+
+def load_profile(args: argparse.Namespace) -> SourceProfile | None:
+    """The profile asked for, or the default network's own; None where another network has none."""
+    if args.profile is None and args.backbone == DEFAULT:
+        return SourceProfile.load(DATA / "efficientnet_lite0_imagenet_96px.safetensors")
+    return None if args.profile is None else SourceProfile.load(args.profile)
+
+
 def class_folders(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Paths and labels of a folder with one folder a class."""
     paths = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".bmp"})
@@ -95,6 +119,20 @@ def nearest_centers(net: FrozenPrefixClassifier, profile: SourceProfile, X: np.n
     return [profile.class_names_[k] for k in nearest]
 
 
+def with_all_labels(net: FrozenPrefixClassifier, task: Task, seed: int) -> dict[str, Any]:
+    """Record of the same network trained on every label of the pool."""
+    full = clone(net).set_params(random_state=seed).fit(task.X_pool, task.y_pool)
+    proba = full.predict_proba(task.X_test)
+    return {
+        "strategy": "all labels",
+        "seed": seed,
+        "n_labels": len(task.y_pool),
+        "n_classes": len(full.classes_),
+        "accuracy": float(np.mean(full.classes_[proba.argmax(axis=1)] == task.y_test)),
+        "macro_auc": macro_auc(task.y_test, proba, full.classes_),
+    }
+
+
 def table(records: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over the seeds at each number of labels, of both metrics."""
     parts = [
@@ -115,11 +153,9 @@ def draw(records: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
-    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
-    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
-    parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
-    parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    add_images_option(parser)
+    add_network_options(parser)
+    add_profile_option(parser)
     parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=["adma", "random"])
     parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
@@ -129,17 +165,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("quickstart_results"))
     args = parser.parse_args()
 
-    if args.backbone == DEFAULT and args.profile is None:
-        args.profile = DATA / "efficientnet_lite0_imagenet_96px.safetensors"
-    if args.profile is None and "adma" in args.strategy:
+    profile = load_profile(args)
+    if profile is None and "adma" in args.strategy:
         parser.error(f"--strategy adma needs the --profile of {args.backbone}; see make_source_profile.py")
-    profile = SourceProfile.load(args.profile) if args.profile is not None else None
-    X_pool, y_pool, X_test, y_test = load_task(args.images)
+    task = Task(*load_task(args.images))
+    X_pool, y_pool = task.X_pool, task.y_pool
     net = FrozenPrefixClassifier(
         **network(args.backbone, args.weights, args.image_size), n_frozen=args.n_frozen, source=profile
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    print(f"{len(X_pool)} pool and {len(X_test)} test images of {len(set(y_pool))} classes; results in {args.output}")
+    print(
+        f"{len(X_pool)} pool and {len(task.X_test)} test images of {len(set(y_pool))} classes; results in {args.output}"
+    )
 
     records, first_queries = [], {}
     steps = args.seeds * (len(args.strategy) * args.rounds + 1)
@@ -148,7 +185,6 @@ def main() -> None:
             seeded = clone(net).set_params(random_state=seed)
             for name in args.strategy:
                 strategy = Query(STRATEGIES[name], **({"lam": args.lam} if name == "adma" else {}))
-                task = Task(X_pool, y_pool, X_test, y_test)
                 run = label_rounds(seeded, strategy, task, n_queries=args.rounds, batch_size=args.batch, seed=seed)
                 for record in run:
                     indices = record.pop("indices")
@@ -156,12 +192,7 @@ def main() -> None:
                     records.append({"strategy": name, "seed": seed, **record})
                     progress.set_postfix_str(f"{name} {record['n_labels']} labels: {record['accuracy']:.3f}")
                     progress.update()
-            seeded.fit(X_pool, y_pool)
-            proba = seeded.predict_proba(X_test)
-            accuracy = float(np.mean(seeded.classes_[proba.argmax(axis=1)] == y_test))
-            auc = macro_auc(y_test, proba, seeded.classes_)
-            full = {"n_labels": len(y_pool), "n_classes": len(seeded.classes_), "accuracy": accuracy, "macro_auc": auc}
-            records.append({"strategy": "all labels", "seed": seed, **full})
+            records.append(with_all_labels(net, task, seed))
             progress.update()
 
     frame = pd.DataFrame(records)
