@@ -14,6 +14,9 @@ ORDER = [
     "labels",
     "_torchvision",
     "numerics",
+    "recording",
+    "sample_gradients",
+    "gradients",
     "cache",
     "images",
     "tracing",
@@ -51,7 +54,19 @@ def test_imports_go_one_way(path):
     later = {name for name in imported if ORDER.index(name) > ORDER.index(own)}
     # query/ touches no network: of those that do it knows the profile alone.
     networks = (
-        imported & {"tracing", "graph", "training", "backbones", "features", "network", "classifier"}
+        imported
+        & {
+            "recording",
+            "sample_gradients",
+            "gradients",
+            "tracing",
+            "graph",
+            "training",
+            "backbones",
+            "features",
+            "network",
+            "classifier",
+        }
         if own == "query"
         else set()
     )

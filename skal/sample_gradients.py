@@ -1,0 +1,417 @@
+"""Gradients of a network's outputs for each sample, in forms whose products are exact and cheap.
+
+For a layer that multiplies inputs a with a weight, the gradient of output c of image x is the outer product of a with
+the gradient d of the layer's output, summed over positions t. A product of two such gradients is made of products of
+inputs and of output gradients alone, without the gradients themselves:
+
+    J_c(x) · g(x')  =  sum over t and t' of  (a(x, t) · a(x', t') + 1) (d_c(x, t) · d(x', t'))
+
+with the 1 for the bias. Small layers, where that is cheaper, and parameters that are used in any other way have their
+gradients made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, vjp, vmap
+
+from skal.numerics.patches import Pixels, Unfolded, patches
+from skal.recording import LayerKey, Recorder, Use
+
+_COLUMNS = 8  # references whose factors are laid out together
+_PRODUCTS = 1 << 24  # bytes of intermediate products of a convolution, so that they stay in the processor's cache
+_ADDITIONS = 30  # what summing pixels to patches costs beside multiplications, for each pair of positions
+_SAMPLES = 256  # most samples in a forward pass
+
+
+class SampleGradients(NamedTuple):
+    """Logits (n, C) of some samples, and their gradients in K directions: an item a layer."""
+
+    logits: torch.Tensor
+    layers: list[Any]
+
+
+class _Whole(NamedTuple):
+    """Gradients that are made: (n, K, P)."""
+
+    rows: torch.Tensor
+
+    @classmethod
+    def join(cls, parts: list[_Whole]) -> _Whole:
+        return cls(torch.cat([part.rows for part in parts]))
+
+    def add_products(self, total: torch.Tensor, candidates: _Whole) -> None:
+        flat = total.view(total.shape[0] * total.shape[1], -1)
+        flat.addmm_(self.rows.flatten(0, 1), candidates.rows.flatten(0, 1).T)
+
+
+class _Outer(NamedTuple):
+    """Factors of a layer at a single position: inputs (n, groups, p) and output gradients (n, K, groups, o)."""
+
+    inputs: torch.Tensor
+    deltas: torch.Tensor
+    bias: bool
+
+    @classmethod
+    def join(cls, parts: list[_Outer]) -> _Outer:
+        return cls(torch.cat([p.inputs for p in parts]), torch.cat([p.deltas for p in parts]), parts[0].bias)
+
+    def add_products(self, total: torch.Tensor, candidates: _Outer) -> None:
+        n, n_outputs, m, n_labels = total.shape
+        for g in range(self.inputs.shape[1]):
+            inputs = self.inputs[:, g] @ candidates.inputs[:, g].T
+            if self.bias:
+                inputs += 1
+            deltas = self.deltas[:, :, g].flatten(0, 1) @ candidates.deltas[:, :, g].flatten(0, 1).T
+            total.addcmul_(inputs.view(n, 1, m, 1), deltas.view(n, n_outputs, m, n_labels))
+
+
+class _Part(NamedTuple):
+    """Factors of a few samples, and of one group of a convolution: inputs, and output gradients (n, K, T, o)."""
+
+    group: int
+    inputs: Any  # Pixels or Unfolded
+    deltas: torch.Tensor
+
+
+class _Positions(NamedTuple):
+    """Factors of a layer at several positions, in parts."""
+
+    parts: list[_Part]
+    bias: bool
+
+    @classmethod
+    def join(cls, several: list[_Positions]) -> _Positions:
+        return cls([part for one in several for part in one.parts], several[0].bias)
+
+    def add_products(self, total: torch.Tensor, candidates: _Positions) -> None:
+        for rows, mine in _with_rows(self.parts):
+            for columns, theirs in _with_rows(candidates.parts):
+                if mine.group == theirs.group:
+                    self._add_part(total[rows, :, columns], mine, theirs)
+
+    def _add_part(self, total: torch.Tensor, mine: _Part, theirs: _Part) -> None:
+        n, n_outputs, T, width = mine.deltas.shape
+        m, n_labels, U, _ = theirs.deltas.shape
+        inputs = theirs.inputs.products(mine.inputs).reshape(m, U, n * T)
+        if self.bias:
+            inputs += 1
+        deltas = mine.deltas.view(n, n_outputs, T * width)
+        for k in range(n_labels):
+            through = inputs.transpose(1, 2) @ theirs.deltas[:, k]
+            total[..., k] += deltas @ through.view(m, n, T * width).permute(1, 2, 0)
+
+
+def _with_rows(parts: list[_Part]) -> Iterator[tuple[slice, _Part]]:
+    """Parts, and the samples they are of."""
+    start = 0
+    for i, part in enumerate(parts):
+        yield slice(start, start + len(part.deltas)), part
+        if i + 1 < len(parts) and parts[i + 1].group <= part.group:
+            start += len(part.deltas)
+
+
+class _Layer(NamedTuple):
+    """Parameters that are used by the same calls, and the form of their gradients.
+
+    Attributes
+    ----------
+    key : tuple
+        Of its uses.
+    form : {"whole", "outer", "positions"}
+        Gradients that are made; factors at a single position; factors at several.
+    unfolded : bool
+        Whether factors of a convolution are its patches, or its pixels.
+    bias : bool
+        Whether there is a bias beside the weight.
+    """
+
+    key: LayerKey
+    form: str
+    unfolded: bool
+    bias: bool
+    n_parameters: int
+    n_inputs: int
+    n_deltas: int
+
+    def size(self, n_directions: int) -> int:
+        """How many numbers are kept of a sample."""
+        if self.form == "whole":
+            return n_directions * self.n_parameters
+        return self.n_inputs + n_directions * self.n_deltas
+
+
+class Gradients:
+    """Gradients of a module's outputs for each sample, in the forms whose products are cheapest.
+
+    Parameters
+    ----------
+    module : nn.Module
+        From inputs to logits (n, C).
+    example : Tensor of shape (n, ...)
+        A few inputs, on which the structure is found and checked.
+    n_labels : int or None
+        Directions in which gradients of candidates are asked for; None means one an output.
+    max_memory : int
+        Bytes for the passes of some samples through the module.
+
+    Attributes
+    ----------
+    n_outputs, n_labels : int
+    """
+
+    def __init__(self, module: nn.Module, example: torch.Tensor, n_labels: int | None, max_memory: int):
+        self._module = module
+        self._trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not self._trainable:
+            raise ValueError(f"{type(module).__name__} has no trainable parameter, so no step would change its outputs")
+        with _evaluating(module), torch.enable_grad():
+            logits, recorder = self._run(example)
+            if logits.ndim != 2 or len(logits) != len(example):
+                raise ValueError(f"the module gives {tuple(logits.shape)}, but must give logits (n, C)")
+            unstructured = self._unstructured(example, logits, recorder.uses) | recorder.others
+        self.n_outputs = logits.shape[1]
+        self.n_labels = self.n_outputs if n_labels is None else n_labels
+        for use in recorder.uses:
+            if not unstructured.isdisjoint(use.parameters):
+                unstructured.update(use.parameters)
+        self._others = {name: p for name, p in self._trainable.items() if id(p) in unstructured}
+        self._layers = [
+            _cheapest(key, uses, self.n_outputs, self.n_labels)
+            for key, uses in _by_layer(recorder.uses).items()
+            if unstructured.isdisjoint(uses[0].parameters)
+        ]
+        forward = example[0].numel() + sum(use.input[0].numel() + use.output[0].numel() for use in recorder.uses)
+        self._keys = {layer.key for layer in self._layers}
+        self._itemsize = logits.itemsize
+        self._forward_bytes = 4 * forward * self._itemsize
+        self._max_memory = max_memory
+
+    def bytes_per_sample(self, n_directions: int) -> int:
+        """Memory that the gradients of a sample take."""
+        others = n_directions * sum(p.numel() for p in self._others.values())
+        return (sum(layer.size(n_directions) for layer in self._layers) + others) * self._itemsize
+
+    def of(
+        self, x: torch.Tensor, directions: Callable[[torch.Tensor], torch.Tensor], *, as_columns: bool = False
+    ) -> SampleGradients:
+        """Gradients of inputs (n, ...) in directions (n, K, C), which are made from their logits."""
+        with _evaluating(self._module):
+            K = self.n_outputs if as_columns else self.n_labels
+            batch = min(_SAMPLES, max(1, self._max_memory // (self._forward_bytes + self.bytes_per_sample(K))))
+            batch -= batch % _COLUMNS if batch > _COLUMNS else 0
+            parts = [self._part(few, directions, as_columns) for few in x.split(batch)]
+        if len(parts) == 1:
+            return parts[0]
+        layers = []
+        for layer in zip(*(part.layers for part in parts), strict=True):
+            layers.append([type(factors[0]).join(factors) for factors in zip(*layer, strict=True)])
+        return SampleGradients(torch.cat([part.logits for part in parts]), layers)
+
+    def products(self, references: SampleGradients, candidates: SampleGradients) -> torch.Tensor:
+        """Products of the gradients of all outputs with those of candidates, (R, C, n, K)."""
+        total = references.logits.new_zeros(
+            len(references.logits), self.n_outputs, len(candidates.logits), self.n_labels
+        )
+        for mine, theirs in zip(references.layers, candidates.layers, strict=True):
+            for a in mine:
+                for b in theirs:
+                    a.add_products(total, b)
+        return total
+
+    # -------------------------------------------------------------- structure
+
+    def _run(self, x: torch.Tensor) -> tuple[torch.Tensor, Recorder]:
+        with Recorder(self._trainable.values(), len(x)) as recorder:
+            logits = self._module(x)
+        return logits, recorder
+
+    def _unstructured(self, example: torch.Tensor, logits: torch.Tensor, uses: list[Use]) -> set[int]:
+        """Ids of parameters whose gradients are not what the recorded uses make them.
+
+        Each sample is compared with automatic differentiation of it alone, which also tells whether samples have
+        anything to do with each other.
+        """
+        generator = torch.Generator(device=logits.device).manual_seed(0)
+        direction = torch.randn(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
+        made: dict[int, Any] = {id(p): 0 for p in self._trainable.values()}
+        keys: dict[int, set[LayerKey]] = {p: set() for p in made}
+        for use, delta in zip(uses, _deltas(logits, uses, direction), strict=True):
+            for name, rows in _gradients(use, delta).items():
+                made[name] = made[name] + rows
+                keys[name].add(use.key)
+        found = {name for name in made if len(keys[name]) != 1}
+        tolerance = {torch.float64: 1e-8, torch.float32: 1e-3}.get(logits.dtype, 0.05)
+        parameters = list(self._trainable.values())
+        for i, expected in enumerate(logits):
+            (alone,) = self._module(example[i : i + 1])
+            if (alone - expected).abs().max() > tolerance * logits.abs().max():
+                raise ValueError("the outputs of a sample depend on the others of its batch, so it has no gradient")
+            gradients = torch.autograd.grad(alone, parameters, direction[i], allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if id(parameter) not in found:
+                    true = torch.zeros_like(parameter) if gradient is None else gradient
+                    off = (made[id(parameter)][i] - true.flatten()).abs().max()
+                    if off > tolerance * true.abs().max():
+                        found.add(id(parameter))
+        return found
+
+    # ---------------------------------------------------------------- factors
+
+    def _part(
+        self, x: torch.Tensor, directions: Callable[[torch.Tensor], torch.Tensor], as_columns: bool
+    ) -> SampleGradients:
+        with torch.enable_grad():
+            logits, recorder = self._run(x)
+        towards = directions(logits.detach())
+        n, K = towards.shape[:2]
+        uses = _by_layer(recorder.uses)
+        unplanned = {p for use in recorder.uses if use.key not in self._keys for p in use.parameters}
+        if not unplanned | recorder.others <= set(map(id, self._others.values())):
+            raise ValueError("the module uses its parameters in another way for some inputs than for others")
+        flat = [(layer, use) for layer in self._layers for use in uses.get(layer.key, [])]
+        rows = {
+            layer.key: logits.new_zeros(n, K, layer.n_parameters) for layer in self._layers if layer.form == "whole"
+        }
+        deltas: list[list[torch.Tensor]] = [[] for _ in flat]
+        for k in range(K):
+            for i, delta in enumerate(_deltas(logits, [use for _, use in flat], towards[:, k], last=k == K - 1)):
+                layer, use = flat[i]
+                if layer.form == "whole":
+                    rows[layer.key][:, k] += torch.cat(list(_gradients(use, delta).values()), 1)
+                else:
+                    deltas[i].append(delta)
+        layers: list[list[Any]] = []
+        for layer in self._layers:
+            if layer.form == "whole":
+                layers.append([_Whole(rows[layer.key])])
+            else:
+                layers.append(
+                    [
+                        _factors(layer, use, torch.stack(delta, 1), as_columns)
+                        for (of, use), delta in zip(flat, deltas, strict=True)
+                        if of is layer
+                    ]
+                )
+        if self._others:
+            layers.append([_Whole(self._by_torch_func(x, towards))])
+        return SampleGradients(logits.detach(), layers)
+
+    def _by_torch_func(self, x: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
+        """Gradients (n, K, P) with respect to the parameters that have no structure."""
+
+        def of_sample(x: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
+            pull = vjp(lambda parameters: functional_call(self._module, parameters, (x[None],))[0], self._others)[1]
+            (gradients,) = vmap(pull)(towards)
+            return torch.cat([gradients[name].flatten(1) for name in self._others], 1)
+
+        return vmap(of_sample, chunk_size=len(x))(x, towards).detach()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, and afterwards each part as it was."""
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+def _by_layer(uses: list[Use]) -> dict[LayerKey, list[Use]]:
+    found: dict[LayerKey, list[Use]] = {}
+    for use in uses:
+        found.setdefault(use.key, []).append(use)
+    return found
+
+
+def _deltas(logits: torch.Tensor, uses: list[Use], towards: torch.Tensor, last: bool = False) -> list[torch.Tensor]:
+    """Gradient of each use's output in a direction (n, C), as (n, T, o)."""
+    if not uses:
+        return []
+    outputs = [use.output for use in uses]
+    gradients = torch.autograd.grad(logits, outputs, towards, retain_graph=not last, allow_unused=True)
+    return [use.positions(gradient) for use, gradient in zip(uses, gradients, strict=True)]
+
+
+def _gradients(use: Use, delta: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Gradients (n, P) of the parameters of a use, by their ids."""
+    made = {}
+    if use.weight is not None:
+        if use.kind == "norm":
+            weight = (delta * use.input).sum(1)
+        elif use.geometry is None:
+            weight = delta.transpose(1, 2) @ use.input
+        else:
+            groups = use.geometry.groups
+            by_group = patches(use.input, use.geometry).unflatten(2, (groups, -1)).permute(0, 2, 1, 3)
+            weight = delta.unflatten(2, (groups, -1)).permute(0, 2, 3, 1) @ by_group
+        made[id(use.weight)] = weight.flatten(1)
+    if use.bias is not None:
+        made[id(use.bias)] = delta.sum(1)
+    return made
+
+
+def _cheapest(key: LayerKey, uses: list[Use], n_outputs: int, n_labels: int) -> _Layer:
+    """The form with the fewest multiplications for a pair of samples."""
+    weight, bias = uses[0].weight, uses[0].bias
+    n_parameters = sum(p.numel() for p in (weight, bias) if p is not None)
+    whole = _Layer(key, "whole", False, bias is not None, n_parameters, 0, 0)
+    if weight is None or uses[0].kind == "norm":
+        return whole
+    patch = weight[0].numel() * (uses[0].geometry.groups if uses[0].geometry else 1)
+    T = [use.n_positions for use in uses]
+    n_deltas = len(weight) * sum(T)
+    of_deltas = n_labels * (sum(T) * n_deltas + len(uses) * n_outputs * n_deltas)
+    by_patches: float = sum(T) ** 2 * patch
+    by_pixels = sum(map(_pixel_products, uses)) * len(uses) ** 2
+    if max(T) == 1:
+        cost: float = len(uses) ** 2 * (patch + n_outputs * n_labels * len(weight))
+        factored = _Layer(key, "outer", True, bias is not None, n_parameters, patch * len(uses), n_deltas)
+    elif by_patches <= by_pixels:
+        cost = by_patches + of_deltas
+        factored = _Layer(key, "positions", True, bias is not None, n_parameters, patch * sum(T), n_deltas)
+    else:
+        cost = by_pixels + of_deltas
+        pixels = sum(use.input[0].numel() for use in uses)
+        factored = _Layer(key, "positions", False, bias is not None, n_parameters, pixels, n_deltas)
+    return factored if cost < n_outputs * n_labels * n_parameters else whole
+
+
+def _pixel_products(use: Use) -> float:
+    """Multiplications, and what additions cost beside them, of the products of patches made from pixels."""
+    if use.geometry is None:
+        return np.inf
+    pixels = use.geometry.pixels((use.input.shape[2], use.input.shape[3]))
+    additions = _ADDITIONS * use.geometry.groups * use.n_positions**2
+    return use.input.shape[1] * sum(n**2 for n in pixels) + additions
+
+
+def _factors(layer: _Layer, use: Use, deltas: torch.Tensor, as_columns: bool) -> _Outer | _Positions:
+    """Factors of a use: its inputs, and deltas (n, K, T, o)."""
+    groups = 1 if use.geometry is None else use.geometry.groups
+    inputs = use.input
+    if use.geometry is not None and layer.unfolded:
+        inputs = patches(inputs, use.geometry)
+    if layer.form == "outer":
+        return _Outer(inputs[:, 0].unflatten(1, (groups, -1)), deltas[:, :, 0].unflatten(2, (groups, -1)), layer.bias)
+    T, width = deltas.shape[2:]
+    part = _COLUMNS if as_columns else max(1, _PRODUCTS // (_COLUMNS * T * width * deltas.itemsize))
+    parts: list[_Part] = []
+    for few, towards in zip(inputs.split(part), deltas.split(part), strict=True):
+        for g in range(groups):
+            delta = towards.unflatten(3, (groups, -1))[:, :, :, g].contiguous()
+            if use.geometry is None or layer.unfolded:
+                parts.append(_Part(g, Unfolded(few.unflatten(2, (groups, -1))[:, :, g], as_columns), delta))
+            else:
+                pixels = few.unflatten(1, (groups, -1))[:, g]
+                parts.append(_Part(g, Pixels(pixels, use.geometry, as_columns), delta))
+    return _Positions(parts, layer.bias)

@@ -1,0 +1,82 @@
+"""What EMOC's scores cost, against one jvp a candidate over all references: ``pytest tests/benchmarks``."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jvp
+
+from skal.gradients import output_change
+from skal.randomness import seeded
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_the_machine():
+    before = torch.get_num_threads()
+    torch.set_num_threads(torch.multiprocessing.cpu_count())
+    yield
+    torch.set_num_threads(before)
+
+
+def mlp(n_classes):
+    layers = [nn.Linear(9216, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, n_classes)]
+    return nn.Sequential(*layers), (9216,)
+
+
+def resnet_suffix(n_classes):
+    from torchvision.models import resnet18  # not before skal, which declares its operators
+
+    net = resnet18()
+    suffix = nn.Sequential(net.layer4, net.avgpool, nn.Flatten(), nn.Linear(512, n_classes))
+    return suffix.eval(), (256, 14, 14)
+
+
+def mobilenet_suffix(n_classes):
+    from torchvision.models import mobilenet_v2
+
+    net = mobilenet_v2()
+    suffix = nn.Sequential(*net.features[16:], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, n_classes))
+    return suffix.eval(), (160, 5, 5)
+
+
+def by_jvp(module, references, candidates):
+    """The direct way: a gradient a candidate, and the outputs' derivative along it over the batch of references."""
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    scores = []
+    for x in candidates:
+
+        def loss(p, x=x):
+            logits = functional_call(module, p, (x[None],))
+            return nn.functional.cross_entropy(logits, logits.argmax(1))
+
+        step = grad(loss)(parameters)
+        _, change = jvp(lambda p: functional_call(module, p, (references,)), (parameters,), (step,))
+        scores.append(change.abs().sum(1).mean())
+    return torch.stack(scores).numpy()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # inside torch.func.jvp
+@pytest.mark.parametrize(
+    ("make", "n_classes", "n", "asked"),
+    [(mlp, 20, 2000, 50), (resnet_suffix, 20, 512, 3), (resnet_suffix, 67, 512, 2), (mobilenet_suffix, 15, 512, 3)],
+)
+def test_a_pair_against_jvp(benchmark, make, n_classes, n, asked, capsys):
+    with seeded(0):
+        module, shape = make(n_classes)
+        references, candidates = torch.rand(100, *shape), torch.rand(n, *shape)
+    output_change(module, references[:2], candidates[:2])
+    benchmark.pedantic(lambda: output_change(module, references, candidates), rounds=2)
+    ours = benchmark.stats.stats.min / (100 * n)
+    start = time.perf_counter()
+    direct = by_jvp(module, references, candidates[:6])
+    theirs = (time.perf_counter() - start) / 600
+    np.testing.assert_allclose(output_change(module, references, candidates[:6]), direct, rtol=1e-3)
+    benchmark.extra_info |= {"ms_a_pair": ours * 1e3, "jvp_ms_a_pair": theirs * 1e3, "ratio": theirs / ours}
+    with capsys.disabled():
+        print(
+            f"\n{make.__name__}, {n_classes} classes, {n} candidates: {ours * 1e3:.4f} ms a pair, "
+            f"jvp {theirs * 1e3:.3f}, ratio {theirs / ours:.1f}"
+        )
+    assert theirs / ours > asked
