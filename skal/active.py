@@ -73,6 +73,7 @@ def labelling_rounds(
     n_queries: int,
     batch_size: int,
     n_initial: int = 0,
+    initial: ArrayLike | None = None,
     seed: int | None = None,
     known: Sequence[np.ndarray] = (),
 ) -> Iterator[Round]:
@@ -86,8 +87,8 @@ def labelling_rounds(
     estimator : classifier
         Fitted in place.
     query : Query or callable
-        A strategy that has keywords ``random_state`` and ``n_initial``, not set, is given a seed for each round and the
-        number of labels before its first query.
+        A strategy that has keywords ``random_state``, ``n_initial`` and ``y_pool``, not set, is given a seed for each
+        round, the number of labels before its first query, and the labels of the pool.
     X, y : array-like of length n
         The pool and the labels that its oracle gives when asked.
     n_queries : int
@@ -95,6 +96,8 @@ def labelling_rounds(
         Labels a query; the last takes what is left.
     n_initial : int, default=0
         Rows drawn at random and labelled before the first query, in a round of their own.
+    initial : array-like of int, default=None
+        Rows labelled before the first query, instead of such as are drawn.
     seed : int, default=None
         Of initial rows and of the strategy; each round has its own, so that a resumed run draws the same.
     known : sequence of int arrays, default=()
@@ -112,6 +115,8 @@ def labelling_rounds(
     query = Query.of(query)
     learner = Learner(estimator, X, y)
     left = np.arange(_num_samples(X))
+    given = None if initial is None else check_initial(initial, n_initial, len(left))
+    n_initial = n_initial if given is None else len(given)
     sizes = ([n_initial] if n_initial else []) + [batch_size] * n_queries
     needed = int(np.searchsorted(np.cumsum(sizes), len(left))) + 1  # rounds until the pool is empty
     sizes = sizes[:needed]
@@ -124,9 +129,10 @@ def labelling_rounds(
             chosen = np.flatnonzero(np.isin(left, known[t]))
             chosen = chosen[np.argsort([list(known[t]).index(row) for row in left[chosen]])]
         elif n_initial and t == 0:
-            chosen = generator.permutation(len(left))[:size]
+            chosen = generator.permutation(len(left))[:size] if given is None else given
         else:
-            of_loop = {"random_state": generator.randint(2**31 - 1), "n_initial": n_initial}
+            seed_of_round = generator.randint(2**31 - 1)
+            of_loop = {"random_state": seed_of_round, "n_initial": n_initial, "y_pool": y[left]}
             further = {name: value for name, value in of_loop.items() if query.takes(name)}
             answer = query(learner, _safe_indexing(X, left), size, **further)
             chosen = np.asarray(answer[0] if isinstance(answer, tuple) else answer)
@@ -141,6 +147,18 @@ def labelling_rounds(
             learner.fit()
         if t >= len(known):
             yield Round(learner, queried, asked - start, time.perf_counter() - asked)
+
+
+def check_initial(initial: ArrayLike, n_initial: int, n: int) -> np.ndarray:
+    """Rows that are labelled already, if they are distinct rows of n and none are to be drawn beside them."""
+    rows = np.asarray(initial)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(set(rows.tolist())) < len(rows):
+        raise ValueError(f"initial={initial!r} does not hold distinct rows")
+    if len(rows) and not 0 <= rows.min() <= rows.max() < n:
+        raise ValueError(f"initial holds row {rows.min() if rows.min() < 0 else rows.max()} of a pool of {n}")
+    if n_initial:
+        raise ValueError(f"n_initial={n_initial} rows cannot be drawn where {len(rows)} initial ones are given")
+    return rows
 
 
 def _has(name: str) -> Callable[[Any], bool]:

@@ -23,18 +23,22 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length
 from torch import nn
 
-from skal.active import labelling_rounds, with_seeds
+from skal.active import check_initial, labelling_rounds, with_seeds
 from skal.query._query import Query
 from skal.source import SourceProfile
 
 
 class Task(NamedTuple):
-    """A pool, the labels its oracle gives when asked, and the test set on which each round is scored."""
+    """A pool, the labels its oracle gives when asked, and the test set on which each round is scored.
+
+    `initial` are rows of the pool that are labelled already, before the first query.
+    """
 
     X_pool: Any
     y_pool: ArrayLike
     X_test: Any
     y_test: ArrayLike
+    initial: ArrayLike | None = None
 
 
 def run_experiment(
@@ -102,6 +106,8 @@ def run_experiment(
     for task in tasks.values():
         check_consistent_length(task.X_pool, task.y_pool)
         check_consistent_length(task.X_test, task.y_test)
+        if task.initial is not None:
+            check_initial(task.initial, n_initial, len(np.asarray(task.y_pool)))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)} holds one twice")
     queries = {name: Query.of(strategy) for name, strategy in strategies.items()}
@@ -150,7 +156,8 @@ def _run(
         records = _read(file, settings)
         if not file.exists() or not file.stat().st_size:
             _append(file, settings)
-        done = len(records) == loop["n_queries"] + (loop["n_initial"] > 0)
+        begun = loop["n_initial"] > 0 or (task.initial is not None and len(np.asarray(task.initial)) > 0)
+        done = len(records) == loop["n_queries"] + begun
         if done or (records and records[-1]["n_labels"] == len(task.y_pool)):  # type: ignore[arg-type]
             return records
         known = [record["indices"] for record in records]
@@ -215,6 +222,7 @@ def label_rounds(
         n_queries=n_queries,
         batch_size=batch_size,
         n_initial=n_initial,
+        initial=task.initial,
         seed=seed,
         known=[np.asarray(indices, dtype=int) for indices in known],
     )
@@ -268,7 +276,7 @@ def _settings(estimator: BaseEstimator, query: Query, task: Task, loop: dict[str
     params = {f"estimator {name}": _text(value) for name, value in sorted(estimator.get_params().items())}
     params |= {f"query {name}": _text(value) for name, value in sorted(query.get_params().items())}
     kept = {name: text for name, text in params.items() if name.split("__")[-1].split()[-1] not in _NO_RESULT}
-    data = {name: _digest(getattr(task, name)) for name in task._fields}
+    data = {name: _digest(value) for name, value in task._asdict().items() if value is not None}
     return {"estimator": type(estimator).__name__, **kept, **data, **loop}
 
 

@@ -2,6 +2,25 @@
 
 from skal.query._query import Query
 from skal.query.adma import adma_sampling
-from skal.query.uncertainty import random_sampling
+from skal.query.emoc import emoc_sampling
+from skal.query.sets import emoc_set_sampling, set_sampling
+from skal.query.uncertainty import (
+    entropy_sampling,
+    least_confident_sampling,
+    margin_sampling,
+    most_confident_sampling,
+    random_sampling,
+)
 
-__all__ = ["Query", "adma_sampling", "random_sampling"]
+__all__ = [
+    "Query",
+    "adma_sampling",
+    "emoc_sampling",
+    "emoc_set_sampling",
+    "entropy_sampling",
+    "least_confident_sampling",
+    "margin_sampling",
+    "most_confident_sampling",
+    "random_sampling",
+    "set_sampling",
+]

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
 
 from skal.pool import is_dask, n_rows, score_pool
 
@@ -37,6 +38,23 @@ def predict_proba(learner: Any, X_pool: Any) -> np.ndarray | None:
         return score_pool(learner.predict_proba, X_pool) if is_dask(X_pool) else learner.predict_proba(X_pool)
     except NotFittedError:
         return None
+
+
+def classifier_proba(learner: Any, X_pool: Any) -> np.ndarray:
+    """Class probabilities of the pool, (n, C); a single column of ones as long as there is no classifier."""
+    proba = predict_proba(learner, X_pool)
+    return np.ones((n_rows(X_pool), 1)) if proba is None else np.asarray(proba)
+
+
+def rows_of(X: Any, rows: np.ndarray) -> Any:
+    """Some rows of a pool; those of a Dask array in memory."""
+    return np.asarray(X[rows]) if is_dask(X) else _safe_indexing(X, rows)
+
+
+def labelled(learner: Any) -> Any:
+    """The rows the learner has been taught, or None."""
+    first = learner.learner_list[0] if hasattr(learner, "learner_list") else learner
+    return getattr(first, "X_training", None)
 
 
 def n_labels(learner: Any) -> int:

@@ -9,17 +9,20 @@ import numpy as np
 from skal.modal import query_result
 
 
-def top(scores: np.ndarray, n_instances: int) -> np.ndarray:
-    """Positions of the highest scores, best first; of equal scores the first come first.
+def top(scores: np.ndarray, n_instances: int, generator: np.random.RandomState | None = None) -> np.ndarray:
+    """Positions of the highest scores, best first; equal scores in their order, or in one that `generator` draws.
 
     Examples
     --------
     >>> top(np.array([0.1, 0.7, 0.3, 0.7]), 3)
     array([1, 3, 2])
     """
-    return np.argsort(-scores, kind="stable")[:n_instances]
+    among_equals = np.arange(len(scores)) if generator is None else generator.permutation(len(scores))
+    return np.lexsort((among_equals, -scores))[:n_instances]
 
 
-def select_top(learner: Any, scores: np.ndarray, n_instances: int) -> Any:
+def select_top(
+    learner: Any, scores: np.ndarray, n_instances: int, generator: np.random.RandomState | None = None
+) -> Any:
     """The highest scores, in the form that this learner's modAL expects."""
-    return query_result(learner, top(scores, n_instances), scores)
+    return query_result(learner, top(scores, n_instances, generator), scores)

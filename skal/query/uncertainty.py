@@ -9,7 +9,9 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
 from skal.modal import query_result
-from skal.query._learner import check_pool
+from skal.pool import with_known_size
+from skal.query._learner import check_pool, classifier_proba
+from skal.query._select import select_top
 
 KINDS = ("gini", "entropy", "margin", "least_confident")
 
@@ -59,6 +61,110 @@ def uncertainty(proba: ArrayLike, kind: str = "gini") -> np.ndarray:
         return np.clip(-(p * logs).sum(axis=1) / np.log(p.shape[1]), 0, 1)
     second, first = np.partition(p, -2, axis=1)[:, -2:].T
     return 1 - (first - second) if kind == "margin" else 1 - first
+
+
+def least_confident_sampling(
+    learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
+) -> Any:
+    """Query the images whose most probable class is least probable ("min" in [1]_).
+
+    Parameters
+    ----------
+    learner : ActiveLearner, Committee or estimator
+        Any probabilistic classifier. As long as it is not fitted all images are alike, and drawn at random.
+    X_pool : array-like of length n
+    n_instances : int, default=1
+    random_state : int, RandomState or None, default=None
+        Orders images of equal score.
+
+    Returns
+    -------
+    indices : ndarray of shape (n_instances,)
+        Distinct positions in the pool, best first; with modAL 0.4.2 and later ``(indices, scores)``.
+
+    Raises
+    ------
+    ValueError
+        If the pool is empty or smaller than `n_instances`.
+
+    References
+    ----------
+    .. [1] Käding, Rodner, Freytag, Denzler. "Active and continuous exploration with deep neural networks and expected
+       model output changes", 2016, section 3.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    >>> least_confident_sampling(model, np.array([[0.0], [0.6], [3.0]]))
+    array([1])
+    """
+    return _by_uncertainty(learner, X_pool, n_instances, "least_confident", random_state)
+
+
+def margin_sampling(
+    learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
+) -> Any:
+    """Query the images whose two most probable classes are nearest to each other ("1-vs-2").
+
+    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    >>> margin_sampling(model, np.array([[0.0], [0.6], [3.0]]), 2)
+    array([1, 0])
+    """
+    return _by_uncertainty(learner, X_pool, n_instances, "margin", random_state)
+
+
+def entropy_sampling(
+    learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
+) -> Any:
+    """Query the images whose class probabilities have the largest entropy.
+
+    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    >>> entropy_sampling(model, np.array([[0.0], [0.6], [3.0]]))
+    array([1])
+    """
+    return _by_uncertainty(learner, X_pool, n_instances, "entropy", random_state)
+
+
+def most_confident_sampling(
+    learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
+) -> Any:
+    """Query the images whose most probable class is most probable ("max"): proposed for noisy images, a baseline.
+
+    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    >>> most_confident_sampling(model, np.array([[0.0], [0.6], [3.0]]))
+    array([2])
+    """
+    return _by_uncertainty(learner, X_pool, n_instances, "most_confident", random_state)
+
+
+def _by_uncertainty(
+    learner: Any, X_pool: Any, n_instances: int, kind: str, random_state: int | np.random.RandomState | None
+) -> Any:
+    X_pool = with_known_size(X_pool)
+    check_pool(X_pool, n_instances)
+    scores = confidence_scores(classifier_proba(learner, X_pool), kind)
+    return select_top(learner, scores, n_instances, check_random_state(random_state))
+
+
+def confidence_scores(proba: np.ndarray, kind: str) -> np.ndarray:
+    """What each strategy prefers: :func:`uncertainty`, or for "most_confident" its opposite."""
+    return -uncertainty(proba, "least_confident") if kind == "most_confident" else uncertainty(proba, kind)
 
 
 def random_sampling(
