@@ -514,7 +514,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             given, labels = np.asarray(labels), "map"
             unknown = given[~np.isin(given, self.classes_)]
             if len(unknown):
-                raise ValueError(f"labels holds {unknown[0]!r}, but the classes are {self.classes_}")
+                raise ValueError(f"labels holds {unknown.tolist()[0]!r}, but the classes are {self.classes_}")
             y = np.searchsorted(self.classes_, given)
         backbone, inputs = self._inputs(X)
         if len(inputs) == 0 or (y is not None and len(y) != len(inputs)):

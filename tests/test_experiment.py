@@ -219,3 +219,34 @@ def test_a_finished_run_is_not_fitted_again(tmp_path, monkeypatch):
     expected = iris(tmp_path)
     monkeypatch.setattr(LogisticRegression, "fit", None)
     pd.testing.assert_frame_equal(iris(tmp_path), expected)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_rows_that_are_labelled_already_come_first(tmp_path, folder):
+    initial = [3, 60, 61, 30]
+    task = IRIS._replace(initial=initial)
+    loop = {"n_queries": 2, "batch_size": 5, "seeds": [0], "folder": tmp_path if folder else None}
+    records = run_experiment(LogisticRegression(max_iter=2000), {"margin": margin_sampling}, {"iris": task}, **loop)
+    assert records["n_labels"].tolist() == [4, 9, 14]
+    assert records["indices"].iloc[0] == initial
+    assert not set(np.concatenate(records["indices"].iloc[1:].tolist())) & set(initial)
+    again = run_experiment(LogisticRegression(max_iter=2000), {"margin": margin_sampling}, {"iris": task}, **loop)
+    assert again["indices"].tolist() == records["indices"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("initial", "n_initial", "message"),
+    [
+        ([1, 1], 0, "does not hold distinct rows"),
+        ([0.5], 0, "does not hold distinct rows"),
+        ([0, 999], 0, "initial holds row 999"),
+        ([-1, 2], 0, "initial holds row -1"),
+        ([1, 2], 3, "n_initial=3 rows cannot be drawn"),
+    ],
+)
+def test_impossible_initial_rows_are_named(initial, n_initial, message):
+    loop = {"n_queries": 2, "batch_size": 5, "n_initial": n_initial, "seeds": [0]}
+    with pytest.raises(ValueError, match=message):
+        run_experiment(
+            LogisticRegression(), {"margin": margin_sampling}, {"iris": IRIS._replace(initial=initial)}, **loop
+        )

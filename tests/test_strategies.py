@@ -1,0 +1,110 @@
+"""What every query strategy promises, over all that skal.query exports."""
+
+import pickle
+
+import numpy as np
+import pytest
+from modAL.models import ActiveLearner, Committee
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+import skal.query
+from skal import ActiveClassifier, Query
+
+STRATEGIES = {name: getattr(skal.query, name) for name in skal.query.__all__ if name.endswith("_sampling")}
+SEEDED = {name for name, strategy in STRATEGIES.items() if Query(strategy).takes("random_state")}
+FAST = {"emoc_set_sampling": {"n_sets": 20}, "set_sampling": {"n_sets": 20}}
+
+
+def query_of(name, **keywords):
+    seed = {"random_state": 0} if name in SEEDED else {}
+    return Query(STRATEGIES[name], **(FAST.get(name, {}) | seed | keywords))
+
+
+@pytest.fixture(params=STRATEGIES)
+def name(request):
+    return request.param
+
+
+def flipped(images):
+    return np.ascontiguousarray(np.asarray(images)[:, :, ::-1])
+
+
+@pytest.mark.parametrize("n_labels", [0, 12])
+def test_a_batch_is_distinct_rows_of_the_pool(name, n_labels, classifier, pixels):
+    X, y = pixels
+    learner = ActiveLearner(classifier, query_strategy=query_of(name))
+    if n_labels:
+        learner.teach(X[:n_labels], y[:n_labels])
+    for n_instances in (1, 7):
+        rows, images = learner.query(X[12:], n_instances=n_instances)
+        assert rows.shape == (n_instances,)
+        assert len(set(rows.tolist())) == n_instances
+        np.testing.assert_array_equal(images, X[12:][rows])
+
+
+def test_the_same_seed_gives_the_same_batch(name, classifier, pixels):
+    X, y = pixels
+    classifier.fit(X[:12], y[:12])
+    batches = [np.asarray(query_of(name)(classifier, X[12:], 5)) for _ in range(2)]
+    np.testing.assert_array_equal(*batches)
+    unpickled = pickle.loads(pickle.dumps(clone(query_of(name))))
+    np.testing.assert_array_equal(unpickled(classifier, X[12:], 5), batches[0])
+
+
+def test_a_query_leaves_the_learner_as_it_was(name, classifier, pixels):
+    X, y = pixels
+    learner = ActiveLearner(classifier, query_strategy=query_of(name), X_training=X[:12], y_training=y[:12])
+    before = {k: v.clone() for k, v in classifier.net_.module_.state_dict().items()}
+    proba = classifier.predict_proba(X)
+    learner.query(X[12:], n_instances=3)
+    np.testing.assert_array_equal(classifier.predict_proba(X), proba)
+    assert all((v == before[k]).all() for k, v in classifier.net_.module_.state_dict().items())
+    assert len(learner.X_training) == 12
+
+
+@pytest.mark.parametrize("n_instances", [0, 29, 1.5, True, -1])
+def test_impossible_numbers_are_named(name, n_instances, classifier, pixels):
+    with pytest.raises(ValueError, match=f"n_instances={n_instances} is not possible"):
+        query_of(name)(classifier, pixels[0][12:], n_instances)
+
+
+def test_an_empty_pool_is_named(name, classifier, pixels):
+    with pytest.raises(ValueError, match="X_pool is empty"):
+        query_of(name)(classifier, pixels[0][:0], 1)
+
+
+def test_files_are_a_pool(name, classifier, files):
+    X, y = files
+    classifier.fit(X[:12], y[:12])
+    of_array = query_of(name)(classifier, X[12:], 4)
+    np.testing.assert_array_equal(query_of(name)(classifier, list(X[12:]), 4), of_array)
+
+
+def test_the_earlier_steps_of_a_pipeline_are_applied(name, classifier, pixels):
+    X, y = pixels
+    pipeline = make_pipeline(FunctionTransformer(flipped), clone(classifier)).fit(flipped(X[:12]), y[:12])
+    classifier.fit(X[:12], y[:12])
+    direct = query_of(name)(classifier, X[12:], 4)
+    np.testing.assert_array_equal(query_of(name)(pipeline, flipped(X[12:]), 4), direct)
+
+
+def test_a_committee_is_a_learner(name, classifier, pixels):
+    X, y = pixels
+    members = [ActiveLearner(clone(classifier).set_params(random_state=s)) for s in range(2)]
+    committee = Committee(members, query_strategy=query_of(name))
+    committee.teach(X[:12], y[:12])
+    rows, _ = committee.query(X[12:], n_instances=3)
+    assert len(set(rows.tolist())) == 3
+
+
+def test_it_runs_in_the_labelling_loop(name, classifier, pixels):
+    X, y = pixels
+    query = Query(STRATEGIES[name], **FAST.get(name, {}))
+    fits = [
+        ActiveClassifier(classifier, query, n_queries=3, batch_size=4, random_state=0).fit(X, y).queried_
+        for _ in range(2)
+    ]
+    assert len(set(fits[0])) == 12
+    np.testing.assert_array_equal(*fits)
