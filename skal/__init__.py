@@ -3,8 +3,9 @@
 from skal import modal
 from skal.active import ActiveClassifier
 from skal.classifier import FrozenPrefixClassifier
+from skal.gradients import output_change
 from skal.images import ImageTransform
-from skal.query import Query, adma_sampling, random_sampling
+from skal.query import Query, adma_sampling, emoc_sampling, random_sampling
 from skal.source import SourceProfile
 
 modal.repair()
@@ -17,5 +18,7 @@ __all__ = [
     "Query",
     "SourceProfile",
     "adma_sampling",
+    "emoc_sampling",
+    "output_change",
     "random_sampling",
 ]

@@ -130,7 +130,7 @@ class OutputChange:
             raise ValueError("X_reference is empty: there is no output whose change could be measured")
         self.output, self.labels, self.norm = output, labels, norm
         n_labels = None if labels in ("posterior", "each") else 1
-        self.gradients = Gradients(module, reference[:_CHECKED], n_labels, max_memory // 4)
+        self.gradients = Gradients(module, reference[:_CHECKED], n_labels, max_memory // 6)
         C, K = self.gradients.n_outputs, self.gradients.n_labels
         self._reference = reference
         fitting = max(1, max_memory * 5 // 8 // self.gradients.bytes_per_sample(C))
@@ -151,6 +151,7 @@ class OutputChange:
                 candidates = self.gradients.of(X[rows], directions)
                 proba[rows] = candidates.logits.softmax(1)
                 total[rows] += self._change(references, candidates)
+            del references  # before the next block is made
         total /= len(self._reference)
         if self.labels == "posterior":
             total = (total * proba).sum(1, keepdim=True)
@@ -158,14 +159,16 @@ class OutputChange:
 
     def _references(self) -> Iterator[SampleGradients]:
         """Gradients of all outputs of the references, in as few blocks as the memory allows."""
-        if self._kept is not None:
+        if self._block == len(self._reference):
+            if self._kept is None:
+                self._kept = self._of_references(self._reference)
             yield self._kept
             return
-        for start in range(0, len(self._reference), self._block):
-            block = self.gradients.of(self._reference[start : start + self._block], _identity, as_columns=True)
-            if self._block == len(self._reference):
-                self._kept = block
-            yield block
+        for few in self._reference.split(self._block):
+            yield self._of_references(few)  # nothing here holds it any longer than the loop that asked
+
+    def _of_references(self, x: torch.Tensor) -> SampleGradients:
+        return self.gradients.of(x, _identity, as_columns=True)
 
     def _change(self, references: SampleGradients, candidates: SampleGradients) -> torch.Tensor:
         """Sum over the references of the norm of the change of their outputs, (n, K)."""

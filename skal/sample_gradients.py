@@ -279,14 +279,19 @@ class Gradients:
         rows = {
             layer.key: logits.new_zeros(n, K, layer.n_parameters) for layer in self._layers if layer.form == "whole"
         }
-        deltas: list[list[torch.Tensor]] = [[] for _ in flat]
+        deltas = [
+            logits.new_empty(n, K, use.n_positions, len(use.weight))
+            if use.weight is not None and layer.form != "whole"
+            else logits.new_empty(0)
+            for layer, use in flat
+        ]
         for k in range(K):
             for i, delta in enumerate(_deltas(logits, [use for _, use in flat], towards[:, k], last=k == K - 1)):
                 layer, use = flat[i]
                 if layer.form == "whole":
                     rows[layer.key][:, k] += torch.cat(list(_gradients(use, delta).values()), 1)
                 else:
-                    deltas[i].append(delta)
+                    deltas[i][:, k] = delta
         layers: list[list[Any]] = []
         for layer in self._layers:
             if layer.form == "whole":
@@ -294,7 +299,7 @@ class Gradients:
             else:
                 layers.append(
                     [
-                        _factors(layer, use, torch.stack(delta, 1), as_columns)
+                        _factors(layer, use, delta, as_columns)
                         for (of, use), delta in zip(flat, deltas, strict=True)
                         if of is layer
                     ]

@@ -1,5 +1,7 @@
 """What EMOC's scores cost, against one jvp a candidate over all references: ``pytest tests/benchmarks``."""
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jvp
 
+from skal import FrozenPrefixClassifier, emoc_sampling
 from skal.gradients import output_change
 from skal.randomness import seeded
 
@@ -80,3 +83,43 @@ def test_a_pair_against_jvp(benchmark, make, n_classes, n, asked, capsys):
             f"jvp {theirs * 1e3:.3f}, ratio {theirs / ours:.1f}"
         )
     assert theirs / ours > asked
+
+
+def test_a_query_of_2000_cached_images(benchmark, capsys):
+    """MobileNetV2 at 129 px with its last two blocks trainable, 15 classes, 100 references; asked: five minutes."""
+    rng = np.random.default_rng(0)
+    pool = rng.integers(0, 255, size=(2000, 129, 129, 3), dtype=np.uint8)
+    net = FrozenPrefixClassifier("mobilenet_v2", image_size=129, n_frozen=45, random_state=0, min_steps=1, max_epochs=1)
+    net.fit(pool[:60], np.arange(60) % 15)
+    start = time.perf_counter()
+    net.predict_proba(pool)
+    forward = time.perf_counter() - start
+    benchmark.pedantic(lambda: emoc_sampling(net, pool, 10, random_state=0), rounds=1)
+    query = benchmark.stats.stats.mean
+    benchmark.extra_info |= {"seconds": query, "forward": forward}
+    with capsys.disabled():
+        print(f"\n2,000 cached images x 100 references: {query:.1f} s; a cold forward pass of them {forward:.1f} s")
+    assert query < 300
+
+
+_PEAK = """
+import resource, sys, torch
+from tests.benchmarks.test_gradients_speed import resnet_suffix
+from skal.gradients import output_change
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+module, shape = resnet_suffix(int(sys.argv[1]))
+references, candidates = torch.rand(100, *shape), torch.rand(64, *shape)
+output_change(module, references[:4], candidates[:4], max_memory=1 << 26)
+before = peak()
+output_change(module, references, candidates, max_memory=int(sys.argv[2]) << 20)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(("n_classes", "mebibytes"), [(20, 512), (20, 2048), (67, 1024)])
+def test_memory_stays_within_its_bound(n_classes, mebibytes, capsys):
+    arguments = [sys.executable, "-c", _PEAK, str(n_classes), str(mebibytes)]
+    grown = float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
+    with capsys.disabled():
+        print(f"\nResNet-18 layer4 + fc, {n_classes} classes: {grown:.0f} MiB of {mebibytes} allowed")
+    assert grown < mebibytes
