@@ -71,7 +71,8 @@ def output_change(
     -----
     Linear layers, convolutions in two dimensions, batch (by fixed statistics), group and layer normalisation have
     structured products; each is compared with automatic differentiation on the first reference images before it is
-    relied on. All other uses of a parameter go through ``torch.func``.
+    relied on. Parameters that are used in any other way have their gradients made by automatic differentiation, sample
+    by sample.
 
     References
     ----------
@@ -143,12 +144,12 @@ class OutputChange:
         """Scores of candidates (n, ...), as :func:`output_change` gives them; labels `y` take the place of "map"."""
         C, K = self.gradients.n_outputs, self.gradients.n_labels
         given = None if y is None else torch.from_numpy(_checked_labels(y, len(X), C)).to(X.device)
+        directions = partial(_loss_gradients, each=K > 1)
         total, proba = X.new_zeros(len(X), K), X.new_empty(len(X), C)
         for references in self._references():
             for start in range(0, len(X), self._step):
                 rows = slice(start, start + self._step)
-                directions = partial(_loss_gradients, y=None if given is None else given[rows], each=K > 1)
-                candidates = self.gradients.of(X[rows], directions)
+                candidates = self.gradients.of(X[rows], directions, None if given is None else given[rows])
                 proba[rows] = candidates.logits.softmax(1)
                 total[rows] += self._change(references, candidates)
             del references  # before the next block is made
@@ -199,7 +200,7 @@ def _checked_labels(y: np.ndarray, n: int, n_outputs: int) -> np.ndarray:
     return y.astype(np.int64)
 
 
-def _identity(logits: torch.Tensor) -> torch.Tensor:
+def _identity(logits: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
     """Directions that ask for the gradient of each output."""
     n, n_outputs = logits.shape
     return torch.eye(n_outputs, dtype=logits.dtype, device=logits.device).expand(n, -1, -1)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, vjp, vmap
 
 from skal.numerics.patches import Pixels, Unfolded, patches
 from skal.recording import LayerKey, Recorder, Use
@@ -28,6 +29,9 @@ _COLUMNS = 8  # references whose factors are laid out together
 _PRODUCTS = 1 << 24  # bytes of intermediate products of a convolution, so that they stay in the processor's cache
 _ADDITIONS = 30  # what summing pixels to patches costs beside multiplications, for each pair of positions
 _SAMPLES = 256  # most samples in a forward pass
+
+
+Directions = Callable[..., torch.Tensor]
 
 
 class SampleGradients(NamedTuple):
@@ -171,7 +175,7 @@ class Gradients:
         self._trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self._trainable:
             raise ValueError(f"{type(module).__name__} has no trainable parameter, so no step would change its outputs")
-        with _evaluating(module), torch.enable_grad():
+        with _evaluating(module), torch.inference_mode(False), torch.enable_grad():
             logits, recorder = self._run(example)
             if logits.ndim != 2 or len(logits) != len(example):
                 raise ValueError(f"the module gives {tuple(logits.shape)}, but must give logits (n, C)")
@@ -199,14 +203,18 @@ class Gradients:
         return (sum(layer.size(n_directions) for layer in self._layers) + others) * self._itemsize
 
     def of(
-        self, x: torch.Tensor, directions: Callable[[torch.Tensor], torch.Tensor], *, as_columns: bool = False
+        self, x: torch.Tensor, directions: Directions, y: torch.Tensor | None = None, *, as_columns: bool = False
     ) -> SampleGradients:
-        """Gradients of inputs (n, ...) in directions (n, K, C), which are made from their logits."""
-        with _evaluating(self._module):
+        """Gradients of inputs (n, ...) in directions (n, K, C), made from their logits and from y (n,), if given."""
+        with _evaluating(self._module), torch.inference_mode(False):
             K = self.n_outputs if as_columns else self.n_labels
             batch = min(_SAMPLES, max(1, self._max_memory // (self._forward_bytes + self.bytes_per_sample(K))))
             batch -= batch % _COLUMNS if batch > _COLUMNS else 0
-            parts = [self._part(few, directions, as_columns) for few in x.split(batch)]
+            labels = [None] * ceil(len(x) / batch) if y is None else y.split(batch)
+            parts = [
+                self._part(few, partial(directions, y=of_few), as_columns)
+                for few, of_few in zip(x.split(batch), labels, strict=True)
+            ]
         if len(parts) == 1:
             return parts[0]
         layers = []
@@ -229,7 +237,7 @@ class Gradients:
 
     def _run(self, x: torch.Tensor) -> tuple[torch.Tensor, Recorder]:
         with Recorder(self._trainable.values(), len(x)) as recorder:
-            logits = self._module(x)
+            logits = self._module(x.clone())  # a first layer that works in place must not change what was given
         return logits, recorder
 
     def _unstructured(self, example: torch.Tensor, logits: torch.Tensor, uses: list[Use]) -> set[int]:
@@ -250,23 +258,20 @@ class Gradients:
         tolerance = {torch.float64: 1e-8, torch.float32: 1e-3}.get(logits.dtype, 0.05)
         parameters = list(self._trainable.values())
         for i, expected in enumerate(logits):
-            (alone,) = self._module(example[i : i + 1])
+            (alone,) = self._module(example[i : i + 1].clone())
             if (alone - expected).abs().max() > tolerance * logits.abs().max():
                 raise ValueError("the outputs of a sample depend on the others of its batch, so it has no gradient")
-            gradients = torch.autograd.grad(alone, parameters, direction[i], allow_unused=True)
+            gradients = torch.autograd.grad(alone, parameters, direction[i], materialize_grads=True, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if id(parameter) not in found:
-                    true = torch.zeros_like(parameter) if gradient is None else gradient
-                    off = (made[id(parameter)][i] - true.flatten()).abs().max()
-                    if off > tolerance * true.abs().max():
+                    off = (made[id(parameter)][i] - gradient.flatten()).abs().max()
+                    if off > tolerance * gradient.abs().max():
                         found.add(id(parameter))
         return found
 
     # ---------------------------------------------------------------- factors
 
-    def _part(
-        self, x: torch.Tensor, directions: Callable[[torch.Tensor], torch.Tensor], as_columns: bool
-    ) -> SampleGradients:
+    def _part(self, x: torch.Tensor, directions: Directions, as_columns: bool) -> SampleGradients:
         with torch.enable_grad():
             logits, recorder = self._run(x)
         towards = directions(logits.detach())
@@ -294,29 +299,29 @@ class Gradients:
                     deltas[i][:, k] = delta
         layers: list[list[Any]] = []
         for layer in self._layers:
+            own = [(use, of_use) for (of, use), of_use in zip(flat, deltas, strict=True) if of is layer]
             if layer.form == "whole":
                 layers.append([_Whole(rows[layer.key])])
             else:
-                layers.append(
-                    [
-                        _factors(layer, use, delta, as_columns)
-                        for (of, use), delta in zip(flat, deltas, strict=True)
-                        if of is layer
-                    ]
-                )
+                layers.append([_factors(layer, use, of_use, as_columns) for use, of_use in own])
         if self._others:
-            layers.append([_Whole(self._by_torch_func(x, towards))])
+            layers.append([_Whole(self._one_by_one(x, towards))])
         return SampleGradients(logits.detach(), layers)
 
-    def _by_torch_func(self, x: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
-        """Gradients (n, K, P) with respect to the parameters that have no structure."""
-
-        def of_sample(x: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
-            pull = vjp(lambda parameters: functional_call(self._module, parameters, (x[None],))[0], self._others)[1]
-            (gradients,) = vmap(pull)(towards)
-            return torch.cat([gradients[name].flatten(1) for name in self._others], 1)
-
-        return vmap(of_sample, chunk_size=len(x))(x, towards).detach()
+    def _one_by_one(self, x: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
+        """Gradients (n, K, P) with respect to the parameters that have no structure, sample by sample."""
+        parameters = list(self._others.values())
+        n, K = towards.shape[:2]
+        rows = towards.new_zeros(n, K, sum(p.numel() for p in parameters))
+        for i in range(n):
+            with torch.enable_grad():
+                (logits,) = self._module(x[i : i + 1].clone())
+            for k in range(K):
+                gradients = torch.autograd.grad(
+                    logits, parameters, towards[i, k], retain_graph=k < K - 1, materialize_grads=True, allow_unused=True
+                )
+                rows[i, k] = torch.cat([gradient.flatten() for gradient in gradients])
+        return rows
 
 
 @contextmanager

@@ -255,6 +255,8 @@ def test_references_beyond_the_memory_are_passed_in_blocks(convnet):
     much = OutputChange(convnet, references, "logit", "map", "l1", 1 << 30)
     assert little._block < 21 == much._block
     np.testing.assert_allclose(little.scores(X), much.scores(X), rtol=1e-4)
+    y = np.arange(30) % 5
+    np.testing.assert_allclose(little.scores(X, y), much.scores(X, y), rtol=1e-4)
     one_by_one = np.concatenate([much.scores(x[None]) for x in X])
     np.testing.assert_allclose(much.scores(X), one_by_one, rtol=1e-4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skal.modal import query_result
@@ -97,8 +99,9 @@ def set_sampling(
         "least_confident" (the text's min), "margin" (1-vs-2), "entropy", "gini", "most_confident" (max), "random", or a
         function ``score(learner, X_pool)`` that gives one number an image, larger for better.
     groups : {"prediction", "cluster", "truth"}, default="prediction"
-        From what a set is drawn: images of one predicted class, of one cluster (k-means on the estimator's features),
-        or of one true class, as in the text's experiment.
+        From what a set is drawn: images of one predicted class; of one cluster, by k-means on the estimator's
+        features into as many as hold four sets, but not fewer than the known classes; or of one true class, as in the
+        text's experiment.
     n_sets : int, default=1000
     y_pool : array-like of shape (n,), default=None
         True classes, for ``groups="truth"``; a simulation (:func:`skal.experiment.run_experiment`) fills them in.
@@ -255,8 +258,10 @@ def _groups(
     network, earlier = last_step(members(learner)[0], X_pool)
     rows = earlier(rows_of(X_pool, np.arange(len(proba))))
     features = network.transform(rows) if hasattr(network, "transform") else np.asarray(rows)
-    n_clusters = max(1, len(proba) // (_SETS_A_CLUSTER * set_size))
-    return KMeans(n_clusters, n_init=1, random_state=generator).fit_predict(features.reshape(len(proba), -1))
+    n_clusters = min(len(proba), max(proba.shape[1], len(proba) // (_SETS_A_CLUSTER * set_size)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # images that are alike make fewer clusters
+        return KMeans(n_clusters, n_init=1, random_state=generator).fit_predict(features.reshape(len(proba), -1))
 
 
 def _best(learner: Any, sets: np.ndarray, scores: np.ndarray, generator: np.random.RandomState) -> Any:
