@@ -18,7 +18,6 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from modAL.uncertainty import margin_sampling
 from quickstart import (
     add_images_option,
     add_network_options,
@@ -33,6 +32,7 @@ from quickstart import (
 from skal import FrozenPrefixClassifier, Query, adma_sampling, random_sampling
 from skal.experiment import Task, area_under_curve, run_experiment, table_at
 from skal.plots import contact_sheet, plot_learning_curves, plot_queried
+from skal.query import margin_sampling
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -20,7 +20,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from modAL.uncertainty import entropy_sampling, margin_sampling, uncertainty_sampling
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from torch import nn
@@ -30,6 +29,7 @@ from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, a
 from skal.experiment import Task, label_rounds, macro_auc, table_at
 from skal.numerics.distances import euclidean_distances
 from skal.plots import contact_sheet, plot_learning_curves
+from skal.query import entropy_sampling, least_confident_sampling, margin_sampling
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -41,7 +41,7 @@ STRATEGIES = {
     "random": random_sampling,
     "margin": margin_sampling,
     "entropy": entropy_sampling,
-    "least_confident": uncertainty_sampling,
+    "least_confident": least_confident_sampling,
 }
 
 
