@@ -2,7 +2,9 @@
 
 from skal.query._query import Query
 from skal.query.adma import adma_sampling
+from skal.query.diversity import badge_sampling, coreset_sampling, probcover_sampling, typiclust_sampling
 from skal.query.emoc import emoc_sampling
+from skal.query.herding import max_herding_sampling, uherding_sampling
 from skal.query.sets import emoc_set_sampling, set_sampling
 from skal.query.uncertainty import (
     entropy_sampling,
@@ -15,12 +17,18 @@ from skal.query.uncertainty import (
 __all__ = [
     "Query",
     "adma_sampling",
+    "badge_sampling",
+    "coreset_sampling",
     "emoc_sampling",
     "emoc_set_sampling",
     "entropy_sampling",
     "least_confident_sampling",
     "margin_sampling",
+    "max_herding_sampling",
     "most_confident_sampling",
+    "probcover_sampling",
     "random_sampling",
     "set_sampling",
+    "typiclust_sampling",
+    "uherding_sampling",
 ]

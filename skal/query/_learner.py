@@ -53,15 +53,22 @@ def rows_of(X: Any, rows: np.ndarray) -> Any:
 
 def labelled(learner: Any) -> Any:
     """The rows the learner has been taught, or None."""
-    first = learner.learner_list[0] if hasattr(learner, "learner_list") else learner
-    return getattr(first, "X_training", None)
+    return getattr(_first(learner), "X_training", None)
+
+
+def labels_of(learner: Any) -> Any:
+    """The labels the learner has been taught, or None."""
+    return getattr(_first(learner), "y_training", None)
 
 
 def n_labels(learner: Any) -> int:
     """Number of labels the learner has been taught."""
-    first = learner.learner_list[0] if hasattr(learner, "learner_list") else learner
-    y = getattr(first, "y_training", None)
+    y = labels_of(learner)
     return 0 if y is None else len(y)
+
+
+def _first(learner: Any) -> Any:
+    return learner.learner_list[0] if hasattr(learner, "learner_list") else learner
 
 
 def last_step(estimator: BaseEstimator, X_pool: Any) -> tuple[BaseEstimator, Callable[[Any], Any]]:

@@ -1,0 +1,62 @@
+"""The features in which images are near to or far from each other, of the pool and of what is labelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_array
+
+from skal.pool import is_dask, score_pool
+from skal.query._learner import labelled, last_step, members
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features (n, D) of the pool and of the labelled images, and the number of known classes."""
+
+    pool: torch.Tensor
+    labelled: torch.Tensor
+    n_classes: int
+
+    @property
+    def joined(self) -> torch.Tensor:
+        """The pool, then the labelled images."""
+        return torch.cat([self.pool, self.labelled])
+
+    def normalized(self) -> Features:
+        """All scaled to length 1."""
+        return Features(F.normalize(self.pool), F.normalize(self.labelled), self.n_classes)
+
+
+def features_of(learner: Any, X_pool: Any) -> Features:
+    """Features of pool and labelled images under a learner's estimator; of a committee, side by side."""
+    taught = labelled(learner)
+    pools, labels = [], []
+    for estimator in members(learner):
+        network, earlier = last_step(estimator, X_pool)
+
+        def transformed(X: Any, network: Any = network, earlier: Any = earlier) -> np.ndarray:
+            return _transformed(network, earlier(X))
+
+        pools.append(score_pool(transformed, X_pool) if is_dask(X_pool) else transformed(X_pool))
+        labels.append(pools[-1][:0] if taught is None else transformed(taught))
+    n_classes = max(len(getattr(estimator, "classes_", ())) for estimator in members(learner))
+    pool, labelled_ones = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in (pools, labels))
+    return Features(pool, labelled_ones, n_classes)
+
+
+def _transformed(network: Any, X: Any) -> np.ndarray:
+    """What a network makes of images before its head; before it is fitted, what it was pre-trained to."""
+    if hasattr(network, "transform"):
+        try:
+            features = network.transform(X)
+        except NotFittedError:
+            (features,) = network.activations(X, [-2], pooled=True) if hasattr(network, "activations") else (X,)
+    else:
+        features = X
+    return np.ascontiguousarray(check_array(features, dtype=[np.float64, np.float32]))
