@@ -134,7 +134,9 @@ def learner(args: argparse.Namespace, task: Task, seed: int) -> FrozenPrefixClas
     known = np.asarray(task.initial)
     fitted = start.set_params(random_state=seed).fit(task.X_pool[known], np.asarray(task.y_pool)[known])
     trained = fitted.backbone_.layers.module
-    trained.load_state_dict(fitted.net_.module_.body.state_dict(), strict=False)
+    unknown = trained.load_state_dict(fitted.net_.module_.body.state_dict(), strict=False).unexpected_keys
+    if unknown:
+        raise RuntimeError(f"the trained layers {unknown} have no place in the network")
     return continuing(args, trained, None, args.iterations)
 
 

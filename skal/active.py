@@ -115,8 +115,8 @@ def labelling_rounds(
     query = Query.of(query)
     learner = Learner(estimator, X, y)
     left = np.arange(_num_samples(X))
-    given = None if initial is None else check_initial(initial, n_initial, len(left))
-    n_initial = n_initial if given is None else len(given)
+    given = check_initial(initial, n_initial, len(left))
+    n_initial = n_initial or len(given)
     sizes = ([n_initial] if n_initial else []) + [batch_size] * n_queries
     needed = int(np.searchsorted(np.cumsum(sizes), len(left))) + 1  # rounds until the pool is empty
     sizes = sizes[:needed]
@@ -129,7 +129,7 @@ def labelling_rounds(
             chosen = np.flatnonzero(np.isin(left, known[t]))
             chosen = chosen[np.argsort([list(known[t]).index(row) for row in left[chosen]])]
         elif n_initial and t == 0:
-            chosen = generator.permutation(len(left))[:size] if given is None else given
+            chosen = given if len(given) else generator.permutation(len(left))[:size]
         else:
             seed_of_round = generator.randint(2**31 - 1)
             of_loop = {"random_state": seed_of_round, "n_initial": n_initial, "y_pool": y[left]}
@@ -149,12 +149,14 @@ def labelling_rounds(
             yield Round(learner, queried, asked - start, time.perf_counter() - asked)
 
 
-def check_initial(initial: ArrayLike, n_initial: int, n: int) -> np.ndarray:
+def check_initial(initial: ArrayLike | None, n_initial: int, n: int) -> np.ndarray:
     """Rows that are labelled already, if they are distinct rows of n and none are to be drawn beside them."""
-    rows = np.asarray(initial)
+    rows = np.asarray([] if initial is None else initial)
+    if rows.size == 0:
+        return np.empty(0, dtype=int)
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(set(rows.tolist())) < len(rows):
         raise ValueError(f"initial={initial!r} does not hold distinct rows")
-    if len(rows) and not 0 <= rows.min() <= rows.max() < n:
+    if not 0 <= rows.min() <= rows.max() < n:
         raise ValueError(f"initial holds row {rows.min() if rows.min() < 0 else rows.max()} of a pool of {n}")
     if n_initial:
         raise ValueError(f"n_initial={n_initial} rows cannot be drawn where {len(rows)} initial ones are given")

@@ -509,18 +509,21 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         check_is_fitted(self)
         check_options(output, labels, norm, max_memory)
+        (backbone, inputs), references = self._inputs(X), self._inputs(X_reference)
+        for name, images in (("X", inputs), ("X_reference", references[1])):
+            if len(images) == 0:
+                raise ValueError(f"{name} is empty")
         y = None
         if not isinstance(labels, str):
             given, labels = np.asarray(labels), "map"
+            if given.shape != (len(inputs),):
+                raise ValueError(f"labels has shape {given.shape}, but there are {len(inputs)} images")
             unknown = given[~np.isin(given, self.classes_)]
             if len(unknown):
                 raise ValueError(f"labels holds {unknown.tolist()[0]!r}, but the classes are {self.classes_}")
             y = np.searchsorted(self.classes_, given)
-        backbone, inputs = self._inputs(X)
-        if len(inputs) == 0 or (y is not None and len(y) != len(inputs)):
-            raise ValueError(f"there are {len(inputs)} images to score and {0 if y is None else len(y)} labels")
         points = [Point(backbone.layers.cut(self.n_frozen_))]
-        reference = torch.cat([block for (block,) in self._frozen(*self._inputs(X_reference), points)])
+        reference = torch.cat([block for (block,) in self._frozen(*references, points)])
         module = self.net_.module_.to(self.device)
         change = OutputChange(module, reference.to(self.device), output, labels, norm, max_memory)
         scores: list[np.ndarray] = []

@@ -106,8 +106,7 @@ def run_experiment(
     for task in tasks.values():
         check_consistent_length(task.X_pool, task.y_pool)
         check_consistent_length(task.X_test, task.y_test)
-        if task.initial is not None:
-            check_initial(task.initial, n_initial, len(np.asarray(task.y_pool)))
+        check_initial(task.initial, n_initial, len(np.asarray(task.y_pool)))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)} holds one twice")
     queries = {name: Query.of(strategy) for name, strategy in strategies.items()}
@@ -156,7 +155,7 @@ def _run(
         records = _read(file, settings)
         if not file.exists() or not file.stat().st_size:
             _append(file, settings)
-        begun = loop["n_initial"] > 0 or (task.initial is not None and len(np.asarray(task.initial)) > 0)
+        begun = loop["n_initial"] > 0 or np.size(task.initial if task.initial is not None else ()) > 0
         done = len(records) == loop["n_queries"] + begun
         if done or (records and records[-1]["n_labels"] == len(task.y_pool)):  # type: ignore[arg-type]
             return records

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from math import ceil
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -101,8 +102,7 @@ def output_change(
             )
         return estimator.output_change(X_reference, X, output=output, labels=labels, norm=norm, max_memory=max_memory)
     module = learner_or_module
-    weight = next(module.parameters(), torch.empty(0))
-    reference, candidates = (torch.as_tensor(data).to(weight.device, weight.dtype) for data in (X_reference, X))
+    reference, candidates = (_as_input(data, module) for data in (X_reference, X))
     if len(candidates) == 0:
         raise ValueError("X is empty: there is nothing to score")
     kind, y = (labels, None) if isinstance(labels, str) else ("map", np.asarray(labels))
@@ -131,12 +131,14 @@ class OutputChange:
             raise ValueError("X_reference is empty: there is no output whose change could be measured")
         self.output, self.labels, self.norm = output, labels, norm
         n_labels = None if labels in ("posterior", "each") else 1
-        self.gradients = Gradients(module, reference[:_CHECKED], n_labels, max_memory // 6)
+        max_memory = int(max_memory)
+        example = reference[:_CHECKED] if len(reference) > 1 else torch.cat([reference, torch.zeros_like(reference)])
+        self.gradients = Gradients(module, example, n_labels, max_memory // 6)
         C, K = self.gradients.n_outputs, self.gradients.n_labels
         self._reference = reference
         fitting = max(1, max_memory * 5 // 8 // self.gradients.bytes_per_sample(C))
         self._block = ceil(len(reference) / ceil(len(reference) / fitting))
-        per_sample = self.gradients.bytes_per_sample(K) + 3 * self._block * C * K * reference.itemsize
+        per_sample = self.gradients.bytes_per_sample(K) + 3 * self._block * C * K * self.gradients.itemsize
         self._step = min(_CANDIDATES, max(1, max_memory // 8 // per_sample))
         self._kept: SampleGradients | None = None
 
@@ -144,8 +146,14 @@ class OutputChange:
         """Scores of candidates (n, ...), as :func:`output_change` gives them; labels `y` take the place of "map"."""
         C, K = self.gradients.n_outputs, self.gradients.n_labels
         given = None if y is None else torch.from_numpy(_checked_labels(y, len(X), C)).to(X.device)
+        if X.shape[1:] != self._reference.shape[1:]:
+            raise ValueError(
+                f"X has samples of shape {tuple(X.shape[1:])}, but those of X_reference are of shape "
+                f"{tuple(self._reference.shape[1:])}"
+            )
         directions = partial(_loss_gradients, each=K > 1)
-        total, proba = X.new_zeros(len(X), K), X.new_empty(len(X), C)
+        dtype = torch.float64 if self.gradients.itemsize == 8 else torch.float32
+        total, proba = (torch.zeros(len(X), columns, dtype=dtype, device=X.device) for columns in (K, C))
         for references in self._references():
             for start in range(0, len(X), self._step):
                 rows = slice(start, start + self._step)
@@ -188,8 +196,15 @@ def check_options(output: str, labels: Any, norm: str, max_memory: float) -> Non
             raise ValueError(f"{name}={value!r} is not one of {allowed}")
     if isinstance(labels, str) and labels not in LABELS:
         raise ValueError(f"labels={labels!r} is neither one of {LABELS} nor an array of labels")
-    if not max_memory > 0:
+    if not isinstance(max_memory, Real) or not max_memory >= 1:
         raise ValueError(f"max_memory={max_memory!r} is not a positive number of bytes")
+
+
+def _as_input(data: Any, module: nn.Module) -> torch.Tensor:
+    """Data as the module's own type of numbers, on its device; tensors of whole numbers (tokens) stay such."""
+    weight = next(module.parameters(), torch.empty(0))
+    is_index = isinstance(data, torch.Tensor) and not data.is_floating_point()
+    return torch.as_tensor(data).to(weight.device, None if is_index else weight.dtype)
 
 
 def _checked_labels(y: np.ndarray, n: int, n_outputs: int) -> np.ndarray:

@@ -33,10 +33,10 @@ def repair() -> None:
 
 
 def query_result(learner: Any, indices: np.ndarray, scores: ArrayLike) -> Any:
-    """What a strategy returns to this learner: indices, or ``(indices, scores)`` for modAL 0.4.2 and later.
+    """What a strategy returns to this learner: indices, or these and their scores for modAL 0.4.2 and later.
 
     modAL 0.4.1 wants plain indices. 0.4.2 unpacks a pair, and calls the strategy a second time when it gets none.
     """
     query = getattr(type(learner), "query", None)
     wants_pair = query is not None and "return_metrics" in inspect.signature(query).parameters
-    return (indices, np.asarray(scores)[indices]) if wants_pair else indices
+    return (indices, np.asarray(scores)) if wants_pair else indices

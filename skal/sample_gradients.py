@@ -167,12 +167,13 @@ class Gradients:
 
     Attributes
     ----------
-    n_outputs, n_labels : int
+    n_outputs, n_labels, itemsize : int
+        Outputs, directions of candidates, and bytes of a number.
     """
 
     def __init__(self, module: nn.Module, example: torch.Tensor, n_labels: int | None, max_memory: int):
         self._module = module
-        self._trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._trainable = [p for p in module.parameters() if p.requires_grad]
         if not self._trainable:
             raise ValueError(f"{type(module).__name__} has no trainable parameter, so no step would change its outputs")
         with _evaluating(module), torch.inference_mode(False), torch.enable_grad():
@@ -185,22 +186,25 @@ class Gradients:
         for use in recorder.uses:
             if not unstructured.isdisjoint(use.parameters):
                 unstructured.update(use.parameters)
-        self._others = {name: p for name, p in self._trainable.items() if id(p) in unstructured}
+        self._others = [p for p in self._trainable if id(p) in unstructured]
         self._layers = [
             _cheapest(key, uses, self.n_outputs, self.n_labels)
             for key, uses in _by_layer(recorder.uses).items()
             if unstructured.isdisjoint(uses[0].parameters)
         ]
-        forward = example[0].numel() + sum(use.input[0].numel() + use.output[0].numel() for use in recorder.uses)
         self._keys = {layer.key for layer in self._layers}
-        self._itemsize = logits.itemsize
-        self._forward_bytes = 4 * forward * self._itemsize
+        self.itemsize = logits.itemsize
+        unfolded = {layer.key for layer in self._layers if layer.form == "whole"}
+        self._forward_bytes = self.itemsize * (
+            4 * (example[0].numel() + sum(use.input[0].numel() + use.output[0].numel() for use in recorder.uses))
+            + sum(_inputs(use)[0].numel() for use in recorder.uses if use.key in unfolded)
+        )
         self._max_memory = max_memory
 
     def bytes_per_sample(self, n_directions: int) -> int:
         """Memory that the gradients of a sample take."""
-        others = n_directions * sum(p.numel() for p in self._others.values())
-        return (sum(layer.size(n_directions) for layer in self._layers) + others) * self._itemsize
+        others = n_directions * sum(p.numel() for p in self._others)
+        return (sum(layer.size(n_directions) for layer in self._layers) + others) * self.itemsize
 
     def of(
         self, x: torch.Tensor, directions: Directions, y: torch.Tensor | None = None, *, as_columns: bool = False
@@ -217,10 +221,13 @@ class Gradients:
             ]
         if len(parts) == 1:
             return parts[0]
+        logits = torch.cat([part.logits for part in parts])
+        waiting = [part.layers for part in parts]
+        del parts
         layers = []
-        for layer in zip(*(part.layers for part in parts), strict=True):
-            layers.append([type(factors[0]).join(factors) for factors in zip(*layer, strict=True)])
-        return SampleGradients(torch.cat([part.logits for part in parts]), layers)
+        while waiting[0]:  # a layer of all parts is let go as soon as it is joined
+            layers.append([type(of_use[0]).join(of_use) for of_use in zip(*(w.pop(0) for w in waiting), strict=True)])
+        return SampleGradients(logits, layers)
 
     def products(self, references: SampleGradients, candidates: SampleGradients) -> torch.Tensor:
         """Products of the gradients of all outputs with those of candidates, (R, C, n, K)."""
@@ -236,7 +243,7 @@ class Gradients:
     # -------------------------------------------------------------- structure
 
     def _run(self, x: torch.Tensor) -> tuple[torch.Tensor, Recorder]:
-        with Recorder(self._trainable.values(), len(x)) as recorder:
+        with Recorder(self._trainable, len(x)) as recorder:
             logits = self._module(x.clone())  # a first layer that works in place must not change what was given
         return logits, recorder
 
@@ -248,24 +255,26 @@ class Gradients:
         """
         generator = torch.Generator(device=logits.device).manual_seed(0)
         direction = torch.randn(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
-        made: dict[int, Any] = {id(p): 0 for p in self._trainable.values()}
+        made: dict[int, Any] = {id(p): 0 for p in self._trainable}
         keys: dict[int, set[LayerKey]] = {p: set() for p in made}
         for use, delta in zip(uses, _deltas(logits, uses, direction), strict=True):
-            for name, rows in _gradients(use, delta).items():
+            for name, rows in _gradients(use, _inputs(use), delta).items():
                 made[name] = made[name] + rows
                 keys[name].add(use.key)
         found = {name for name in made if len(keys[name]) != 1}
         tolerance = {torch.float64: 1e-8, torch.float32: 1e-3}.get(logits.dtype, 0.05)
-        parameters = list(self._trainable.values())
         for i, expected in enumerate(logits):
             (alone,) = self._module(example[i : i + 1].clone())
             if (alone - expected).abs().max() > tolerance * logits.abs().max():
                 raise ValueError("the outputs of a sample depend on the others of its batch, so it has no gradient")
-            gradients = torch.autograd.grad(alone, parameters, direction[i], materialize_grads=True, allow_unused=True)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
+            gradients = torch.autograd.grad(
+                alone, self._trainable, direction[i], materialize_grads=True, allow_unused=True
+            )
+            rounding = 100 * torch.finfo(logits.dtype).eps * max(float(g.abs().max()) for g in gradients)
+            for parameter, gradient in zip(self._trainable, gradients, strict=True):
                 if id(parameter) not in found:
                     off = (made[id(parameter)][i] - gradient.flatten()).abs().max()
-                    if off > tolerance * gradient.abs().max():
+                    if off > tolerance * gradient.abs().max() + rounding:
                         found.add(id(parameter))
         return found
 
@@ -278,7 +287,7 @@ class Gradients:
         n, K = towards.shape[:2]
         uses = _by_layer(recorder.uses)
         unplanned = {p for use in recorder.uses if use.key not in self._keys for p in use.parameters}
-        if not unplanned | recorder.others <= set(map(id, self._others.values())):
+        if not unplanned | recorder.others <= set(map(id, self._others)):
             raise ValueError("the module uses its parameters in another way for some inputs than for others")
         flat = [(layer, use) for layer in self._layers for use in uses.get(layer.key, [])]
         rows = {
@@ -290,11 +299,12 @@ class Gradients:
             else logits.new_empty(0)
             for layer, use in flat
         ]
+        inputs = [_inputs(use) if layer.form == "whole" else use.input for layer, use in flat]
         for k in range(K):
             for i, delta in enumerate(_deltas(logits, [use for _, use in flat], towards[:, k], last=k == K - 1)):
                 layer, use = flat[i]
                 if layer.form == "whole":
-                    rows[layer.key][:, k] += torch.cat(list(_gradients(use, delta).values()), 1)
+                    rows[layer.key][:, k] += torch.cat(list(_gradients(use, inputs[i], delta).values()), 1)
                 else:
                     deltas[i][:, k] = delta
         layers: list[list[Any]] = []
@@ -310,15 +320,19 @@ class Gradients:
 
     def _one_by_one(self, x: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
         """Gradients (n, K, P) with respect to the parameters that have no structure, sample by sample."""
-        parameters = list(self._others.values())
         n, K = towards.shape[:2]
-        rows = towards.new_zeros(n, K, sum(p.numel() for p in parameters))
+        rows = towards.new_zeros(n, K, sum(p.numel() for p in self._others))
         for i in range(n):
             with torch.enable_grad():
                 (logits,) = self._module(x[i : i + 1].clone())
             for k in range(K):
                 gradients = torch.autograd.grad(
-                    logits, parameters, towards[i, k], retain_graph=k < K - 1, materialize_grads=True, allow_unused=True
+                    logits,
+                    self._others,
+                    towards[i, k],
+                    retain_graph=k < K - 1,
+                    materialize_grads=True,
+                    allow_unused=True,
                 )
                 rows[i, k] = torch.cat([gradient.flatten() for gradient in gradients])
         return rows
@@ -352,18 +366,23 @@ def _deltas(logits: torch.Tensor, uses: list[Use], towards: torch.Tensor, last: 
     return [use.positions(gradient) for use, gradient in zip(uses, gradients, strict=True)]
 
 
-def _gradients(use: Use, delta: torch.Tensor) -> dict[int, torch.Tensor]:
+def _inputs(use: Use) -> torch.Tensor:
+    """What the weight of a use is multiplied with, (n, T, p); of a convolution the patches, (n, groups, T, p)."""
+    if use.geometry is None:
+        return use.input
+    return patches(use.input, use.geometry).unflatten(2, (use.geometry.groups, -1)).transpose(1, 2)
+
+
+def _gradients(use: Use, inputs: torch.Tensor, delta: torch.Tensor) -> dict[int, torch.Tensor]:
     """Gradients (n, P) of the parameters of a use, by their ids."""
     made = {}
     if use.weight is not None:
         if use.kind == "norm":
-            weight = (delta * use.input).sum(1)
+            weight = (delta * inputs).sum(1)
         elif use.geometry is None:
-            weight = delta.transpose(1, 2) @ use.input
+            weight = delta.transpose(1, 2) @ inputs
         else:
-            groups = use.geometry.groups
-            by_group = patches(use.input, use.geometry).unflatten(2, (groups, -1)).permute(0, 2, 1, 3)
-            weight = delta.unflatten(2, (groups, -1)).permute(0, 2, 3, 1) @ by_group
+            weight = delta.unflatten(2, (use.geometry.groups, -1)).permute(0, 2, 3, 1) @ inputs
         made[id(use.weight)] = weight.flatten(1)
     if use.bias is not None:
         made[id(use.bias)] = delta.sum(1)

@@ -250,3 +250,10 @@ def test_impossible_initial_rows_are_named(initial, n_initial, message):
         run_experiment(
             LogisticRegression(), {"margin": margin_sampling}, {"iris": IRIS._replace(initial=initial)}, **loop
         )
+
+
+def test_no_initial_rows_are_none():
+    loop = {"n_queries": 2, "batch_size": 5, "n_initial": 3, "seeds": [0]}
+    task = IRIS._replace(initial=[])
+    records = run_experiment(LogisticRegression(max_iter=2000), {"margin": margin_sampling}, {"iris": task}, **loop)
+    assert records["n_labels"].tolist() == [3, 8, 13]

@@ -296,7 +296,7 @@ def test_labels_of_a_classifier_are_its_classes(classifier, pixels):
         classifier.output_change(X[:10], X[:1], labels=["blue"])
     with pytest.raises(ValueError, match="output='margin'"):
         classifier.output_change(X[:10], X, output="margin")
-    with pytest.raises(ValueError, match="40 images to score and 39 labels"):
+    with pytest.raises(ValueError, match=r"labels has shape \(39,\), but there are 40 images"):
         classifier.output_change(X[:10], X, labels=y[:39])
 
 
@@ -304,3 +304,62 @@ def test_a_single_class_changes_nothing(mlp):
     X = np.random.default_rng(0).normal(size=(12, 7)).astype(np.float32)
     net = FrozenPrefixClassifier(mlp, n_frozen=1, random_state=0).fit(X, np.zeros(12))
     assert not net.output_change(X, X).any()
+
+
+def test_samples_of_another_shape_are_refused():
+    with seeded(0):
+        tokens = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+        tokens(torch.zeros(1, 1, 5))
+    with pytest.raises(ValueError, match=r"shape \(6, 5\), but those of X_reference are of shape \(1, 5\)"):
+        output_change(tokens, np.zeros((4, 1, 5)), np.zeros((3, 6, 5)))
+
+
+def test_one_reference_is_enough_to_tell_that_samples_mix():
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(x - x.mean(0))
+
+    with seeded(0):
+        module = Centred()
+    with pytest.raises(ValueError, match="depend on the others"):
+        output_change(module, np.eye(3)[:1], np.eye(3))
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_keeps_its_layer():
+    """A bias before a normalisation of each channel changes nothing."""
+    with seeded(0):
+        module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(4, 4), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3))
+        x = torch.randn(5, 2, 5, 5)
+    for dtype in (torch.float32, torch.float64):
+        assert not forms.Gradients(module.to(dtype), x[:3].to(dtype), 1, 1 << 20)._others
+    np.testing.assert_allclose(output_change(module, x, x), by_torch_func(module, x.double(), x.double()), rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_and_half_precision(dtype):
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(torch.tanh(self.words(x)).mean(1))
+
+    with seeded(0):
+        module, x = Text(), torch.randint(0, 9, (6, 5))
+    expected = by_torch_func(module, x, x)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.2
+    np.testing.assert_allclose(output_change(module.to(dtype), x, x), expected, rtol=tolerance)
+
+
+def test_memory_may_be_any_number():
+    with seeded(0):
+        module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 2))
+        x = torch.randn(300, 1, 5, 5)
+    np.testing.assert_allclose(output_change(module, x, x, max_memory=2e4), output_change(module, x, x), rtol=1e-4)
+    with pytest.raises(ValueError, match="max_memory='2GB'"):
+        output_change(module, x, x, max_memory="2GB")

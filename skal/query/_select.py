@@ -25,4 +25,5 @@ def select_top(
     learner: Any, scores: np.ndarray, n_instances: int, generator: np.random.RandomState | None = None
 ) -> Any:
     """The highest scores, in the form that this learner's modAL expects."""
-    return query_result(learner, top(scores, n_instances, generator), scores)
+    indices = top(scores, n_instances, generator)
+    return query_result(learner, indices, scores[indices])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skal.modal import query_result
@@ -21,6 +18,7 @@ from skal.numerics.greedy import (
     squared_distances,
 )
 from skal.pool import with_known_size
+from skal.query._clusters import clusters
 from skal.query._features import Features, features_of
 from skal.query._learner import check_pool, predict_proba
 
@@ -68,7 +66,7 @@ def coreset_sampling(
     X = features.pool - features.pool.mean(0)  # distances between near points stay exact
     taught = features.labelled - features.pool.mean(0)
     first = None if len(taught) else int(generator.randint(len(X)))
-    return _result(learner, farthest_first(X, n_instances, nearest_squared(X, taught), first), len(X))
+    return _result(learner, farthest_first(X, n_instances, nearest_squared(X, taught), first))
 
 
 def badge_sampling(
@@ -119,7 +117,7 @@ def badge_sampling(
         q[torch.arange(len(q)), q.argmax(1)] -= 1
     norms = (q * q).sum(1) * (h * h).sum(1)
     picks = d2_sampling(lambda i: (q @ q[i]) * (h @ h[i]), norms, n_instances, generator)
-    return _result(learner, picks, len(h))
+    return _result(learner, picks)
 
 
 def typiclust_sampling(
@@ -174,7 +172,7 @@ def typiclust_sampling(
     n = len(features.pool)
     is_free = np.arange(len(X)) < n
     n_clusters = min(len(X) - n + n_instances, max_clusters, len(X))
-    of = _clusters(X.cpu().numpy(), n_clusters, generator)
+    of = clusters(X.cpu().numpy(), n_clusters, generator)
     taken = np.bincount(of[~is_free], minlength=n_clusters)
     sizes = np.bincount(of, minlength=n_clusters)
     order: dict[int, list[int]] = {}
@@ -189,7 +187,7 @@ def typiclust_sampling(
         picks.append(pick)
         is_free[pick] = False
         taken[cluster] += 1
-    return _result(learner, np.array(picks), n)
+    return _result(learner, np.array(picks))
 
 
 def probcover_sampling(
@@ -253,7 +251,7 @@ def probcover_sampling(
         delta = pure_radius(features.joined, min(n_clusters, len(features.joined)), purity, generator)
     covered = (nearest_squared(features.pool, features.labelled) <= delta**2).to(features.pool)
     picks = greedy_coverage(features.pool, n_instances, partial(_ball, radius=delta), covered=covered)
-    return _result(learner, picks, len(features.pool))
+    return _result(learner, picks)
 
 
 def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.random.RandomState) -> float:
@@ -274,7 +272,7 @@ def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.r
     -------
     radius : float
     """
-    of = torch.as_tensor(_clusters(X.cpu().numpy(), n_clusters, generator), device=X.device)
+    of = torch.as_tensor(clusters(X.cpu().numpy(), n_clusters, generator), device=X.device)
     balls = torch.as_tensor(np.sort(generator.permutation(len(X))[:_BALLS]), device=X.device)
     reach = []
     for few in balls.split(64):
@@ -291,14 +289,6 @@ def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.r
 
 def _ball(squared: torch.Tensor, radius: float) -> torch.Tensor:
     return (squared <= radius**2).to(squared.dtype)
-
-
-def _clusters(X: np.ndarray, n_clusters: int, generator: np.random.RandomState) -> np.ndarray:
-    """Cluster of each row: k-means, with mini-batches where there are many clusters."""
-    kmeans = KMeans if n_clusters <= 50 else MiniBatchKMeans
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # images that are alike make fewer clusters
-        return kmeans(n_clusters, n_init=1, random_state=generator).fit_predict(X)
 
 
 def _typicality(X: torch.Tensor, n_neighbors: int) -> np.ndarray:
@@ -322,5 +312,5 @@ def _prepared(
     return features_of(learner, X_pool), check_random_state(random_state)
 
 
-def _result(learner: Any, picks: np.ndarray, n: int) -> Any:
-    return query_result(learner, picks, np.zeros(n))
+def _result(learner: Any, picks: np.ndarray) -> Any:
+    return query_result(learner, picks, np.zeros(len(picks)))

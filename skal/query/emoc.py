@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from modAL.utils.data import data_vstack
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
 from skal.pool import is_dask, n_rows, score_pool, with_known_size
@@ -86,7 +88,7 @@ def emoc_sampling(
     X_pool = with_known_size(X_pool)
     n = check_pool(X_pool, n_instances)
     check_options(output=(output, OUTPUTS), labels=(labels, LABELS))
-    check_n_reference(n_reference)
+    check_reference(X_reference, n_reference)
     generator = check_random_state(random_state)
     if X_reference is None:
         X_reference = draw_reference(learner, X_pool, n_reference, generator)
@@ -96,6 +98,7 @@ def emoc_sampling(
         if change is not None:
             change = partial(change, labels=labels)
             scores += score_pool(change, X_pool) if is_dask(X_pool) else change(X_pool)
+    scores /= len(members(learner))
     return select_top(learner, scores, n_instances, generator)
 
 
@@ -106,10 +109,17 @@ def check_options(**options: tuple[Any, tuple[Any, ...]]) -> None:
             raise ValueError(f"{name}={value!r} is not one of {allowed}")
 
 
-def check_n_reference(n_reference: int) -> None:
-    """Raise a ValueError unless it is a number of images."""
-    if isinstance(n_reference, bool) or not isinstance(n_reference, (int, np.integer)) or n_reference < 1:
-        raise ValueError(f"n_reference={n_reference!r} is not a positive number of images")
+def check_reference(X_reference: Any, n_reference: int) -> None:
+    """Raise a ValueError if there would be no reference."""
+    if X_reference is not None and n_rows(X_reference) == 0:
+        raise ValueError("X_reference is empty: there is no output whose change could be measured")
+    check_count("n_reference", n_reference)
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise a ValueError unless it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r} is not an integer of at least 1")
 
 
 def draw_reference(learner: Any, X_pool: Any, n_reference: int, generator: np.random.RandomState) -> Any:
@@ -126,15 +136,16 @@ def draw_reference(learner: Any, X_pool: Any, n_reference: int, generator: np.ra
 
 def change_scorer(estimator: Any, X_pool: Any, X_reference: Any, **options: Any) -> Callable[..., np.ndarray] | None:
     """A function of images and labels that gives their output change; None as long as nothing is fitted."""
-    network, earlier = last_step(estimator, X_pool)
-    if not hasattr(network, "output_change"):
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    if not hasattr(last, "output_change"):
         raise ValueError(
-            f"EMOC needs an estimator with gradients, such as FrozenPrefixClassifier, but got {type(network).__name__}"
+            f"EMOC needs an estimator with gradients, such as FrozenPrefixClassifier, but got {type(last).__name__}"
         )
     try:
         estimator.predict(rows_of(X_reference, np.arange(1)))
     except NotFittedError:
         return None
+    network, earlier = last_step(estimator, X_pool)
     return partial(_output_change, network, earlier, earlier(X_reference), options)
 
 

@@ -58,11 +58,11 @@ def max_herding_sampling(learner: Any, X_pool: Any, n_instances: int = 1, *, sig
     array([4, 1])
     """
     X_pool = with_known_size(X_pool)
-    n = check_pool(X_pool, n_instances)
+    check_pool(X_pool, n_instances)
     if not sigma > 0:
         raise ValueError(f"sigma={sigma!r} is not a positive width")
     picks = cover(features_of(learner, X_pool).normalized(), n_instances, sigma)
-    return query_result(learner, picks, np.zeros(n))
+    return query_result(learner, picks, np.zeros(n_instances))
 
 
 def uherding_sampling(
@@ -108,7 +108,7 @@ def uherding_sampling(
     array([1])
     """
     X_pool = with_known_size(X_pool)
-    n = check_pool(X_pool, n_instances)
+    check_pool(X_pool, n_instances)
     features = features_of(learner, X_pool).normalized()
     proba = predict_proba(learner, X_pool)
     weights = None
@@ -116,7 +116,7 @@ def uherding_sampling(
         generator = check_random_state(random_state)
         weights = uncertainty(tempered(np.asarray(proba), temperature(learner, generator)), "margin")
     picks = cover(features, n_instances, label_width(features.labelled), weights)
-    return query_result(learner, picks, np.zeros(n))
+    return query_result(learner, picks, np.zeros(n_instances))
 
 
 def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarray | None = None) -> np.ndarray:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skal.modal import query_result
 from skal.pool import with_known_size
-from skal.query._learner import check_pool, classifier_proba, last_step, members, rows_of
+from skal.query._clusters import clusters
+from skal.query._features import features_of
+from skal.query._learner import check_pool, classifier_proba, members, rows_of
 from skal.query._select import top
-from skal.query.emoc import OUTPUTS, change_scorer, check_n_reference, check_options, draw_reference
+from skal.query.emoc import OUTPUTS, change_scorer, check_count, check_options, check_reference, draw_reference
 from skal.query.uncertainty import confidence_scores
 
 SCORES = ("least_confident", "margin", "entropy", "gini", "most_confident", "random")
 GROUPS = ("prediction", "cluster", "truth")
-_SETS_A_CLUSTER = 4
+_SETS_A_CLUSTER, _MOST_CLUSTERS = 4, 500
+_ROWS = 4096  # images that are loaded at a time
 
 
 def random_sets(
@@ -59,18 +58,19 @@ def random_sets(
     Examples
     --------
     >>> random_sets(["a", "b", "a", "b", "b"], 2, 3, random_state=0)
-    array([[3, 1],
-           [4, 1],
-           [0, 2]])
+    array([[2, 0],
+           [1, 4],
+           [4, 1]])
     """
     groups = np.asarray(groups)
-    for name, value, most in (("set_size", set_size, len(groups)), ("n_sets", n_sets, np.inf)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value <= most:
-            raise ValueError(f"{name}={value!r} is not an integer of at least 1 and at most {most}")
+    check_count("n_sets", n_sets)
+    check_count("set_size", set_size)
+    if set_size > len(groups):
+        raise ValueError(f"set_size={set_size!r} is more than the {len(groups)} images")
     generator = check_random_state(random_state)
-    _, of = np.unique(groups, return_inverse=True)
-    pools = [rows for g in range(of.max() + 1) if len(rows := np.flatnonzero(of == g)) >= set_size]
-    pools = pools or [np.arange(len(groups))]
+    _, of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    by_group = np.split(np.argsort(of, kind="stable"), sizes.cumsum()[:-1])
+    pools = [rows for rows in by_group if len(rows) >= set_size] or [np.arange(len(groups))]
     chosen = generator.randint(len(pools), size=n_sets)
     return np.array([generator.choice(pools[g], set_size, replace=False) for g in chosen])
 
@@ -100,8 +100,8 @@ def set_sampling(
         function ``score(learner, X_pool)`` that gives one number an image, larger for better.
     groups : {"prediction", "cluster", "truth"}, default="prediction"
         From what a set is drawn: images of one predicted class; of one cluster, by k-means on the estimator's
-        features into as many as hold four sets, but not fewer than the known classes; or of one true class, as in the
-        text's experiment.
+        features into as many as hold four sets (500 at most, and not fewer than the known classes); or of one true
+        class, as in the text's experiment.
     n_sets : int, default=1000
     y_pool : array-like of shape (n,), default=None
         True classes, for ``groups="truth"``; a simulation (:func:`skal.experiment.run_experiment`) fills them in.
@@ -134,6 +134,7 @@ def set_sampling(
     n = check_pool(X_pool, n_instances)
     if not callable(score):
         check_options(score=(score, SCORES))
+    check_count("n_sets", n_sets)
     truth = _checked_groups(groups, y_pool, n)
     generator = check_random_state(random_state)
     proba = classifier_proba(learner, X_pool)
@@ -209,7 +210,8 @@ def emoc_set_sampling(
     X_pool = with_known_size(X_pool)
     n = check_pool(X_pool, n_instances)
     check_options(output=(output, OUTPUTS))
-    check_n_reference(n_reference)
+    check_reference(X_reference, n_reference)
+    check_count("n_sets", n_sets)
     truth = _checked_groups(groups, y_pool, n)
     generator = check_random_state(random_state)
     proba = classifier_proba(learner, X_pool)
@@ -221,7 +223,7 @@ def emoc_set_sampling(
     for estimator in members(learner):
         change = change_scorer(estimator, X_pool, X_reference, output=output)
         if change is not None:
-            own = proba if estimator is learner else classifier_proba(estimator, X_pool)
+            own = proba if len(members(learner)) == 1 else classifier_proba(estimator, X_pool)
             scores += _with_shared_labels(change, estimator.classes_, X_pool, own, sets)
     return _best(learner, sets, scores, generator)
 
@@ -232,8 +234,9 @@ def _with_shared_labels(
     """Score of each image of each set, with the label of the set; each image once for each of its labels."""
     labels = np.repeat(proba[sets].mean(axis=1).argmax(axis=1), sets.shape[1])
     needed, found = np.unique(np.column_stack([sets.ravel(), labels]), axis=0, return_inverse=True)
-    scores = change(rows_of(X_pool, needed[:, 0]), labels=classes[needed[:, 1]])
-    return scores[found.ravel()].reshape(sets.shape)
+    blocks = np.split(needed, range(_ROWS, len(needed), _ROWS))
+    scores = [change(rows_of(X_pool, block[:, 0]), labels=classes[block[:, 1]]) for block in blocks]
+    return np.concatenate(scores)[found.ravel()].reshape(sets.shape)
 
 
 def _checked_groups(groups: str, y_pool: ArrayLike | None, n: int) -> np.ndarray | None:
@@ -255,23 +258,12 @@ def _groups(
         return proba.argmax(axis=1)
     if proba.shape[1] == 1:  # no classifier, so no features of its own either
         return np.zeros(len(proba), dtype=int)
-    network, earlier = last_step(members(learner)[0], X_pool)
-    rows = earlier(rows_of(X_pool, np.arange(len(proba))))
-    features = network.transform(rows) if hasattr(network, "transform") else np.asarray(rows)
-    n_clusters = min(len(proba), max(proba.shape[1], len(proba) // (_SETS_A_CLUSTER * set_size)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # images that are alike make fewer clusters
-        return KMeans(n_clusters, n_init=1, random_state=generator).fit_predict(features.reshape(len(proba), -1))
+    features = features_of(learner, X_pool).pool.numpy()
+    n_clusters = max(proba.shape[1], min(_MOST_CLUSTERS, len(proba) // (_SETS_A_CLUSTER * set_size)))
+    return clusters(features, min(len(proba), n_clusters), generator)
 
 
 def _best(learner: Any, sets: np.ndarray, scores: np.ndarray, generator: np.random.RandomState) -> Any:
     """The set with the highest mean score; of equal ones any."""
     best = top(scores.mean(axis=1), 1, generator)[0]
-    return query_result(learner, sets[best], _of_pool(sets[best], scores[best]))
-
-
-def _of_pool(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Scores by position, as far as the rows reach."""
-    placed = np.zeros(rows.max() + 1)
-    placed[rows] = scores
-    return placed
+    return query_result(learner, sets[best], scores[best])

@@ -202,4 +202,4 @@ def random_sampling(
     """
     n = check_pool(X_pool, n_instances)
     indices = check_random_state(random_state).permutation(n)[:n_instances]
-    return query_result(learner, indices, np.zeros(n))
+    return query_result(learner, indices, np.zeros(n_instances))

@@ -115,6 +115,18 @@ def test_clusters_are_those_of_the_features():
     assert rows[0] // 12 == 1  # the cluster on the boundary
 
 
+def test_impossible_numbers_of_sets_are_named_before_any_work():
+    class Untouchable:
+        def predict_proba(self, X):
+            raise AssertionError("asked")
+
+    for strategy in (set_sampling, emoc_set_sampling):
+        with pytest.raises(ValueError, match="n_sets=0 is not an integer of at least 1"):
+            strategy(Untouchable(), pool(6), 2, n_sets=0)
+    with pytest.raises(ValueError, match="X_reference is empty"):
+        emoc_set_sampling(Untouchable(), pool(6), 2, X_reference=[])
+
+
 def test_an_unknown_score_is_named():
     with pytest.raises(ValueError, match="score='1-vs-2' is not one of"):
         set_sampling(Known(PROBA), pool(6), 2, score="1-vs-2")
