@@ -29,7 +29,18 @@ from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, a
 from skal.experiment import Task, label_rounds, macro_auc, table_at
 from skal.numerics.distances import euclidean_distances
 from skal.plots import contact_sheet, plot_learning_curves
-from skal.query import entropy_sampling, least_confident_sampling, margin_sampling
+from skal.query import (
+    badge_sampling,
+    coreset_sampling,
+    emoc_sampling,
+    entropy_sampling,
+    least_confident_sampling,
+    margin_sampling,
+    max_herding_sampling,
+    probcover_sampling,
+    typiclust_sampling,
+    uherding_sampling,
+)
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -42,6 +53,13 @@ STRATEGIES = {
     "margin": margin_sampling,
     "entropy": entropy_sampling,
     "least_confident": least_confident_sampling,
+    "emoc": emoc_sampling,
+    "coreset": coreset_sampling,
+    "badge": badge_sampling,
+    "typiclust": typiclust_sampling,
+    "probcover": probcover_sampling,
+    "max_herding": max_herding_sampling,
+    "uherding": uherding_sampling,
 }
 
 

@@ -256,8 +256,6 @@ def _groups(
     """Predicted class or cluster of each image."""
     if groups == "prediction":
         return proba.argmax(axis=1)
-    if proba.shape[1] == 1:  # no classifier, so no features of its own either
-        return np.zeros(len(proba), dtype=int)
     features = features_of(learner, X_pool).pool.numpy()
     n_clusters = max(proba.shape[1], min(_MOST_CLUSTERS, len(proba) // (_SETS_A_CLUSTER * set_size)))
     return clusters(features, min(len(proba), n_clusters), generator)
