@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch import NeuralNetClassifier
 from torch import fx
 
 from skal.backbones import Backbone, BackboneLike, load_backbone
 from skal.features import Point, find_cache, frozen_activations, pool
+from skal.gradients import OutputChange, check_options
 from skal.images import ImageTransform, Inputs, as_data, is_images
 from skal.source import SourceProfile
 
@@ -42,6 +44,7 @@ class AdaptedNetwork(BaseEstimator):
     net_: NeuralNetClassifier
     backbone_: Backbone
     n_frozen_: int
+    classes_: np.ndarray
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
@@ -169,6 +172,64 @@ class AdaptedNetwork(BaseEstimator):
             with torch.inference_mode():
                 logits.append(head(block.to(self.device))[0].cpu())
         return torch.cat(logits).softmax(dim=1).numpy()
+
+    def output_change(
+        self,
+        X_reference: Any,
+        X: Any,
+        *,
+        output: str = "logit",
+        labels: str | ArrayLike = "map",
+        norm: str = "l1",
+        max_memory: int = 2 << 30,
+    ) -> np.ndarray:
+        """How far a gradient step on each image would move the outputs of reference images.
+
+        Parameters
+        ----------
+        X_reference, X : as in `fit`
+        output, labels, norm, max_memory
+            As in :func:`skal.gradients.output_change`; an array of labels holds classes.
+
+        Returns
+        -------
+        scores : ndarray of shape (n,), or (n, n_classes) for ``labels="each"``
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown, there are no images, or a label is none of the classes.
+        """
+        check_is_fitted(self)
+        check_options(output, labels, norm, max_memory)
+        (backbone, inputs), references = self._inputs(X), self._inputs(X_reference)
+        for name, images in (("X", inputs), ("X_reference", references[1])):
+            if len(images) == 0:
+                raise ValueError(f"{name} is empty")
+        y = None
+        if not isinstance(labels, str):
+            given, labels = np.asarray(labels), "map"
+            if given.shape != (len(inputs),):
+                raise ValueError(f"labels has shape {given.shape}, but there are {len(inputs)} images")
+            unknown = given[~np.isin(given, self.classes_)]
+            if len(unknown):
+                raise ValueError(f"labels holds {unknown.tolist()[0]!r}, but the classes are {self.classes_}")
+            y = np.searchsorted(self.classes_, given)
+        points = [Point(backbone.layers.cut(self.n_frozen_))]
+        reference = torch.cat([block for (block,) in self._frozen(*references, points)])
+        module = self.net_.module_.to(self.device)
+        change = OutputChange(module, reference.to(self.device), output, labels, norm, max_memory)
+        scores: list[np.ndarray] = []
+        waiting: list[torch.Tensor] = []
+        done = start = 0
+        for (block,) in self._frozen(backbone, inputs, points):
+            waiting.append(block)
+            done += len(block)
+            if done == len(inputs) or sum(part.nbytes for part in waiting) > max_memory // 8:
+                of_rows = None if y is None else y[start:done]
+                scores.append(change.scores(torch.cat(waiting).to(self.device), of_rows))
+                waiting, start = [], done
+        return np.concatenate(scores)
 
     def check_source(self, source: SourceProfile, X: Any) -> None:
         """Raise a ValueError if a profile belongs to another backbone than the one that takes `X`."""

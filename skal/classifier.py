@@ -22,7 +22,6 @@ from skal.adapted import AdaptedNetwork, run_batched, width
 from skal.backbones import Backbone, BackboneLike
 from skal.checkpoint import read_checkpoint, write_checkpoint
 from skal.features import Point
-from skal.gradients import OutputChange, check_options
 from skal.images import ImageTransform, Inputs, JoinedInputs
 from skal.labels import check_labels
 from skal.network import Suffix, flat, grow_head, interpolate
@@ -479,64 +478,6 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         check_is_fitted(self)
         return self._run_suffix(X, self.net_.module_.features).numpy()
-
-    def output_change(
-        self,
-        X_reference: Any,
-        X: Any,
-        *,
-        output: str = "logit",
-        labels: str | ArrayLike = "map",
-        norm: str = "l1",
-        max_memory: int = 2 << 30,
-    ) -> np.ndarray:
-        """How far a gradient step on each image would move the outputs of reference images.
-
-        Parameters
-        ----------
-        X_reference, X : as in `fit`
-        output, labels, norm, max_memory
-            As in :func:`skal.gradients.output_change`; an array of labels holds classes.
-
-        Returns
-        -------
-        scores : ndarray of shape (n,), or (n, n_classes) for ``labels="each"``
-
-        Raises
-        ------
-        ValueError
-            If an option is unknown, there are no images, or a label is none of the classes.
-        """
-        check_is_fitted(self)
-        check_options(output, labels, norm, max_memory)
-        (backbone, inputs), references = self._inputs(X), self._inputs(X_reference)
-        for name, images in (("X", inputs), ("X_reference", references[1])):
-            if len(images) == 0:
-                raise ValueError(f"{name} is empty")
-        y = None
-        if not isinstance(labels, str):
-            given, labels = np.asarray(labels), "map"
-            if given.shape != (len(inputs),):
-                raise ValueError(f"labels has shape {given.shape}, but there are {len(inputs)} images")
-            unknown = given[~np.isin(given, self.classes_)]
-            if len(unknown):
-                raise ValueError(f"labels holds {unknown.tolist()[0]!r}, but the classes are {self.classes_}")
-            y = np.searchsorted(self.classes_, given)
-        points = [Point(backbone.layers.cut(self.n_frozen_))]
-        reference = torch.cat([block for (block,) in self._frozen(*references, points)])
-        module = self.net_.module_.to(self.device)
-        change = OutputChange(module, reference.to(self.device), output, labels, norm, max_memory)
-        scores: list[np.ndarray] = []
-        waiting: list[torch.Tensor] = []
-        done = start = 0
-        for (block,) in self._frozen(backbone, inputs, points):
-            waiting.append(block)
-            done += len(block)
-            if done == len(inputs) or sum(part.nbytes for part in waiting) > max_memory // 8:
-                of_rows = None if y is None else y[start:done]
-                scores.append(change.scores(torch.cat(waiting).to(self.device), of_rows))
-                waiting, start = [], done
-        return np.concatenate(scores)
 
     @property
     def _n_features_out(self) -> int:
