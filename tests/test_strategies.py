@@ -108,3 +108,14 @@ def test_it_runs_in_the_labelling_loop(name, classifier, pixels):
     ]
     assert len(set(fits[0])) == 12
     np.testing.assert_array_equal(*fits)
+
+
+def test_a_dask_array_is_a_pool(name, classifier, pixels):
+    dask = pytest.importorskip("dask")
+    array = pytest.importorskip("dask.array")
+    X, y = pixels
+    classifier.fit(X[:12], y[:12])
+    of_array = query_of(name)(classifier, X[12:], 4)
+    with dask.config.set(scheduler="synchronous"):
+        rows = query_of(name)(classifier, array.from_array(X[12:], chunks=(9, -1, -1, -1)), 4)
+    np.testing.assert_array_equal(rows, of_array)
