@@ -202,9 +202,11 @@ class Gradients:
         self._max_memory = max_memory
 
     def bytes_per_sample(self, n_directions: int) -> int:
-        """Memory that the gradients of a sample take."""
+        """Memory that the gradients of a sample take, while those of the largest layer are joined."""
         others = n_directions * sum(p.numel() for p in self._others)
-        return (sum(layer.size(n_directions) for layer in self._layers) + others) * self.itemsize
+        kept = sum(layer.size(n_directions) for layer in self._layers) + others
+        joined = max([others, *(layer.size(n_directions) for layer in self._layers if layer.form != "positions")])
+        return (kept + joined) * self.itemsize
 
     def of(
         self, x: torch.Tensor, directions: Directions, y: torch.Tensor | None = None, *, as_columns: bool = False

@@ -44,6 +44,11 @@ def mobilenet_suffix(n_classes):
     return suffix.eval(), (160, 5, 5)
 
 
+def early_layer(n_classes):
+    layers = [nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(128, n_classes)), (64, 32, 32)
+
+
 def by_jvp(module, references, candidates):
     """The direct way: a gradient a candidate, and the outputs' derivative along it over the batch of references."""
     parameters = {name: p.detach() for name, p in module.named_parameters()}
@@ -68,7 +73,7 @@ def by_jvp(module, references, candidates):
 def test_a_pair_against_jvp(benchmark, make, n_classes, n, asked, capsys):
     with seeded(0):
         module, shape = make(n_classes)
-        references, candidates = torch.rand(100, *shape), torch.rand(n, *shape)
+        references, candidates = torch.rand(200, *shape), torch.rand(n, *shape)
     output_change(module, references[:2], candidates[:2])
     benchmark.pedantic(lambda: output_change(module, references, candidates), rounds=2)
     ours = benchmark.stats.stats.min / (100 * n)
@@ -104,11 +109,11 @@ def test_a_query_of_2000_cached_images(benchmark, capsys):
 
 _PEAK = """
 import sys, torch
-from tests.benchmarks.test_gradients_speed import resnet_suffix
+from tests.benchmarks import test_gradients_speed as nets
 from skal.gradients import output_change
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
-module, shape = resnet_suffix(int(sys.argv[1]))
-references, candidates = torch.rand(100, *shape), torch.rand(64, *shape)
+module, shape = getattr(nets, sys.argv[3])(int(sys.argv[1]))
+references, candidates = torch.rand(200, *shape), torch.rand(64, *shape)
 output_change(module, references[:4], candidates[:4], max_memory=1 << 26)
 before = peak()
 output_change(module, references, candidates, max_memory=int(sys.argv[2]) << 20)
@@ -116,10 +121,13 @@ print(peak() - before)
 """
 
 
-@pytest.mark.parametrize(("n_classes", "mebibytes"), [(20, 512), (20, 2048), (67, 1024)])
-def test_memory_stays_within_its_bound(n_classes, mebibytes, capsys):
-    arguments = [sys.executable, "-c", _PEAK, str(n_classes), str(mebibytes)]
+@pytest.mark.parametrize(
+    ("make", "n_classes", "mebibytes"),
+    [(resnet_suffix, 20, 512), (resnet_suffix, 20, 2048), (resnet_suffix, 67, 1024), (early_layer, 10, 1024)],
+)
+def test_memory_stays_within_its_bound(make, n_classes, mebibytes, capsys):
+    arguments = [sys.executable, "-c", _PEAK, str(n_classes), str(mebibytes), make.__name__]
     grown = float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
     with capsys.disabled():
-        print(f"\nResNet-18 layer4 + fc, {n_classes} classes: {grown:.0f} MiB of {mebibytes} allowed")
+        print(f"\n{make.__name__}, {n_classes} classes, 200 references: {grown:.0f} MiB of {mebibytes} allowed")
     assert grown < mebibytes
