@@ -30,6 +30,7 @@ from skal.experiment import Task, label_rounds, macro_auc, table_at
 from skal.numerics.distances import euclidean_distances
 from skal.plots import contact_sheet, plot_learning_curves
 from skal.query import (
+    aift_sampling,
     badge_sampling,
     coreset_sampling,
     emoc_sampling,
@@ -54,6 +55,7 @@ STRATEGIES = {
     "entropy": entropy_sampling,
     "least_confident": least_confident_sampling,
     "emoc": emoc_sampling,
+    "aift": aift_sampling,
     "coreset": coreset_sampling,
     "badge": badge_sampling,
     "typiclust": typiclust_sampling,

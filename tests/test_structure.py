@@ -19,6 +19,7 @@ ORDER = [
     "gradients",
     "cache",
     "images",
+    "crops",
     "tracing",
     "graph",
     "backbones",

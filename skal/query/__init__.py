@@ -2,6 +2,7 @@
 
 from skal.query._query import Query
 from skal.query.adma import adma_sampling
+from skal.query.aift import aift_sampling
 from skal.query.diversity import badge_sampling, coreset_sampling, probcover_sampling, typiclust_sampling
 from skal.query.emoc import emoc_sampling
 from skal.query.herding import max_herding_sampling, uherding_sampling
@@ -17,6 +18,7 @@ from skal.query.uncertainty import (
 __all__ = [
     "Query",
     "adma_sampling",
+    "aift_sampling",
     "badge_sampling",
     "coreset_sampling",
     "emoc_sampling",

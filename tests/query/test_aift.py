@@ -1,0 +1,126 @@
+"""AIFT's score against the matrix of the text, and its patches."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from skal.crops import RandomCrops
+from skal.query import aift_sampling
+from skal.query.aift import aift_score
+
+
+def by_matrix(p, alpha, lam1, lam2, eps):
+    """The matrix R of one image, entry by entry."""
+    kept = max(1, int(np.floor(len(p) * alpha + 0.5)))
+    dominant = p.mean(axis=0).argmax()
+    p = p[sorted(range(len(p)), key=lambda j: (-p[j, dominant], j))[:kept]]
+    R = np.zeros((kept, kept))
+    for j in range(kept):
+        for k in range(kept):
+            if j == k:
+                R[j, j] = lam1 * -(p[j] * np.log(p[j] + eps)).sum()
+            else:
+                R[j, k] = lam2 * ((p[j] - p[k]) * np.log((p[j] + eps) / (p[k] + eps))).sum()
+    return R.sum()
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("C", [2, 5])
+@pytest.mark.parametrize("m", [1, 6, 7])
+def test_the_score_is_the_sum_of_the_matrix(alpha, C, m):
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(C, 0.3), size=(9, m))
+    p[0] = np.eye(C)[rng.integers(0, C, m)]  # certain of its classes
+    given = aift_score(p, alpha=alpha, lam1=0.7, lam2=0.3, eps=1e-9)
+    np.testing.assert_allclose(given, [by_matrix(x, alpha, 0.7, 0.3, 1e-9) for x in p], rtol=1e-9, atol=1e-12)
+
+
+def test_the_share_is_rounded_half_up():
+    """Of 6 patches a quarter is 1.5: two are kept, and they disagree."""
+    p = np.array([[[0.9, 0.1], [0.6, 0.4]] + [[0.5, 0.5]] * 4])
+    agreed = by_matrix(p[0, :2], 1.0, 1, 1, 2.2e-16)
+    np.testing.assert_allclose(aift_score(p), agreed)
+
+
+def test_of_two_classes_the_dominant_side_is_kept():
+    low, high = [[0.9, 0.1], [0.6, 0.4]], [[0.1, 0.9], [0.4, 0.6]]
+    np.testing.assert_allclose(aift_score([low], alpha=0.5), by_matrix(np.array(low[:1]), 1.0, 1, 1, 2.2e-16))
+    np.testing.assert_allclose(aift_score([low], alpha=0.5), aift_score([high], alpha=0.5))
+
+
+@pytest.mark.parametrize(("shape", "alpha", "message"), [((3, 2), 0.25, r"shape \(3, 2\)"), ((3, 2, 2), 0, "alpha=0")])
+def test_wrong_input_is_named(shape, alpha, message):
+    with pytest.raises(ValueError, match=message):
+        aift_score(np.ones(shape) / 2, alpha=alpha)
+
+
+MODEL = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+
+
+def test_a_pool_of_patches_and_a_function_that_makes_them():
+    pool = np.random.default_rng(0).normal(size=(30, 1))
+    around = pool[:, None] + np.linspace(-0.5, 0.5, 8)[:, None]
+    expected = np.argsort(-aift_score(MODEL.predict_proba(around.reshape(-1, 1)).reshape(30, 8, 2)), kind="stable")[:5]
+    assert aift_sampling(MODEL, around, 5, patches=None, random_state=0).tolist() == expected.tolist()
+    made = aift_sampling(
+        MODEL, pool, 5, patches=lambda X: X[:, None] + np.linspace(-0.5, 0.5, 8)[:, None], random_state=0
+    )
+    assert made.tolist() == expected.tolist()
+
+
+def test_a_batch_drawn_from_the_best():
+    pool = np.linspace(-3, 4, 40)[:, None, None].repeat(2, axis=1)
+    best = aift_sampling(MODEL, pool, 20, patches=None, random_state=0)
+    drawn = [aift_sampling(MODEL, pool, 5, patches=None, omega=4.0, random_state=seed) for seed in range(200)]
+    assert all(len(set(batch.tolist())) == 5 for batch in drawn)
+    counts = np.bincount(np.concatenate(drawn), minlength=40)
+    assert set(np.flatnonzero(counts)) <= set(best.tolist())
+    assert counts[best[:4]].sum() > counts[best[-8:-4]].sum()
+    assert counts[best[-1]] == 0  # its score is not above the last
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patches": 0}, "patches=0 is not a number of at least 1"),
+        ({"patches": "crops"}, "patches='crops' is neither"),
+        ({"patches": None, "omega": 0.5}, "omega=0.5"),
+        ({"patches": None, "alpha": 2}, "alpha=2"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        aift_sampling(MODEL, np.zeros((3, 2, 1)), 1, **options)
+
+
+@pytest.mark.parametrize("form", ["colour", "grey", "float"])
+def test_crops_have_the_form_of_their_image(form):
+    rng = np.random.default_rng(0)
+    shape = {"colour": (24, 16, 3), "grey": (24, 16), "float": (3, 24, 16)}[form]
+    dtype = np.float32 if form == "float" else np.uint8
+    images = rng.integers(0, 255, size=(5, *shape)).astype(dtype)
+    crops = RandomCrops(5, 4, np.random.RandomState(0))
+    together = crops.of(np.arange(5), images)
+    assert all(part.shape == (4, *shape) and part.dtype == dtype for part in together)
+    alone = crops.of(np.array([3]), images[3:4])
+    np.testing.assert_array_equal(alone[0], together[3])
+    assert len({crop.tobytes() for part in together for crop in part}) > 12
+
+
+def test_crops_of_an_even_image_are_even():
+    crops = RandomCrops(1, 6, np.random.RandomState(0)).of(np.arange(1), np.full((1, 16, 16, 3), 77, dtype=np.uint8))
+    assert (crops[0] == 77).all()
+
+
+def test_files_of_several_sizes(tmp_path, classifier, pixels):
+    from PIL import Image
+
+    X, y = pixels
+    classifier.fit(X[:20], y[:20])
+    paths = []
+    for i, image in enumerate(X[20:32]):
+        picture = Image.fromarray(image)
+        paths.append(str(tmp_path / f"{i}.png"))
+        (picture.resize((20, 24)) if i % 2 else picture).save(paths[-1])
+    rows = aift_sampling(classifier, np.array(paths), 4, patches=3, random_state=0)
+    assert len(set(rows.tolist())) == 4
