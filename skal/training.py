@@ -14,7 +14,7 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
 from skal.images import Inputs
 from skal.network import Suffix
@@ -213,7 +213,11 @@ class BatchLoader(DataLoader):
     """Fetches a batch by one indexing, not row by row; in random order, or by given probabilities."""
 
     def __init__(self, dataset: Any, batch_size: int, share_of: np.ndarray | None = None, **kwargs: Any):
-        order = RandomSampler(dataset) if share_of is None else WeightedRandomSampler(share_of.tolist(), len(dataset))
+        order: Sampler[int] = RandomSampler(dataset)
+        if share_of is not None:
+            # Drawn with replacement, so every batch can be full: a last one of three images is a step of noise.
+            lacking = -len(dataset) % batch_size if len(dataset) > batch_size else 0
+            order = WeightedRandomSampler(share_of.tolist(), len(dataset) + lacking)
         # A batch of one has no statistics for batch normalisation to train on.
         sampler = BatchSampler(
             order, batch_size, drop_last=len(dataset) > batch_size and len(dataset) % batch_size == 1

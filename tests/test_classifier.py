@@ -21,6 +21,7 @@ import skal.classifier
 from skal import FrozenPrefixClassifier
 from skal.network import interpolate
 from skal.randomness import seeded
+from skal.training import BatchLoader, replay_shares
 from tests.conftest import SMALL, TinyConvNet
 
 
@@ -536,3 +537,15 @@ def test_few_labels_of_unequal_classes_are_not_swallowed_by_the_largest(classifi
     few = np.concatenate([np.flatnonzero(y == "r")[:8], *(np.flatnonzero(y == label)[:1] for label in "gby")])
     assert classifier.set_params(max_epochs=0).fit(X[few], y[few]).score(X, y) > 0.9
     assert classifier.set_params(class_weight=None).fit(X[few], y[few]).score(X, y) < 0.9
+
+
+def test_replayed_batches_are_all_full():
+    """195 images in batches of 64 would leave 3, whose step would be noise."""
+    data = torch.utils.data.TensorDataset(torch.arange(195.0)[:, None], torch.arange(195))
+    shares = replay_shares(np.arange(195) < 190, 0.9)
+    with seeded(0):
+        batches = [len(y) for _, y in BatchLoader(data, 64, shares)]
+        assert batches == [64, 64, 64, 64]
+        assert [len(y) for _, y in BatchLoader(data, 300, shares)] == [195]
+        drawn = np.concatenate([y for _ in range(30) for _, y in BatchLoader(data, 64, shares)])
+    assert np.mean(drawn >= 190) == pytest.approx(0.1, abs=0.01)
