@@ -182,15 +182,18 @@ def test_a_layer_changed_by_a_hook_is_not_taken_for_one():
     np.testing.assert_allclose(output_change(module, references, X), by_torch_func(module, references, X), rtol=1e-10)
 
 
+class Centred(nn.Module):
+    """Each sample is seen relative to its batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x - x.mean(0))
+
+
 def test_samples_that_mix_are_refused():
-    class Centred(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.layer(x - x.mean(0))
-
     with seeded(0):
         centred = Centred()
         without_statistics = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
@@ -315,14 +318,6 @@ def test_samples_of_another_shape_are_refused():
 
 
 def test_one_reference_is_enough_to_tell_that_samples_mix():
-    class Centred(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.layer(x - x.mean(0))
-
     with seeded(0):
         module = Centred()
     with pytest.raises(ValueError, match="depend on the others"):

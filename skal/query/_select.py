@@ -27,3 +27,8 @@ def select_top(
     """The highest scores, in the form that this learner's modAL expects."""
     indices = top(scores, n_instances, generator)
     return query_result(learner, indices, scores[indices])
+
+
+def select_picks(learner: Any, picks: np.ndarray) -> Any:
+    """Positions that were chosen together, not by scores of their own; modAL is given zeros."""
+    return query_result(learner, picks, np.zeros(len(picks)))

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from skal.numerics.distances import euclidean_distances
 from skal.numerics.kendall import kendall_tau_b
 from skal.pool import is_dask, score_pool, with_known_size
+from skal.query._checks import check_options
 from skal.query._learner import check_pool, last_step, members, n_labels, predict_proba
 from skal.query._select import select_top
 from skal.query.uncertainty import KINDS, uncertainty
@@ -249,13 +250,7 @@ def adma_sampling(
     """
     X_pool = with_known_size(X_pool)
     check_pool(X_pool, n_instances)
-    for name, value, allowed in (
-        ("alpha", alpha, ALPHAS),
-        ("uncertainty", uncertainty, KINDS),
-        ("aggregate", aggregate, AGGREGATES),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r} is not one of {allowed}")
+    check_options(alpha=(alpha, ALPHAS), uncertainty=(uncertainty, KINDS), aggregate=(aggregate, AGGREGATES))
     if not isinstance(lam, Real) or not lam >= 0:
         raise ValueError(f"lam={lam!r} is not a number of at least 0")
     if t is not None and (not isinstance(t, Real) or not t >= 1):

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from skal.modal import query_result
 from skal.numerics.greedy import (
     d2_sampling,
     farthest_first,
@@ -21,6 +20,7 @@ from skal.pool import with_known_size
 from skal.query._clusters import clusters
 from skal.query._features import Features, features_of
 from skal.query._learner import check_pool, predict_proba
+from skal.query._select import select_picks
 
 _BALLS = 2000  # points whose purity is looked at to choose the radius of ProbCover's balls
 
@@ -66,7 +66,7 @@ def coreset_sampling(
     X = features.pool - features.pool.mean(0)  # distances between near points stay exact
     taught = features.labelled - features.pool.mean(0)
     first = None if len(taught) else int(generator.randint(len(X)))
-    return _result(learner, farthest_first(X, n_instances, nearest_squared(X, taught), first))
+    return select_picks(learner, farthest_first(X, n_instances, nearest_squared(X, taught), first))
 
 
 def badge_sampling(
@@ -117,7 +117,7 @@ def badge_sampling(
         q[torch.arange(len(q)), q.argmax(1)] -= 1
     norms = (q * q).sum(1) * (h * h).sum(1)
     picks = d2_sampling(lambda i: (q @ q[i]) * (h @ h[i]), norms, n_instances, generator)
-    return _result(learner, picks)
+    return select_picks(learner, picks)
 
 
 def typiclust_sampling(
@@ -187,7 +187,7 @@ def typiclust_sampling(
         picks.append(pick)
         is_free[pick] = False
         taken[cluster] += 1
-    return _result(learner, np.array(picks))
+    return select_picks(learner, np.array(picks))
 
 
 def probcover_sampling(
@@ -251,7 +251,7 @@ def probcover_sampling(
         delta = pure_radius(features.joined, min(n_clusters, len(features.joined)), purity, generator)
     covered = (nearest_squared(features.pool, features.labelled) <= delta**2).to(features.pool)
     picks = greedy_coverage(features.pool, n_instances, partial(_ball, radius=delta), covered=covered)
-    return _result(learner, picks)
+    return select_picks(learner, picks)
 
 
 def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.random.RandomState) -> float:
@@ -310,7 +310,3 @@ def _prepared(
     X_pool = with_known_size(X_pool)
     check_pool(X_pool, n_instances)
     return features_of(learner, X_pool), check_random_state(random_state)
-
-
-def _result(learner: Any, picks: np.ndarray) -> Any:
-    return query_result(learner, picks, np.zeros(len(picks)))

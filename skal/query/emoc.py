@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
 from skal.pool import is_dask, n_rows, score_pool, with_known_size
+from skal.query._checks import check_count, check_options
 from skal.query._learner import check_pool, labelled, last_step, members, rows_of
 from skal.query._select import select_top
 
@@ -102,24 +102,11 @@ def emoc_sampling(
     return select_top(learner, scores, n_instances, generator)
 
 
-def check_options(**options: tuple[Any, tuple[Any, ...]]) -> None:
-    """Raise a ValueError that names the first option that is not one of those allowed."""
-    for name, (value, allowed) in options.items():
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r} is not one of {allowed}")
-
-
 def check_reference(X_reference: Any, n_reference: int) -> None:
     """Raise a ValueError if there would be no reference."""
     if X_reference is not None and n_rows(X_reference) == 0:
         raise ValueError("X_reference is empty: there is no output whose change could be measured")
     check_count("n_reference", n_reference)
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise a ValueError unless it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} is not an integer of at least 1")
 
 
 def draw_reference(learner: Any, X_pool: Any, n_reference: int, generator: np.random.RandomState) -> Any:

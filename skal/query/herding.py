@@ -12,11 +12,11 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils import check_random_state
 
-from skal.modal import query_result
 from skal.numerics.greedy import greedy_coverage, nearest_squared, squared_distances
 from skal.pool import with_known_size
 from skal.query._features import Features, features_of
 from skal.query._learner import check_pool, labelled, labels_of, members, predict_proba
+from skal.query._select import select_picks
 from skal.query.uncertainty import uncertainty
 
 _FOLDS = 3
@@ -62,7 +62,7 @@ def max_herding_sampling(learner: Any, X_pool: Any, n_instances: int = 1, *, sig
     if not sigma > 0:
         raise ValueError(f"sigma={sigma!r} is not a positive width")
     picks = cover(features_of(learner, X_pool).normalized(), n_instances, sigma)
-    return query_result(learner, picks, np.zeros(n_instances))
+    return select_picks(learner, picks)
 
 
 def uherding_sampling(
@@ -116,7 +116,7 @@ def uherding_sampling(
         generator = check_random_state(random_state)
         weights = uncertainty(tempered(np.asarray(proba), temperature(learner, generator)), "margin")
     picks = cover(features, n_instances, label_width(features.labelled), weights)
-    return query_result(learner, picks, np.zeros(n_instances))
+    return select_picks(learner, picks)
 
 
 def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarray | None = None) -> np.ndarray:

@@ -11,11 +11,12 @@ from sklearn.utils import check_random_state
 
 from skal.modal import query_result
 from skal.pool import with_known_size
+from skal.query._checks import check_count, check_options
 from skal.query._clusters import clusters
 from skal.query._features import features_of
 from skal.query._learner import check_pool, classifier_proba, members, rows_of
 from skal.query._select import top
-from skal.query.emoc import OUTPUTS, change_scorer, check_count, check_options, check_reference, draw_reference
+from skal.query.emoc import OUTPUTS, change_scorer, check_reference, draw_reference
 from skal.query.uncertainty import confidence_scores
 
 SCORES = ("least_confident", "margin", "entropy", "gini", "most_confident", "random")

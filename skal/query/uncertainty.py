@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from skal.modal import query_result
 from skal.pool import with_known_size
 from skal.query._learner import check_pool, classifier_proba
-from skal.query._select import select_top
+from skal.query._select import select_picks, select_top
 
 KINDS = ("gini", "entropy", "margin", "least_confident")
 
@@ -202,4 +201,4 @@ def random_sampling(
     """
     n = check_pool(X_pool, n_instances)
     indices = check_random_state(random_state).permutation(n)[:n_instances]
-    return query_result(learner, indices, np.zeros(n_instances))
+    return select_picks(learner, indices)

@@ -1,0 +1,19 @@
+"""Checks of options that strategies share, made before any work."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+
+def check_options(**options: tuple[Any, tuple[Any, ...]]) -> None:
+    """Raise a ValueError that names the first option that is not one of those allowed."""
+    for name, (value, allowed) in options.items():
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r} is not one of {allowed}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise a ValueError unless it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r} is not an integer of at least 1")
