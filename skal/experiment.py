@@ -332,14 +332,87 @@ def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.Data
     >>> float(area_under_curve(curve)["mean"].iloc[0])
     0.8333333333333334
     """
+    grouped = _areas(records, metric).groupby(["task", "strategy"], sort=False)["area"]
+    return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "runs"})
+
+
+def _areas(records: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Area of each run."""
     areas = [
         (*run, float(np.trapezoid(curve[metric], curve["n_labels"]) / np.ptp(curve["n_labels"])))
         for run, curve in records.sort_values("n_labels").groupby(["task", "strategy", "seed"], sort=False)
         if len(curve) > 1
     ]
-    frame = pd.DataFrame(areas, columns=["task", "strategy", "seed", "area"])
-    grouped = frame.groupby(["task", "strategy"], sort=False)["area"]
-    return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "runs"})
+    return pd.DataFrame(areas, columns=["task", "strategy", "seed", "area"])
+
+
+def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """Mean rank of each strategy by the area under its curves, 1 for the best: a column a task, and their mean.
+
+    Parameters
+    ----------
+    records : DataFrame
+        As from :func:`run_experiment`. The strategies of a task and seed are ranked among each other; equal areas share
+        their mean rank.
+    metric : str, default="accuracy"
+
+    Returns
+    -------
+    ranks : DataFrame
+        Indexed by strategy, best first; columns are the tasks and ``mean``.
+
+    Examples
+    --------
+    >>> records = pd.DataFrame({"task": "t", "strategy": ["a", "a", "b", "b"], "seed": 0, "n_labels": [1, 2, 1, 2],
+    ...                         "accuracy": [0.5, 0.6, 0.5, 0.8]})
+    >>> rank_table(records)["mean"].to_dict()
+    {'b': 1.0, 'a': 2.0}
+    """
+    areas = _areas(records, metric)
+    areas["rank"] = areas.groupby(["task", "seed"])["area"].rank(ascending=False)
+    order = list(dict.fromkeys(areas["task"]))
+    ranks = areas.groupby(["strategy", "task"])["rank"].mean().unstack("task")[order].rename_axis(None, axis=1)
+    return ranks.assign(mean=ranks.mean(axis=1)).sort_values("mean")
+
+
+def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric: str = "accuracy") -> pd.Series:
+    """Labels at which a strategy first reaches a value: the median over the seeds.
+
+    Parameters
+    ----------
+    records : DataFrame
+        As from :func:`run_experiment`.
+    targets : dict of str to float
+        The value to be reached in each task, such as a share of the accuracy with all labels.
+    metric : str, default="accuracy"
+
+    Returns
+    -------
+    labels : Series of float
+        Indexed by ``task`` and ``strategy``. Between two rounds the curve is taken as a straight line; infinite where
+        the median run does not get there.
+
+    Examples
+    --------
+    >>> records = pd.DataFrame({"task": "t", "strategy": "s", "seed": 0, "n_labels": [10, 20, 30],
+    ...                         "accuracy": [0.4, 0.6, 0.5]})
+    >>> labels_to_reach(records, {"t": 0.5}).to_dict()
+    {('t', 's'): 15.0}
+    """
+    runs = [
+        (*run, _first_reached(curve["n_labels"].to_numpy(float), curve[metric].to_numpy(float), targets[run[0]]))
+        for run, curve in records.sort_values("n_labels").groupby(["task", "strategy", "seed"], sort=False)
+    ]
+    frame = pd.DataFrame(runs, columns=["task", "strategy", "seed", "labels"])
+    return frame.groupby(["task", "strategy"], sort=False)["labels"].median()
+
+
+def _first_reached(labels: np.ndarray, values: np.ndarray, target: float) -> float:
+    above = np.flatnonzero(values >= target)
+    if len(above) == 0:
+        return float("inf")
+    i = above[0]
+    return float(labels[0] if i == 0 else np.interp(target, values[i - 1 : i + 1], labels[i - 1 : i + 1]))
 
 
 def table_at(records: pd.DataFrame, metric: str = "accuracy", n_labels: Sequence[int] | None = None) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What every query strategy promises, over all that skal.query exports."""
+"""What every query strategy promises, over all of its registry."""
 
 import pickle
 
@@ -11,18 +11,43 @@ from sklearn.preprocessing import FunctionTransformer
 
 import skal.query
 from skal import ActiveClassifier, Query
+from skal.query import STRATEGIES
 
-STRATEGIES = {name: getattr(skal.query, name) for name in skal.query.__all__ if name.endswith("_sampling")}
-SEEDED = {name for name, strategy in STRATEGIES.items() if Query(strategy).takes("random_state")}
-FAST = {"aift_sampling": {"patches": 4}, "emoc_set_sampling": {"n_sets": 20}, "set_sampling": {"n_sets": 20}}
+FAST = {"aift": {"patches": 4}, "emoc_set": {"n_sets": 20}, "set": {"n_sets": 20}}
+QUERIES = {name: Query(strategy.function, **FAST.get(name, {})) for name, strategy in STRATEGIES.items()}
+for name, strategy in STRATEGIES.items():
+    if strategy.batch == "either":
+        QUERIES[f"{name}, herding"] = Query(strategy.function, batch="herding")
 
 
 def query_of(name, **keywords):
-    seed = {"random_state": 0} if name in SEEDED else {}
-    return Query(STRATEGIES[name], **(FAST.get(name, {}) | seed | keywords))
+    seed = {"random_state": 0} if QUERIES[name].takes("random_state") else {}
+    return clone(QUERIES[name]).set_params(**(seed | keywords))
 
 
-@pytest.fixture(params=STRATEGIES)
+def test_the_registry_holds_every_strategy():
+    exported = {name for name in skal.query.__all__ if name.endswith("_sampling")}
+    assert {f"{name}_sampling" for name in STRATEGIES} == exported
+    for name, strategy in STRATEGIES.items():
+        assert strategy.function is getattr(skal.query, f"{name}_sampling")
+        assert (strategy.batch == "either") == Query(strategy.function).takes("batch")
+
+
+def test_only_those_that_need_no_labels_choose_without_a_classifier(pixels):
+    X, y = pixels
+    for name, strategy in STRATEGIES.items():
+        if not strategy.needs_labels:
+            query_of(name)(Unfitted(), X.reshape(len(X), -1), 3)
+
+
+class Unfitted:
+    """Knows no classes and refuses to predict."""
+
+    def predict_proba(self, X):
+        raise AssertionError("asked for predictions")
+
+
+@pytest.fixture(params=QUERIES)
 def name(request):
     return request.param
 
@@ -91,7 +116,7 @@ def test_the_earlier_steps_of_a_pipeline_are_applied(name, classifier, pixels):
     X, y = pixels
     pipeline = make_pipeline(FunctionTransformer(flipped), clone(classifier)).fit(flipped(X[:12]), y[:12])
     classifier.fit(X[:12], y[:12])
-    options = {"patches": twice} if name == "aift_sampling" else {}
+    options = {"patches": twice} if name == "aift" else {}
     direct = query_of(name, **options)(classifier, X[12:], 4)
     np.testing.assert_array_equal(query_of(name, **options)(pipeline, flipped(X[12:]), 4), direct)
 
@@ -107,7 +132,7 @@ def test_a_committee_is_a_learner(name, classifier, pixels):
 
 def test_it_runs_in_the_labelling_loop(name, classifier, pixels):
     X, y = pixels
-    query = Query(STRATEGIES[name], **FAST.get(name, {}))
+    query = QUERIES[name]
     fits = [
         ActiveClassifier(classifier, query, n_queries=3, batch_size=4, random_state=0).fit(X, y).queried_
         for _ in range(2)

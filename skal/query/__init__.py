@@ -1,6 +1,7 @@
 """Query strategies in modAL's shape: ``strategy(learner, X_pool, n_instances=1, **options)`` gives indices."""
 
 from skal.query._query import Query
+from skal.query._registry import STRATEGIES, Strategy
 from skal.query.adma import adma_sampling
 from skal.query.aift import aift_sampling
 from skal.query.diversity import badge_sampling, coreset_sampling, probcover_sampling, typiclust_sampling
@@ -16,7 +17,9 @@ from skal.query.uncertainty import (
 )
 
 __all__ = [
+    "STRATEGIES",
     "Query",
+    "Strategy",
     "adma_sampling",
     "aift_sampling",
     "badge_sampling",

@@ -24,8 +24,8 @@ from skal.numerics.distances import euclidean_distances
 from skal.numerics.kendall import kendall_tau_b
 from skal.pool import is_dask, score_pool, with_known_size
 from skal.query._checks import check_options
+from skal.query._cover import BATCHES, select_batch
 from skal.query._learner import check_pool, last_step, members, n_labels, predict_proba
-from skal.query._select import select_top
 from skal.query.uncertainty import KINDS, uncertainty
 from skal.source import LayerPair, SourceProfile
 
@@ -181,6 +181,7 @@ def adma_sampling(
     uncertainty: str = "gini",
     layers: Sequence[LayerPair] | None = None,
     aggregate: str = "mean",
+    batch: str = "top",
     source: SourceProfile | None = None,
     n_initial: int = 0,
     verbose: bool = False,
@@ -211,6 +212,9 @@ def adma_sampling(
     aggregate : {"mean", "variance"}, default="mean"
         What several patterns give: the mean of their distinctiveness, or their variance rescaled to [0, 1] over the
         pool.
+    batch : {"top", "herding"}, default="top"
+        Whether the images of highest score are queried, or those that together cover most score, as in
+        :func:`skal.query.uherding_sampling`: then a batch is not the same image ten times.
     source : SourceProfile, default=None
         None takes the estimator's own.
     n_initial : int, default=0
@@ -250,7 +254,12 @@ def adma_sampling(
     """
     X_pool = with_known_size(X_pool)
     check_pool(X_pool, n_instances)
-    check_options(alpha=(alpha, ALPHAS), uncertainty=(uncertainty, KINDS), aggregate=(aggregate, AGGREGATES))
+    check_options(
+        alpha=(alpha, ALPHAS),
+        uncertainty=(uncertainty, KINDS),
+        aggregate=(aggregate, AGGREGATES),
+        batch=(batch, BATCHES),
+    )
     if not isinstance(lam, Real) or not lam >= 0:
         raise ValueError(f"lam={lam!r} is not a number of at least 0")
     if t is not None and (not isinstance(t, Real) or not t >= 1):
@@ -272,7 +281,7 @@ def adma_sampling(
             t = 1 + max(0, n_labels(learner) - n_initial) // n_instances
         scores = trade_off(scores, _uncertainty(proba, uncertainty), lam, t)
     # Rounded, so that scores that are equal stay so in whatever order they were summed, and the first of them wins.
-    return select_top(learner, scores.round(12), n_instances)
+    return select_batch(learner, X_pool, scores.round(12), n_instances, batch)
 
 
 _uncertainty = uncertainty  # the keyword of adma_sampling hides the function's name

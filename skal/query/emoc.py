@@ -14,8 +14,8 @@ from sklearn.utils import check_random_state
 
 from skal.pool import is_dask, n_rows, score_pool, with_known_size
 from skal.query._checks import check_count, check_options
+from skal.query._cover import BATCHES, select_batch
 from skal.query._learner import check_pool, labelled, last_step, members, rows_of
-from skal.query._select import select_top
 
 OUTPUTS = ("logit", "probability")
 LABELS = ("map", "posterior")
@@ -30,6 +30,7 @@ def emoc_sampling(
     n_reference: int = 100,
     output: str = "logit",
     labels: str = "map",
+    batch: str = "top",
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images whose label is expected to change the outputs of the network most.
@@ -54,6 +55,9 @@ def emoc_sampling(
     labels : {"map", "posterior"}, default="map"
         Whether the most probable label is assumed, as in the text, or the score is the mean over all labels; this
         takes as many times longer as there are classes, roughly.
+    batch : {"top", "herding"}, default="top"
+        Whether the images of highest score are queried, or those that together cover most score, as in
+        :func:`skal.query.uherding_sampling`: then a batch is not the same image ten times.
     random_state : int, RandomState or None, default=None
         Draws the references, and orders images of equal score.
 
@@ -87,7 +91,7 @@ def emoc_sampling(
     """
     X_pool = with_known_size(X_pool)
     n = check_pool(X_pool, n_instances)
-    check_options(output=(output, OUTPUTS), labels=(labels, LABELS))
+    check_options(output=(output, OUTPUTS), labels=(labels, LABELS), batch=(batch, BATCHES))
     check_reference(X_reference, n_reference)
     generator = check_random_state(random_state)
     if X_reference is None:
@@ -99,7 +103,7 @@ def emoc_sampling(
             change = partial(change, labels=labels)
             scores += score_pool(change, X_pool) if is_dask(X_pool) else change(X_pool)
     scores /= len(members(learner))
-    return select_top(learner, scores, n_instances, generator)
+    return select_batch(learner, X_pool, scores, n_instances, batch, generator)
 
 
 def check_reference(X_reference: Any, n_reference: int) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import minimize_scalar
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils import check_random_state
 
-from skal.numerics.greedy import greedy_coverage, nearest_squared, squared_distances
 from skal.pool import with_known_size
-from skal.query._features import Features, features_of
+from skal.query._cover import cover, label_width
+from skal.query._features import features_of
 from skal.query._learner import check_pool, labelled, labels_of, members, predict_proba
 from skal.query._select import select_picks
 from skal.query.uncertainty import uncertainty
@@ -119,36 +117,6 @@ def uherding_sampling(
     return select_picks(learner, picks)
 
 
-def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarray | None = None) -> np.ndarray:
-    """Greedy coverage of the pool by a Gaussian kernel; labelled images cover already.
-
-    Parameters
-    ----------
-    features : Features
-        Scaled to length 1.
-    n_instances : int
-    sigma : float
-    weights : ndarray of shape (n,), default=None
-        What the coverage of each image counts, at least 0.
-    """
-    kernel = partial(_gaussian, sigma=sigma)
-    covered = kernel(nearest_squared(features.pool, features.labelled))
-    of_images = None if weights is None else torch.as_tensor(weights)
-    return greedy_coverage(features.pool, n_instances, kernel, of_images, covered)
-
-
-def label_width(labelled: torch.Tensor) -> float:
-    """Least distance between two labelled images; 1 where there are fewer than two, or two coincide."""
-    if len(labelled) < 2:
-        return 1.0
-    least = torch.inf
-    for start in range(0, len(labelled), 1024):
-        squared = squared_distances(labelled[start : start + 1024], labelled)
-        squared[torch.arange(len(squared)), torch.arange(start, start + len(squared))] = torch.inf
-        least = min(least, float(squared.min()))
-    return least**0.5 if least > 1e-12 else 1.0
-
-
 def temperature(learner: Any, generator: np.random.RandomState) -> float:
     """Temperature under which cross-validated probabilities of the labelled images are most likely.
 
@@ -181,7 +149,3 @@ def tempered(proba: np.ndarray, T: float) -> np.ndarray:
     logs = np.log(np.clip(np.asarray(proba, dtype=np.float64), 1e-300, None)) / T
     exponentials = np.exp(logs - logs.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def _gaussian(squared: torch.Tensor, sigma: float) -> torch.Tensor:
-    return squared.mul_(-1 / sigma**2).exp_()

@@ -9,8 +9,10 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
 from skal.pool import with_known_size
+from skal.query._checks import check_options
+from skal.query._cover import BATCHES, select_batch
 from skal.query._learner import check_pool, classifier_proba
-from skal.query._select import select_picks, select_top
+from skal.query._select import select_picks
 
 KINDS = ("gini", "entropy", "margin", "least_confident")
 
@@ -63,7 +65,12 @@ def uncertainty(proba: ArrayLike, kind: str = "gini") -> np.ndarray:
 
 
 def least_confident_sampling(
-    learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
+    learner: Any,
+    X_pool: Any,
+    n_instances: int = 1,
+    *,
+    batch: str = "top",
+    random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images whose most probable class is least probable ("min" in [1]_).
 
@@ -73,6 +80,9 @@ def least_confident_sampling(
         Any probabilistic classifier. As long as it is not fitted all images are alike, and drawn at random.
     X_pool : array-like of length n
     n_instances : int, default=1
+    batch : {"top", "herding"}, default="top"
+        Whether the images of highest score are queried, or those that together cover most score, as in
+        :func:`skal.query.uherding_sampling`: then a batch is not the same image ten times.
     random_state : int, RandomState or None, default=None
         Orders images of equal score.
 
@@ -84,7 +94,7 @@ def least_confident_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`.
+        If the pool is empty or smaller than `n_instances`, or `batch` is unknown.
 
     References
     ----------
@@ -98,11 +108,16 @@ def least_confident_sampling(
     >>> least_confident_sampling(model, np.array([[0.0], [0.6], [3.0]]))
     array([1])
     """
-    return _by_uncertainty(learner, X_pool, n_instances, "least_confident", random_state)
+    return _by_uncertainty(learner, X_pool, n_instances, "least_confident", batch, random_state)
 
 
 def margin_sampling(
-    learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
+    learner: Any,
+    X_pool: Any,
+    n_instances: int = 1,
+    *,
+    batch: str = "top",
+    random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images whose two most probable classes are nearest to each other ("1-vs-2").
 
@@ -115,11 +130,16 @@ def margin_sampling(
     >>> margin_sampling(model, np.array([[0.0], [0.6], [3.0]]), 2)
     array([1, 0])
     """
-    return _by_uncertainty(learner, X_pool, n_instances, "margin", random_state)
+    return _by_uncertainty(learner, X_pool, n_instances, "margin", batch, random_state)
 
 
 def entropy_sampling(
-    learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
+    learner: Any,
+    X_pool: Any,
+    n_instances: int = 1,
+    *,
+    batch: str = "top",
+    random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images whose class probabilities have the largest entropy.
 
@@ -132,11 +152,16 @@ def entropy_sampling(
     >>> entropy_sampling(model, np.array([[0.0], [0.6], [3.0]]))
     array([1])
     """
-    return _by_uncertainty(learner, X_pool, n_instances, "entropy", random_state)
+    return _by_uncertainty(learner, X_pool, n_instances, "entropy", batch, random_state)
 
 
 def most_confident_sampling(
-    learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
+    learner: Any,
+    X_pool: Any,
+    n_instances: int = 1,
+    *,
+    batch: str = "top",
+    random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images whose most probable class is most probable ("max"): proposed for noisy images, a baseline.
 
@@ -149,16 +174,22 @@ def most_confident_sampling(
     >>> most_confident_sampling(model, np.array([[0.0], [0.6], [3.0]]))
     array([2])
     """
-    return _by_uncertainty(learner, X_pool, n_instances, "most_confident", random_state)
+    return _by_uncertainty(learner, X_pool, n_instances, "most_confident", batch, random_state)
 
 
 def _by_uncertainty(
-    learner: Any, X_pool: Any, n_instances: int, kind: str, random_state: int | np.random.RandomState | None
+    learner: Any,
+    X_pool: Any,
+    n_instances: int,
+    kind: str,
+    batch: str,
+    random_state: int | np.random.RandomState | None,
 ) -> Any:
     X_pool = with_known_size(X_pool)
     check_pool(X_pool, n_instances)
+    check_options(batch=(batch, BATCHES))
     scores = confidence_scores(classifier_proba(learner, X_pool), kind)
-    return select_top(learner, scores, n_instances, check_random_state(random_state))
+    return select_batch(learner, X_pool, scores, n_instances, batch, check_random_state(random_state))
 
 
 def confidence_scores(proba: np.ndarray, kind: str) -> np.ndarray:

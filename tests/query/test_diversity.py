@@ -12,13 +12,18 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from skal.query import (
     badge_sampling,
     coreset_sampling,
+    entropy_sampling,
+    least_confident_sampling,
+    margin_sampling,
     max_herding_sampling,
+    most_confident_sampling,
     probcover_sampling,
     typiclust_sampling,
     uherding_sampling,
 )
+from skal.query._cover import label_width
 from skal.query.diversity import pure_radius
-from skal.query.herding import label_width, tempered
+from skal.query.herding import tempered
 
 X_DIGITS, Y_DIGITS = load_digits(return_X_y=True)
 X_DIGITS = X_DIGITS / 16
@@ -176,9 +181,30 @@ def test_uherding(learner):
     assert picks == brute_herding(unit(POOL), 8, sigma, unit(X), 1 - (p[:, -1] - p[:, -2]))
 
 
+KINDS = {
+    least_confident_sampling: lambda p: 1 - p[:, -1],
+    margin_sampling: lambda p: 1 - (p[:, -1] - p[:, -2]),
+    entropy_sampling: lambda p: -(p * np.log(p)).sum(axis=1),
+    most_confident_sampling: lambda p: p[:, -1] - p[:, -1].min(),
+}
+
+
+@pytest.mark.parametrize("strategy", KINDS, ids=lambda strategy: strategy.__name__)
+def test_any_score_can_be_covered(strategy, learner):
+    picks = indices(strategy(learner, POOL, 8, batch="herding", random_state=0)).tolist()
+    X = taught(learner)
+    if not len(X):
+        assert picks == brute_herding(unit(POOL), 8, 1.0, X, np.ones(len(POOL)))
+        return
+    sigma = np.sqrt((pairwise(unit(X), unit(X)) + 100 * np.eye(len(X))).min())
+    weights = KINDS[strategy](np.sort(learner.predict_proba(POOL), axis=1))
+    assert picks == brute_herding(unit(POOL), 8, sigma, unit(X), weights)
+
+
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
+        (margin_sampling, {"batch": "all"}, "batch='all' is not one of"),
         (max_herding_sampling, {"sigma": 0}, "sigma=0 is not a positive width"),
         (probcover_sampling, {"delta": -1}, "delta=-1 is not a positive radius"),
         (probcover_sampling, {"purity": 0}, "purity=0 is not a share"),

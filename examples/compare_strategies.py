@@ -1,0 +1,209 @@
+"""Which images to label: every query strategy on one task after another, with real fine-tuning.
+
+    python examples/compare_strategies.py                                   EfficientNet-Lite0 on Fashion-MNIST
+    python examples/compare_strategies.py --name scenes15 --images DIR ...  class folders; networks as in quickstart.py
+    python examples/compare_strategies.py --name cifar10 --npz FILE ...     arrays X_train, y_train, X_test, y_test
+    python examples/compare_strategies.py --name usps --digits MNIST USPS   a LeNet trained on the first learns the second
+    python examples/compare_strategies.py --tables                          only the tables and figures of what is there
+
+Beside skal's strategies stand what a user would otherwise do: logistic regression on the features of the same network,
+with the strategies that need no more ("LR, ..."). Every curve starts from zero labels. A run that was stopped
+continues, and tasks may be added: all of them are in --output, as NAME.csv and in the tables areas.csv (area under the
+accuracy curve, mean ± std), ranks.csv, needed.csv (labels for 90, 95 and 99 % of the accuracy with all labels),
+seconds.csv (a query) and in curves.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from digits import load_digits, trained_lenet
+from PIL import Image, ImageOps
+from quickstart import (
+    add_images_option,
+    add_network_options,
+    add_profile_option,
+    load_profile,
+    load_task,
+    network,
+    with_all_labels,
+)
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+
+from skal import FrozenPrefixClassifier, Query, SourceProfile
+from skal.experiment import Task, area_under_curve, labels_to_reach, rank_table, run_experiment
+from skal.query import STRATEGIES
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+#: What is set where the default would make the comparison long; sets that share a class have their own experiment.
+OPTIONS: dict[str, dict[str, Any]] = {"adma": {"lam": 0.1}, "emoc": {"n_reference": 20}, "aift": {"patches": None}}
+SHARES = (0.90, 0.95, 0.99)
+HERDED = ("margin", "adma", "emoc")
+RIVALS = ("random", "margin", "coreset", "typiclust", "max_herding")
+DISTINCT = 7  # curves drawn in colour
+
+
+def views(images: np.ndarray) -> np.ndarray:
+    """AIFT's patches, the same in every round: the corners of each image, half of them flipped."""
+    images = np.asarray(images)
+    axes = (1, 2) if images.shape[-1] == 3 else (2, 3)
+    of_corner = []
+    for k in range(4):
+        cropped = images
+        for axis, is_end in zip(axes, (k // 2, k % 2), strict=True):
+            side = images.shape[axis] * 7 // 8
+            start = images.shape[axis] - side if is_end else 0
+            cropped = cropped.take(range(start, start + side), axis=axis)
+        if cropped.shape[1] == 1:  # digits have no mirror images, and are not resized by the network
+            padding = [(0, 0), (0, 0), *((images.shape[axis] - cropped.shape[axis], 0) for axis in axes)]
+            of_corner.append(np.pad(cropped, padding, constant_values=-1.0))
+        else:
+            of_corner.append(np.flip(cropped, axes[1]) if k % 2 else cropped)
+    return np.ascontiguousarray(np.stack(of_corner, axis=1))
+
+
+def strategies(has_profile: bool) -> dict[str, Query]:
+    """All that are compared, by name."""
+    compared = {
+        name: Query(strategy.function, **(OPTIONS.get(name, {}) | ({"patches": views} if name == "aift" else {})))
+        for name, strategy in STRATEGIES.items()
+        if name not in ("set", "emoc_set") and (has_profile or not strategy.needs_source)
+    }
+    for name in HERDED:
+        if name in compared:
+            compared[f"{name}, herding"] = clone(compared[name]).set_params(batch="herding")
+    return compared
+
+
+def pixels(paths: np.ndarray, size: int) -> np.ndarray:
+    """Image files as one array."""
+    images = [ImageOps.fit(Image.open(path).convert("RGB"), (size, size)) for path in paths]
+    return np.stack([np.asarray(image) for image in images])
+
+
+def some(X: np.ndarray, y: np.ndarray, n: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """At most n images, stratified."""
+    if n is None or n >= len(y):
+        return X, y
+    rows, _ = train_test_split(np.arange(len(y)), train_size=n, stratify=y, random_state=0)
+    return X[rows], y[rows]
+
+
+def load(args: argparse.Namespace) -> tuple[Task, FrozenPrefixClassifier]:
+    """The task and the network that learns it."""
+    if args.digits is not None:
+        X_source, y_source, *_ = load_digits(args.digits[0])
+        X, y, X_test, y_test = load_digits(args.digits[1])
+        lenet = trained_lenet(X_source, y_source, args.output / "lenet.safetensors")
+        profile = SourceProfile(lenet, image_size=28).fit(X_source[:2000], y_source[:2000])
+        net = FrozenPrefixClassifier(lenet, image_size=28, n_frozen=args.n_frozen, source=profile)
+    else:
+        profile = load_profile(args)
+        parameters = network(args.backbone, args.weights, args.image_size)
+        net = FrozenPrefixClassifier(**parameters, n_frozen=args.n_frozen, source=profile)
+        if args.npz is not None:
+            with np.load(args.npz) as data:
+                X, y, X_test, y_test = (data[name] for name in ("X_train", "y_train", "X_test", "y_test"))
+        else:
+            X, y, X_test, y_test = load_task(args.images)
+            if args.images is not None:
+                X, X_test = pixels(X, args.image_size or 224), pixels(X_test, args.image_size or 224)
+    return Task(*some(X, y, args.pool), *some(X_test, y_test, args.test)), net
+
+
+def compare(args: argparse.Namespace) -> pd.DataFrame:
+    """Records of all strategies on one task, those of the rivals, and of training on all labels."""
+    task, net = load(args)
+    compared = strategies(net.source is not None)
+    compared = {name: compared[name] for name in args.strategy or compared if name in compared}
+    loop = {"n_queries": args.rounds, "batch_size": args.batch, "seeds": range(args.seeds), "verbose": 10}
+    folder = args.output / "runs"
+    records = run_experiment(net, compared, {args.name: task}, folder=folder, **loop)
+    F, F_test = (net.activations(X, [-2], pooled=True)[0] for X in (task.X_pool, task.X_test))
+    rivals = {f"LR, {name}": Query(STRATEGIES[name].function) for name in RIVALS}
+    features = task._replace(X_pool=F, X_test=F_test)
+    others = run_experiment(LogisticRegression(max_iter=1000), rivals, {args.name: features}, folder=folder, **loop)
+    full = [with_all_labels(net, task, seed) for seed in range(args.ceilings)]
+    return pd.concat([records, others, pd.DataFrame(full).assign(task=args.name)]).drop(columns="indices")
+
+
+def tables(records: pd.DataFrame, folder: Path) -> None:
+    """Sum up all tasks."""
+    is_full = records["strategy"] == "all labels"
+    curves, full = records[~is_full], records[is_full].groupby("task", sort=False)["accuracy"].mean()
+    areas = area_under_curve(curves)
+    text = areas.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1).unstack("task")[list(full.index)]
+    ranks = rank_table(curves)
+    text.loc[ranks.index].rename_axis(None, axis=1).to_csv(folder / "areas.csv")
+    ranks.round(1).to_csv(folder / "ranks.csv")
+    needed = {}
+    for share in SHARES:
+        reached = labels_to_reach(curves, (share * full).to_dict()).unstack("task")
+        for name in full.index:
+            most = curves.loc[curves["task"] == name, "n_labels"].max()
+            of_task = reached[name].map(lambda n, most=most: f"{n:.0f}" if np.isfinite(n) else f"> {most}")
+            needed[f"{name} {share:.0%}"] = of_task
+    pd.DataFrame(needed).loc[ranks.index, sorted(needed)].to_csv(folder / "needed.csv")
+    seconds = curves.groupby(["strategy", "task"])["query_seconds"].median().unstack("task")[list(full.index)]
+    seconds.loc[ranks.index].round(2).rename_axis(None, axis=1).to_csv(folder / "seconds.csv")
+    draw(curves, full, ranks.index, folder / "curves.png")
+    print(text.loc[ranks.index].to_string(), ranks.round(1).to_string(), sep="\n\n")
+
+
+def draw(curves: pd.DataFrame, full: pd.Series, order: pd.Index, path: Path) -> None:
+    """Mean accuracy against labels, a panel a task; the best strategies and random in colour, the rest grey."""
+    figure, axes = plt.subplots(1, len(full), figsize=(4.6 * len(full), 4.4), layout="constrained", squeeze=False)
+    bright = [name for name in order if name != "random"][: DISTINCT - 1] + ["random"]
+    for ax, (task, ceiling) in zip(axes[0], full.items(), strict=True):
+        mean = curves[curves["task"] == task].groupby(["strategy", "n_labels"])["accuracy"].mean()
+        for name in reversed(order):
+            if name in mean.index:
+                style = {"label": name, "marker": "o", "markersize": 3} if name in bright else {"color": "0.8"}
+                ax.plot(mean[name].index, mean[name], zorder=2 if name in bright else 1, **style)
+        ax.axhline(ceiling, color="0.4", linestyle="--", linewidth=1)
+        ax.set(title=task, xlabel="labels", ylabel="accuracy")
+        ax.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="fashion_mnist", help="of the task (default: %(default)s)")
+    add_images_option(parser)
+    parser.add_argument("--npz", type=Path, help="file of arrays, instead of a folder")
+    parser.add_argument("--digits", type=Path, nargs=2, metavar=("SOURCE", "TARGET"), help="files of arrays")
+    add_network_options(parser)
+    add_profile_option(parser)
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
+    parser.add_argument("--pool", type=int, help="images of the pool that are used (default: all)")
+    parser.add_argument("--test", type=int, help="test images that are used (default: all)")
+    parser.add_argument("--strategy", nargs="+", help="only these")
+    parser.add_argument("--rounds", type=int, default=10, help="queries (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="repeats (default: %(default)s)")
+    parser.add_argument("--ceilings", type=int, default=2, help="fits on all labels (default: %(default)s)")
+    parser.add_argument("--tables", action="store_true", help="run nothing")
+    parser.add_argument("--output", type=Path, default=Path("comparison_results"))
+    args = parser.parse_args()
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    if not args.tables:
+        compare(args).round(4).to_csv(args.output / f"{args.name}.csv", index=False)
+    kept = {"areas", "ranks", "needed", "seconds"}
+    files = [path for path in sorted(args.output.glob("*.csv")) if path.stem not in kept]
+    tables(pd.concat([pd.read_csv(path) for path in files]), args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""MNIST and USPS as one task in two domains, and the small network that is trained on one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from skal import FrozenPrefixClassifier
+from skal.checkpoint import read_checkpoint, write_checkpoint
+
+
+def lenet() -> nn.Module:
+    """LeNet, as in the experiments on digits of the adaptation literature."""
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10),
+    )  # fmt: skip
+
+
+def load_digits(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Training and test images (n, 1, 28, 28), from -1 to 1, and labels, of arrays X_train, y_train, X_test, y_test."""
+    with np.load(file) as data:
+        X, y, X_test, y_test = (data[name] for name in ("X_train", "y_train", "X_test", "y_test"))
+    return _at_28_pixels(X), y, _at_28_pixels(X_test), y_test
+
+
+def _at_28_pixels(X: np.ndarray) -> np.ndarray:
+    """USPS' digits fill their 16 x 16 pixels and stay larger than MNIST's: that is part of the shift."""
+    images = torch.from_numpy(X).float()[:, None] / 127.5 - 1
+    return F.interpolate(images, size=28, mode="bilinear").numpy()
+
+
+def trained_lenet(X: np.ndarray, y: np.ndarray, file: Path, *, epochs: int = 3) -> nn.Module:
+    """LeNet trained on all of one domain; kept in a file."""
+    net = lenet()
+    if not file.exists():
+        classifier = FrozenPrefixClassifier(
+            net, n_frozen=0, image_size=28, head_init="random", normalize=False, relative_lr=False, lr=1e-3, batch_size=64,
+            max_epochs=epochs, min_steps=0, cache=False, random_state=0,
+        ).fit(X, y)  # fmt: skip
+        weights = dict(classifier.net_.module_.body.state_dict())
+        weights |= {f"9.{name}": value for name, value in classifier.net_.module_.head.state_dict().items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(file, weights, {"trained": f"{len(X)} images, {epochs} epochs"})
+    state, _ = read_checkpoint(file)
+    net.load_state_dict(state)
+    return net
