@@ -8,21 +8,30 @@ import numpy as np
 import torch
 
 _ROWS = 1024  # points of a block of pairs
-_KEPT = 400 << 20  # bytes up to which the similarities of all pairs are kept: 10,000 points in single precision
+_KEPT = 256 << 20  # bytes of similarities that are kept from one pick to the next
 _AT_ONCE = 64  # candidates whose gains are computed anew at a time
 
 
-def squared_distances(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
-    """Squared Euclidean distances (n, m) of the rows of two tensors, not below 0."""
-    norms = (X * X).sum(1)[:, None] + (Y * Y).sum(1)
-    return norms.addmm_(X, Y.T, alpha=-2).clamp_(min=0)
+def squared_distances(
+    X: torch.Tensor, Y: torch.Tensor, X_norms: torch.Tensor | None = None, Y_norms: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Squared Euclidean distances (n, m) of the rows of two tensors, not below 0; squared norms may be given."""
+    X_norms = squared_norms(X) if X_norms is None else X_norms
+    Y_norms = squared_norms(Y) if Y_norms is None else Y_norms
+    return (X_norms[:, None] + Y_norms).addmm_(X, Y.T, alpha=-2).clamp_(min=0)
+
+
+def squared_norms(X: torch.Tensor) -> torch.Tensor:
+    """Squared norm (n,) of each row."""
+    return torch.cat([(rows * rows).sum(1) for rows in X.split(_ROWS)]) if len(X) else X.new_empty(0)
 
 
 def nearest_squared(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
     """Squared distance (n,) of each row of `X` from the nearest row of `Y`; infinite where `Y` is empty."""
     if len(Y) == 0:
         return X.new_full((len(X),), torch.inf)
-    return torch.cat([squared_distances(rows, Y).amin(1) for rows in X.split(_ROWS)])
+    norms = squared_norms(Y)
+    return torch.cat([squared_distances(rows, Y, None, norms).amin(1) for rows in X.split(_ROWS)])
 
 
 def farthest_first(X: torch.Tensor, n_picks: int, nearest: torch.Tensor, first: int | None = None) -> np.ndarray:
@@ -53,13 +62,22 @@ def farthest_first(X: torch.Tensor, n_picks: int, nearest: torch.Tensor, first: 
     >>> farthest_first(X, 3, nearest_squared(X, X[:1]))
     array([3, 2, 1])
     """
-    norms = (X * X).sum(1)
-    nearest = nearest.clone()
-    picks: list[int] = []
-    for _ in range(n_picks):
-        pick = first if first is not None and not picks else int(nearest.argmax())
-        picks.append(pick)
-        nearest = torch.minimum(nearest, (norms + norms[pick] - 2 * (X @ X[pick])).clamp_(min=0))
+    norms = squared_norms(X)
+    picks = [] if first is None else [first]
+    # What a point is from the first `seen` picks; further ones can only be nearer, so only the farthest are looked at.
+    nearest = torch.minimum(nearest, nearest_squared(X, X[picks]))
+    nearest[picks] = -1
+    seen = torch.full((len(X),), len(picks), device=X.device)
+    while len(picks) < n_picks:
+        while picks and int(seen[best := int(nearest.argmax())]) < len(picks):
+            least = int(seen[best])
+            again = torch.where(seen < len(picks), nearest, -torch.inf).topk(min(_AT_ONCE, len(X))).indices
+            again = again[seen[again] >= least]
+            to_picks = squared_distances(X[again], X[picks[least:]], norms[again], norms[picks[least:]])
+            nearest[again] = torch.minimum(nearest[again], to_picks.amin(1))
+            nearest[picks] = -1
+            seen[again] = len(picks)
+        picks.append(int(nearest.argmax()))
         nearest[picks] = -1
     return np.array(picks)
 
@@ -147,41 +165,43 @@ def greedy_coverage(
     n = len(X)
     weights = X.new_ones(n) if weights is None else weights.to(X.dtype)
     covered = X.new_zeros(n) if covered is None else covered.to(X.dtype).clone()
-    kept = X.new_empty(n, n) if n * n * X.itemsize <= _KEPT else None
-    bounds = _all_gains(X, kernel, weights, covered, kept)
+    bounds = _all_gains(X, kernel, weights, covered)
+    similarities = _Similarities(X, kernel)
     picks: list[int] = []
     while len(picks) < n_picks:
         exact = torch.zeros(n, dtype=torch.bool, device=X.device)
-        exact |= not picks  # the first pass is exact
+        exact |= not picks  # the first pick is of gains that are exact
         while not bool(exact[best := int(bounds.argmax())]):
             again = torch.where(exact, -torch.inf, bounds).topk(min(_AT_ONCE, n)).indices
-            bounds[again] = _gains(X, again, kernel, weights, covered, kept)
+            rows = similarities.of(again.tolist())
+            bounds[again] = (rows.sub_(covered).clamp_(min=0) @ weights).double()
             bounds[picks] = -torch.inf
             exact[again] = True
         picks.append(best)
-        covered = torch.maximum(covered, kernel(squared_distances(X, X[best : best + 1]))[:, 0])
+        covered = torch.maximum(covered, similarities.of([best])[0])
         bounds[best] = -torch.inf
     return np.array(picks)
 
 
-def _gains(
-    X: torch.Tensor,
-    candidates: torch.Tensor,
-    kernel: Callable[[torch.Tensor], torch.Tensor],
-    weights: torch.Tensor,
-    covered: torch.Tensor,
-    kept: torch.Tensor | None,
-) -> torch.Tensor:
-    """What some candidates add."""
-    if kept is not None:
-        return (kept[candidates].sub_(covered).clamp_(min=0) @ weights).double()
-    total = torch.zeros(len(candidates), dtype=torch.float64, device=X.device)
-    for rows, weight, before in zip(
-        X.split(16 * _ROWS), weights.split(16 * _ROWS), covered.split(16 * _ROWS), strict=True
-    ):
-        similarity = kernel(squared_distances(rows, X[candidates]))
-        total += (weight @ similarity.sub_(before[:, None]).clamp_(min=0)).double()
-    return total
+class _Similarities:
+    """Similarities of candidates to all points, which are asked for again at the next picks, as memory allows."""
+
+    def __init__(self, X: torch.Tensor, kernel: Callable[[torch.Tensor], torch.Tensor]):
+        self._X, self._norms, self._kernel = X, squared_norms(X), kernel
+        self._kept: dict[int, torch.Tensor] = {}
+        self._most = _KEPT // (len(X) * X.itemsize)
+
+    def of(self, candidates: list[int]) -> torch.Tensor:
+        """A new tensor (n_candidates, n)."""
+        lacking = [row for row in candidates if row not in self._kept]
+        found: dict[int, torch.Tensor] = {}
+        if lacking:
+            squared = squared_distances(self._X[lacking], self._X, self._norms[lacking], self._norms)
+            found = dict(zip(lacking, self._kernel(squared), strict=True))
+        rows = torch.stack([found[row] if row in found else self._kept[row] for row in candidates])
+        if len(self._kept) + len(lacking) <= self._most:
+            self._kept |= found
+        return rows
 
 
 def _all_gains(
@@ -189,20 +209,17 @@ def _all_gains(
     kernel: Callable[[torch.Tensor], torch.Tensor],
     weights: torch.Tensor,
     covered: torch.Tensor,
-    kept: torch.Tensor | None,
 ) -> torch.Tensor:
-    """What every point adds, from each pair once; `kept` (n, n) is filled with the similarities."""
+    """What every point adds, from each pair once."""
     total = torch.zeros(len(X), dtype=torch.float64, device=X.device)
+    norms = squared_norms(X)
     nothing_covered = not bool(covered.any())
     starts = range(0, len(X), _ROWS)
     for i in starts:
         own = slice(i, i + _ROWS)
         for j in range(i, len(X), _ROWS):
             other = slice(j, j + _ROWS)
-            similarity = kernel(squared_distances(X[own], X[other]))
-            if kept is not None:
-                kept[own, other] = similarity
-                kept[other, own] = similarity.T
+            similarity = kernel(squared_distances(X[own], X[other], norms[own], norms[other]))
             if nothing_covered:
                 total[other] += weights[own] @ similarity
                 if i != j:

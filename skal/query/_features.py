@@ -34,7 +34,7 @@ class Features:
 
 
 def features_of(learner: Any, X_pool: Any) -> Features:
-    """Features of pool and labelled images under a learner's estimator; of a committee, side by side."""
+    """Features of pool and labelled images under a learner's estimator, copied; of a committee, side by side."""
     taught = labelled(learner)
     pools, labels = [], []
     for estimator in members(learner):

@@ -15,6 +15,7 @@ from skal.numerics.greedy import (
     greedy_coverage,
     nearest_squared,
     squared_distances,
+    squared_norms,
 )
 from skal.pool import with_known_size
 from skal.query._clusters import clusters
@@ -22,7 +23,7 @@ from skal.query._features import Features, features_of
 from skal.query._learner import check_pool, predict_proba
 from skal.query._select import select_picks
 
-_BALLS = 2000  # points whose purity is looked at to choose the radius of ProbCover's balls
+_BALLS = 1000  # points whose purity is looked at to choose the radius of ProbCover's balls
 
 
 def coreset_sampling(
@@ -63,8 +64,8 @@ def coreset_sampling(
     array([0, 3])
     """
     features, generator = _prepared(learner, X_pool, n_instances, random_state)
-    X = features.pool - features.pool.mean(0)  # distances between near points stay exact
-    taught = features.labelled - features.pool.mean(0)
+    mean = features.pool.mean(0)  # subtracted, so that distances between near points stay exact
+    X, taught = features.pool.sub_(mean), features.labelled.sub_(mean)
     first = None if len(taught) else int(generator.randint(len(X)))
     return select_picks(learner, farthest_first(X, n_instances, nearest_squared(X, taught), first))
 
@@ -210,7 +211,7 @@ def probcover_sampling(
     n_instances : int, default=1
     delta : float, default=None
         None takes the largest radius with which a share `purity` of the balls hold images of a single cluster; of more
-        than 2,000 images, so many are drawn for it.
+        than 1,000 images, so many are drawn for it.
     purity : float, default=0.95
     n_classes : int, default=None
         Clusters that stand for the classes; None takes the known classes, or `n_instances` where there are fewer.
@@ -272,13 +273,17 @@ def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.r
     -------
     radius : float
     """
-    of = torch.as_tensor(clusters(X.cpu().numpy(), n_clusters, generator), device=X.device)
-    balls = torch.as_tensor(np.sort(generator.permutation(len(X))[:_BALLS]), device=X.device)
+    of = clusters(X.cpu().numpy(), n_clusters, generator)
+    balls = np.sort(generator.permutation(len(X))[:_BALLS])
+    by_cluster = X[np.argsort(of, kind="stable")]  # so that those of a ball's own cluster are a range
+    norms = squared_norms(by_cluster)
+    starts = np.searchsorted(np.sort(of), np.arange(n_clusters + 1))
     reach = []
-    for few in balls.split(64):
-        squared = squared_distances(X[few], X)
-        squared[of[few][:, None] == of] = torch.inf
-        reach.append(squared.amin(1))
+    for cluster in np.unique(of[balls]):
+        for few in X[balls[of[balls] == cluster]].split(256):
+            squared = squared_distances(few, by_cluster, None, norms)
+            squared[:, starts[cluster] : starts[cluster + 1]] = torch.inf
+            reach.append(squared.amin(1))
     nearest = torch.cat(reach).sqrt().sort().values
     impure = int(np.floor((1 - purity) * len(nearest) + 1e-9))  # balls that may be impure
     radius = nearest[min(impure, len(nearest) - 1)]

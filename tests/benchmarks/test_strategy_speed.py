@@ -1,6 +1,6 @@
 """What a batch of each diversity strategy costs, beside scikit-activeml 1.0.1 where that is installed.
 
-10,000 images with 512 features of 10 or 100 classes, 100 of them labelled, a batch of 10: features that lie near a
+10,000 images with 512 features of 10 or 100 classes, 10 of each labelled, a batch of 10: features that lie near a
 surface of 32 dimensions, as those of networks do (among points that are all equally far from each other, herding's
 bounds say nothing and it is slower).
 """
@@ -69,7 +69,7 @@ def test_a_batch_beside_scikit_activeml(name, n_classes, benchmark, capsys):
     strategy, asked = STRATEGIES[name]
     asked = 100 if n_classes == 100 else asked
     X, y = features(10_000, n_classes)
-    learner, rest = taught(X, y)
+    learner, rest = taught(X, y, 10 * n_classes)
     options = {"random_state": 0} if name != "MaxHerding" else {}
     benchmark.pedantic(lambda: strategy(learner, rest, 10, **options), rounds=2, warmup_rounds=1)
     ours = benchmark.stats.stats.min
