@@ -25,44 +25,17 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from tqdm import tqdm
 
-from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, adma_sampling, random_sampling
+from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile
 from skal.experiment import Task, label_rounds, macro_auc, table_at
 from skal.numerics.distances import euclidean_distances
 from skal.plots import contact_sheet, plot_learning_curves
-from skal.query import (
-    aift_sampling,
-    badge_sampling,
-    coreset_sampling,
-    emoc_sampling,
-    entropy_sampling,
-    least_confident_sampling,
-    margin_sampling,
-    max_herding_sampling,
-    probcover_sampling,
-    typiclust_sampling,
-    uherding_sampling,
-)
+from skal.query import STRATEGIES
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 DATA = Path(__file__).parent / "data"
 DEFAULT = "efficientnet_lite0"
-STRATEGIES = {
-    "adma": adma_sampling,
-    "random": random_sampling,
-    "margin": margin_sampling,
-    "entropy": entropy_sampling,
-    "least_confident": least_confident_sampling,
-    "emoc": emoc_sampling,
-    "aift": aift_sampling,
-    "coreset": coreset_sampling,
-    "badge": badge_sampling,
-    "typiclust": typiclust_sampling,
-    "probcover": probcover_sampling,
-    "max_herding": max_herding_sampling,
-    "uherding": uherding_sampling,
-}
 
 
 def efficientnet_lite0() -> nn.Module:
@@ -204,7 +177,7 @@ def main() -> None:
         for seed in range(args.seeds):
             seeded = clone(net).set_params(random_state=seed)
             for name in args.strategy:
-                strategy = Query(STRATEGIES[name], **({"lam": args.lam} if name == "adma" else {}))
+                strategy = Query(STRATEGIES[name].function, **({"lam": args.lam} if name == "adma" else {}))
                 run = label_rounds(seeded, strategy, task, n_queries=args.rounds, batch_size=args.batch, seed=seed)
                 for record in run:
                     indices = record.pop("indices")

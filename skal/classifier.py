@@ -90,9 +90,10 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Whether `fit` continues from the last fit (M_{t-1} to M_t) of the same network at the same depth. New classes
         then add rows to the head; the old ones keep their weights, and `normalize` and `train_batch_norm` stay as they
         were. By default each fit starts from the pre-trained network.
-    replay : float, default=0.9
+    replay : float or "misclassified", default=0.9
         Where a fit continues from the last one (`warm_start`, `partial_fit`), the share of images seen before in each
-        training step; new ones share the rest [5]_.
+        training step; new ones share the rest [5]_. "misclassified" trains on new images and on those seen before that
+        the last fit gets wrong, all alike [6]_.
     cache : bool or path, default=True
         Whether activations of the frozen prefix are kept for other fits, folds and queries: in memory
         (``skal.features.CACHE``, 1 GiB), or in a folder that processes and later runs share.
@@ -128,6 +129,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     .. [4] Wortsman et al. "Robust fine-tuning of zero-shot models", CVPR 2022, section 4 (WiSE-FT).
     .. [5] Käding, Rodner, Freytag, Denzler. "Active and continuous exploration with deep neural networks and expected
        model output changes", 2016, section 4 (0.9 old, 0.1 new).
+    .. [6] Zhou, Shin, Gurudu, Gotway, Liang. "Active, continual fine tuning of convolutional neural networks for
+       reducing annotation efforts", Medical Image Analysis 2021, section 3.3.
 
     Examples
     --------
@@ -167,7 +170,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         head_init: str = "linear_probe",
         train_batch_norm: bool = False,
         warm_start: bool = False,
-        replay: float = 0.9,
+        replay: float | str = 0.9,
         cache: bool | str | os.PathLike[str] = True,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
@@ -213,7 +216,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "min_steps": [Interval(Integral, 0, None, closed="left")],
         "class_weight": [StrOptions({"balanced"}), dict, None],
         "augment": [callable, None],
-        "replay": [Interval(Real, 0, 1, closed="neither")],
+        "replay": [Interval(Real, 0, 1, closed="neither"), StrOptions({"misclassified"})],
         "verbose": ["verbose"],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -345,19 +348,19 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 new = fresh if self.max_epochs == 0 else None
                 solve_head(suffix.head, features, targets, penalty, sample_weight=sample_weight, new=new)
             start = None if self.head_init == "random" else copy.deepcopy(suffix)
+            of_steps, share_of = self._training_rows(activations, y, is_old)
             net = self._net(
-                suffix,
-                len(y),
-                head_penalty=penalty.per_image,
-                class_weight=weights,
-                share_of=replay_shares(is_old, self.replay),
+                suffix, len(of_steps), head_penalty=penalty.per_image, class_weight=weights, share_of=share_of
             )
-            target = torch.from_numpy(targets)
-            if self.augment is None:
-                net.fit(activations, target)
+            target = torch.from_numpy(targets)[of_steps]
+            if len(of_steps) == 0:
+                net.initialize()
+            elif self.augment is None:
+                net.fit(activations[of_steps], target)
             else:
                 prefix = layers.segment(layers.input, [cut]).to(self.device).eval()
-                rows = AugmentedRows(inputs, target, self.augment, lambda x: prefix(x.to(self.device))[0].cpu())
+                images = JoinedInputs((inputs, of_steps))
+                rows = AugmentedRows(images, target, self.augment, lambda x: prefix(x.to(self.device))[0].cpu())
                 net.fit(rows, None)
         if not all(torch.isfinite(weight).all() for weight in net.module_.parameters()):
             raise ValueError(f"training diverged: weights are not finite with lr={self.lr}; a lower rate helps")
@@ -378,6 +381,18 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _is_same_network(self, backbone: Backbone, n_frozen: int) -> bool:
         """Whether the last fit was of this network at this depth."""
         return self.n_frozen_ == n_frozen and self.backbone_.fingerprint == backbone.fingerprint
+
+    def _training_rows(
+        self, activations: torch.Tensor, y: np.ndarray, is_old: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Images that training steps are made of, and with which probability each is drawn."""
+        if self.replay != "misclassified":
+            return np.arange(len(y)), replay_shares(is_old, self.replay)
+        if not is_old.any():
+            return np.arange(len(y)), None
+        logits = run_batched(self.net_.module_.eval(), activations, self.device)
+        is_right = self.classes_[logits.argmax(dim=1).numpy()] == y
+        return np.flatnonzero(~(is_old & is_right)), None
 
     def _solved_classes(self) -> np.ndarray:
         """Classes whose rows of the head have been trained; of a loaded classifier all, of a single class none."""

@@ -174,9 +174,9 @@ def build_net(
         Other arguments of :class:`skorch.NeuralNetClassifier`; callbacks are added, others replace what is set here.
     """
     n_classes = suffix.head.out_features
-    epochs = max(max_epochs, math.ceil(min_steps / math.ceil(n_images / batch_size)))
-    if max_epochs == 0 or n_classes == 1:  # a single class teaches nothing
-        epochs = 0
+    epochs = 0
+    if max_epochs and n_images and n_classes > 1:  # a single class teaches nothing
+        epochs = max(max_epochs, math.ceil(min_steps / math.ceil(n_images / batch_size)))
     schedule = LRScheduler(policy=LinearLR, start_factor=1.0, end_factor=0.0, total_iters=max(epochs, 1))
     parameters: dict[str, Any] = {
         "criterion": nn.CrossEntropyLoss,

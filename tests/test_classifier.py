@@ -539,6 +539,45 @@ def test_few_labels_of_unequal_classes_are_not_swallowed_by_the_largest(classifi
     assert classifier.set_params(class_weight=None).fit(X[few], y[few]).score(X, y) < 0.9
 
 
+class Recorded(torch.optim.AdamW):
+    """Counts its steps."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        Recorded.steps += 1
+        return super().step(closure)
+
+
+def test_only_what_is_new_or_wrong_is_trained_on(classifier, pixels, monkeypatch):
+    """ACFT: images of the last fit that it gets right take no part in the next steps."""
+    X, y = pixels
+    seen = []
+    original = BatchLoader.__init__
+
+    def recorded(self, dataset, *args, **kwargs):
+        seen.append(len(dataset))
+        original(self, dataset, *args, **kwargs)
+
+    monkeypatch.setattr(BatchLoader, "__init__", recorded)
+    classifier.set_params(warm_start=True, replay="misclassified", optimizer=Recorded).fit(X[:20], y[:20])
+    assert set(seen) == {20}
+    relabelled = np.array(y[:24])
+    relabelled[3] = "r" if y[3] != "r" else "g"
+    wrong = classifier.predict(X[:20]) != relabelled[:20]
+    assert 1 <= wrong.sum() < 20
+    seen.clear()
+    classifier.fit(X[:24], relabelled)
+    assert set(seen) == {wrong.sum() + 4}
+    rows = np.flatnonzero(classifier.predict(X[:24]) == relabelled)
+    steps = Recorded.steps
+    classifier.fit(X[rows], relabelled[rows])  # nothing to train on: the head alone is solved again
+    assert Recorded.steps == steps
+    assert classifier.score(X[rows], relabelled[rows]) > 0.9
+    with pytest.raises(ValueError, match="replay"):
+        classifier.set_params(replay="wrong").fit(X, y)
+
+
 def test_replayed_batches_are_all_full():
     """195 images in batches of 64 would leave 3, whose step would be noise."""
     data = torch.utils.data.TensorDataset(torch.arange(195.0)[:, None], torch.arange(195))

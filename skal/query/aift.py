@@ -96,7 +96,8 @@ def aift_sampling(
 ) -> Any:
     """Query the images whose patches are uncertain and disagree, where most of them should show the same.
 
-    Fine-tuning is incremental in the text: give the classifier ``warm_start=True``.
+    Fine-tuning is incremental in the text: give the classifier ``warm_start=True``, and ``replay="misclassified"`` for
+    the rounds of ACFT, which train on new labels and on those that are still misclassified [2]_.
 
     Parameters
     ----------
