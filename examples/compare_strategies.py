@@ -3,7 +3,7 @@
     python examples/compare_strategies.py                                   EfficientNet-Lite0 on Fashion-MNIST
     python examples/compare_strategies.py --name scenes15 --images DIR ...  class folders; networks as in quickstart.py
     python examples/compare_strategies.py --name cifar10 --npz FILE ...     arrays X_train, y_train, X_test, y_test
-    python examples/compare_strategies.py --name usps --digits MNIST USPS   a LeNet trained on the first learns the second
+    python examples/compare_strategies.py --name usps --digits MNIST USPS   a LeNet trained on the first learns the other
     python examples/compare_strategies.py --tables                          only the tables and figures of what is there
 
 Beside skal's strategies stand what a user would otherwise do: logistic regression on the features of the same network,
@@ -162,7 +162,7 @@ def tables(records: pd.DataFrame, folder: Path) -> None:
 def draw(curves: pd.DataFrame, full: pd.Series, order: pd.Index, path: Path) -> None:
     """Mean accuracy against labels, a panel a task; the best strategies and random in colour, the rest grey."""
     figure, axes = plt.subplots(1, len(full), figsize=(4.6 * len(full), 4.4), layout="constrained", squeeze=False)
-    bright = [name for name in order if name != "random"][: DISTINCT - 1] + ["random"]
+    bright = [*[name for name in order if name != "random"][: DISTINCT - 1], "random"]
     for ax, (task, ceiling) in zip(axes[0], full.items(), strict=True):
         mean = curves[curves["task"] == task].groupby(["strategy", "n_labels"])["accuracy"].mean()
         for name in reversed(order):

@@ -34,7 +34,7 @@ def test_the_registry_holds_every_strategy():
 
 
 def test_only_those_that_need_no_labels_choose_without_a_classifier(pixels):
-    X, y = pixels
+    X, _ = pixels
     for name, strategy in STRATEGIES.items():
         if not strategy.needs_labels:
             query_of(name)(Unfitted(), X.reshape(len(X), -1), 3)
