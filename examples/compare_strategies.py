@@ -3,7 +3,7 @@
     python examples/compare_strategies.py                                   EfficientNet-Lite0 on Fashion-MNIST
     python examples/compare_strategies.py --name scenes15 --images DIR ...  class folders; networks as in quickstart.py
     python examples/compare_strategies.py --name cifar10 --npz FILE ...     arrays X_train, y_train, X_test, y_test
-    python examples/compare_strategies.py --name usps --digits MNIST USPS   a LeNet trained on the first learns the other
+    python examples/compare_strategies.py --name usps --digits MNIST USPS   a LeNet that was trained on the first
     python examples/compare_strategies.py --tables                          only the tables and figures of what is there
 
 Beside skal's strategies stand what a user would otherwise do: logistic regression on the features of the same network,

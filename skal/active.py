@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils import Tags, _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import _check_method_params, _num_samples, check_is_fitted
 
 from skal.labels import check_labels
 from skal.query._query import Query
@@ -27,12 +27,15 @@ class Learner:
     estimator : classifier
     X, y : array-like of length n
         The pool and its labels.
+    fit_params : dict, default=None
+        Further arguments of the estimator's fit; of those with a row for each image, the labelled rows.
     """
 
-    def __init__(self, estimator: BaseEstimator, X: Any, y: np.ndarray):
+    def __init__(self, estimator: BaseEstimator, X: Any, y: np.ndarray, fit_params: dict[str, Any] | None = None):
         self.estimator = estimator
         self._X = X
         self._y = y
+        self._fit_params = fit_params or {}
         self.labelled = np.empty(0, dtype=int)
 
     @property
@@ -52,7 +55,8 @@ class Learner:
         return self.estimator.predict_proba(X)
 
     def fit(self) -> None:
-        self.estimator.fit(self.X_training, self.y_training)
+        further = _check_method_params(self._X, self._fit_params, indices=self.labelled)
+        self.estimator.fit(self.X_training, self.y_training, **further)
 
 
 class Round(NamedTuple):
@@ -76,6 +80,7 @@ def labelling_rounds(
     initial: ArrayLike | None = None,
     seed: int | None = None,
     known: Sequence[np.ndarray] = (),
+    fit_params: dict[str, Any] | None = None,
 ) -> Iterator[Round]:
     """Query, label and fit, round after round, until the budget or the pool is used up.
 
@@ -104,6 +109,8 @@ def labelling_rounds(
         Rows queried in the rounds of an earlier, interrupted run: they are labelled again without asking the strategy,
         and those rounds are not yielded. The estimator is fitted for each of them where it has ``warm_start``, else
         only for the last.
+    fit_params : dict, default=None
+        Further arguments of the estimator's fit, such as source data.
 
     Yields
     ------
@@ -113,7 +120,7 @@ def labelling_rounds(
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}={value!r} is not an integer of at least {least}")
     query = Query.of(query)
-    learner = Learner(estimator, X, y)
+    learner = Learner(estimator, X, y, fit_params)
     left = np.arange(_num_samples(X))
     given = check_initial(initial, n_initial, len(left))
     n_initial = n_initial or len(given)
@@ -256,7 +263,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.target_score = target_score
         self.random_state = random_state
 
-    def fit(self, X: Any, y: ArrayLike) -> ActiveClassifier:
+    def fit(self, X: Any, y: ArrayLike, **fit_params: Any) -> ActiveClassifier:
         """Run the loop, with y as the oracle.
 
         Parameters
@@ -264,6 +271,9 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         X : array-like of length n
             The pool: whatever the estimator takes.
         y : array-like of shape (n,)
+        **fit_params
+            Further arguments of the estimator's fit in every round, such as source data. As in scikit-learn's
+            searches, an array with as many rows as X is taken to belong to them, and cut to those labelled.
 
         Returns
         -------
@@ -291,6 +301,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             batch_size=self.batch_size,
             n_initial=self.n_initial,
             seed=seed,
+            fit_params=fit_params,
         )
         for learner, *_ in rounds:
             labelled = learner.labelled

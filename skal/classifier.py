@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -24,10 +24,16 @@ from skal.checkpoint import read_checkpoint, write_checkpoint
 from skal.features import Point
 from skal.images import ImageTransform, Inputs, JoinedInputs
 from skal.labels import check_labels
-from skal.network import Suffix, flat, grow_head, interpolate
+from skal.network import Suffix, flat, grow_head
 from skal.randomness import draw_seed, seeded
 from skal.source import SourceProfile
-from skal.training import AugmentedRows, HeadPenalty, build_net, replay_shares, solve_head
+from skal.training import AugmentedRows, FineTuning, HeadPenalty, SuffixNet, build_net, replay_shares, solve_head
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: From where a suffix starts to the trained net, and further models whose probabilities are averaged with its own.
+FineTune: TypeAlias = Callable[[FineTuning], tuple[NeuralNetClassifier, list[Suffix]]]
 
 
 class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, AdaptedNetwork):
@@ -146,6 +152,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     seen_: Inputs
     seen_y_: np.ndarray
     _content: np.ndarray
+    _fused: list[Suffix]
 
     def __init__(
         self,
@@ -231,7 +238,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "source": [SourceProfile, None],
     }
 
-    def fit(self, X: Any, y: ArrayLike) -> FrozenPrefixClassifier:
+    def fit(self, X: Any, y: ArrayLike) -> Self:
         """Fine-tune the trainable layers and a new head on labelled images.
 
         Parameters
@@ -255,7 +262,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         return self._fit(X, y, continues=self.warm_start, replays=False)
 
-    def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> FrozenPrefixClassifier:
+    def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> Self:
         """Continue training with more labelled images; those seen before are replayed, so that nothing is forgotten.
 
         Parameters
@@ -281,20 +288,34 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return self._fit(X, y, continues=True, replays=True, classes=classes)
 
     def _fit(
-        self, X: Any, y: Any, *, continues: bool, replays: bool, classes: ArrayLike | None = None
-    ) -> FrozenPrefixClassifier:
+        self,
+        X: Any,
+        y: Any,
+        *,
+        continues: bool,
+        replays: bool,
+        classes: ArrayLike | None = None,
+        fine_tune: FineTune | None = None,
+    ) -> Self:
         self._validate_params()
         before = dict(self.__dict__)
         try:
-            return self._train(X, y, continues=continues, replays=replays, classes=classes)
+            return self._train(X, y, continues=continues, replays=replays, classes=classes, fine_tune=fine_tune)
         except BaseException:
             self.__dict__.clear()  # an earlier fit stays as it was
             self.__dict__.update(before)
             raise
 
     def _train(
-        self, X: Any, y: Any, *, continues: bool, replays: bool, classes: ArrayLike | None
-    ) -> FrozenPrefixClassifier:
+        self,
+        X: Any,
+        y: Any,
+        *,
+        continues: bool,
+        replays: bool,
+        classes: ArrayLike | None,
+        fine_tune: FineTune | None,
+    ) -> Self:
         continues = continues and self.__sklearn_is_fitted__()
         if y is not None:  # scikit-learn wants a missing y to be named before what is wrong with X
             X = self._check_features(X, reset=not (continues and replays))
@@ -347,29 +368,58 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 # Training starts from the optimum of all rows; without it (max_epochs=0) the trained ones stay.
                 new = fresh if self.max_epochs == 0 else None
                 solve_head(suffix.head, features, targets, penalty, sample_weight=sample_weight, new=new)
-            start = None if self.head_init == "random" else copy.deepcopy(suffix)
-            of_steps, share_of = self._training_rows(activations, y, is_old)
-            net = self._net(
-                suffix, len(of_steps), head_penalty=penalty.per_image, class_weight=weights, share_of=share_of
+            k = len(y) / len(classes)
+            start = FineTuning(
+                backbone=backbone,
+                inputs=inputs,
+                activations=activations,
+                targets=torch.from_numpy(targets),
+                is_old=is_old,
+                is_right=self._is_right(activations, y, is_old),
+                suffix=suffix,
+                penalty=penalty,
+                class_weight=weights,
+                probe=None if self.head_init == "random" else copy.deepcopy(suffix),
+                wise_alpha=k / (k + 5) if self.wise_alpha is None else self.wise_alpha,
             )
-            target = torch.from_numpy(targets)[of_steps]
-            if len(of_steps) == 0:
-                net.initialize()
-            elif self.augment is None:
-                net.fit(activations[of_steps], target)
-            else:
-                prefix = layers.segment(layers.input, [cut]).to(self.device).eval()
-                images = JoinedInputs((inputs, of_steps))
-                rows = AugmentedRows(images, target, self.augment, lambda x: prefix(x.to(self.device))[0].cpu())
-                net.fit(rows, None)
+            net, fused = (fine_tune or self._fine_tune)(start)
         if not all(torch.isfinite(weight).all() for weight in net.module_.parameters()):
             raise ValueError(f"training diverged: weights are not finite with lr={self.lr}; a lower rate helps")
-        if start is not None:
-            k = len(y) / len(classes)
-            interpolate(start, net.module_, k / (k + 5) if self.wise_alpha is None else self.wise_alpha)
         self.net_, self.classes_, self.backbone_, self.n_frozen_ = net, classes, backbone, n_frozen
-        self.seen_, self.seen_y_, self._content = inputs, y.copy(), content
+        self.seen_, self.seen_y_, self._content, self._fused = inputs, y.copy(), content, fused
         return self
+
+    def _fine_tune(self, start: FineTuning, n_times: int = 1) -> tuple[NeuralNetClassifier, list[Suffix]]:
+        """Train a suffix with its head; the net, and no further models to average with it."""
+        share_of, of_steps = None, np.arange(len(start.targets))
+        if self.replay == "misclassified":
+            of_steps = np.flatnonzero(~(start.is_old & start.is_right))
+        else:
+            share_of = replay_shares(start.is_old, float(self.replay))
+        net = self._net(
+            start.suffix,
+            len(of_steps),
+            head_penalty=start.penalty.per_image,
+            class_weight=start.class_weight,
+            share_of=share_of,
+            n_times=n_times,
+        )
+        target = start.targets[of_steps]
+        if len(of_steps) == 0:
+            net.initialize()
+        elif self.augment is None:
+            net.fit(start.activations[of_steps], target)
+        else:
+            net.fit(self._augmented(start.backbone, JoinedInputs((start.inputs, of_steps)), target), None)
+        start.settle(net.module_)
+        return net, []
+
+    def _augmented(self, backbone: Backbone, inputs: Inputs, target: torch.Tensor) -> AugmentedRows:
+        """Images that are changed each time they are drawn, as activations at the cut."""
+        assert self.augment is not None
+        layers = backbone.layers
+        prefix = layers.segment(layers.input, [layers.cut(self._depth(backbone))]).to(self.device).eval()
+        return AugmentedRows(inputs, target, self.augment, lambda x: prefix(x.to(self.device))[0].cpu())
 
     def _new_suffix(self, backbone: Backbone, n_frozen: int, n_classes: int, activations: torch.Tensor) -> Suffix:
         """The pre-trained layers after the cut, and a new head."""
@@ -382,17 +432,12 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """Whether the last fit was of this network at this depth."""
         return self.n_frozen_ == n_frozen and self.backbone_.fingerprint == backbone.fingerprint
 
-    def _training_rows(
-        self, activations: torch.Tensor, y: np.ndarray, is_old: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Images that training steps are made of, and with which probability each is drawn."""
-        if self.replay != "misclassified":
-            return np.arange(len(y)), replay_shares(is_old, self.replay)
-        if not is_old.any():
-            return np.arange(len(y)), None
+    def _is_right(self, activations: torch.Tensor, y: np.ndarray, is_old: np.ndarray) -> np.ndarray:
+        """Which images the last fit gets right; where there is none, or nobody asks, none."""
+        if self.replay != "misclassified" or not is_old.any():
+            return np.zeros(len(y), dtype=bool)
         logits = run_batched(self.net_.module_.eval(), activations, self.device)
-        is_right = self.classes_[logits.argmax(dim=1).numpy()] == y
-        return np.flatnonzero(~(is_old & is_right)), None
+        return self.classes_[logits.argmax(dim=1).numpy()] == y
 
     def _solved_classes(self) -> np.ndarray:
         """Classes whose rows of the head have been trained; of a loaded classifier all, of a single class none."""
@@ -426,14 +471,17 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         head_penalty: float = 0.0,
         class_weight: np.ndarray | None = None,
         share_of: np.ndarray | None = None,
+        net_class: type[SuffixNet] = SuffixNet,
+        n_times: int = 1,
     ) -> NeuralNetClassifier:
         return build_net(
             suffix,
             n_images,
+            net_class=net_class,
             lr=self.lr,
             relative_lr=self.relative_lr,
-            max_epochs=self.max_epochs,
-            min_steps=self.min_steps,
+            max_epochs=n_times * self.max_epochs,
+            min_steps=n_times * self.min_steps,
             batch_size=self.batch_size,
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
@@ -458,7 +506,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         proba : ndarray of shape (n, n_classes)
             Columns in the order of `classes_`; float32, each row sums to 1.
         """
-        return self._predict_logits(X).softmax(dim=1).numpy()
+        return self._predict_log_proba(X).exp().numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """Most probable class.
@@ -471,12 +519,15 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         y : ndarray of shape (n,)
         """
-        logits = self._predict_logits(X)
-        return self.classes_[logits.argmax(dim=1).numpy()]
+        log_proba = self._predict_log_proba(X)
+        return self.classes_[log_proba.argmax(dim=1).numpy()]
 
-    def _predict_logits(self, X: Any) -> torch.Tensor:
+    def _predict_log_proba(self, X: Any) -> torch.Tensor:
         check_is_fitted(self)
-        return self._run_suffix(X, self.net_.module_)
+        models = [*self._fused, self.net_.module_]
+        return self._run_suffix(
+            X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
+        ).log_softmax(1)  # the mean of their probabilities
 
     def transform(self, X: Any) -> np.ndarray:
         """Final representation under the current network.
@@ -501,7 +552,8 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _run_suffix(self, X: Any, run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Run part of the fitted suffix on activations at the cut, block by block."""
         backbone, inputs = self._inputs(X)
-        self.net_.module_.eval()
+        for model in (*self._fused, self.net_.module_):
+            model.to(self.device).eval()
         points = [Point(backbone.layers.cut(self.n_frozen_))]
         return torch.cat([run_batched(run, block, self.device) for (block,) in self._frozen(backbone, inputs, points)])
 
@@ -524,10 +576,14 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "n_features_in": getattr(self, "n_features_in_", None),
             "preprocess": repr(self.backbone_.inputs.transform),
             "normalize": self.net_.module_.normalize,
+            "n_fused": len(self._fused),
         }
-        write_checkpoint(path, self.net_.module_.state_dict(), described)
+        state = self.net_.module_.state_dict()
+        for i, model in enumerate(self._fused):
+            state |= {f"fused.{i}.{name}": value for name, value in model.state_dict().items()}
+        write_checkpoint(path, state, described)
 
-    def load(self, path: str | os.PathLike[str]) -> FrozenPrefixClassifier:
+    def load(self, path: str | os.PathLike[str]) -> Self:
         """Take the state that :meth:`save` wrote; runs no code from the file.
 
         Parameters
@@ -559,13 +615,22 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 f"{backbone.inputs.transform}"
             )
         with seeded(self._seed):
-            suffix = Suffix(
-                backbone.layers,
-                described["n_frozen"],
-                n_classes,
-                n_features,
-                self.train_batch_norm,
-                described["normalize"],
+            suffixes = [
+                Suffix(
+                    backbone.layers,
+                    described["n_frozen"],
+                    n_classes,
+                    n_features,
+                    self.train_batch_norm,
+                    described["normalize"],
+                )
+                for _ in range(1 + described.get("n_fused", 0))
+            ]
+        *self._fused, suffix = suffixes
+        for i, model in enumerate(self._fused):
+            of_model = f"fused.{i}."
+            model.load_state_dict(
+                {name[len(of_model) :]: state.pop(name) for name in list(state) if name.startswith(of_model)}
             )
         suffix.load_state_dict(state)
         self.net_ = self._net(suffix, 1).initialize()

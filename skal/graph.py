@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from skal.tracing import ADDITIONS, NORMS, WEIGHT_LAYERS, Tracer, attribute, batch_sizes, trace
+from skal.tracing import ADDITIONS, NORMS, WEIGHT_LAYERS, Tracer, attribute, batch_sizes, is_activation, trace
 
 
 class LayerGraph:
@@ -154,6 +154,27 @@ class LayerGraph:
             modules |= {str(node.target) for node in self._body if node.op == "call_module"}
             raise ValueError(f"unknown layer {name!r}; the layers of this network are {sorted(modules)}")
         return inside[-1]
+
+    def response(self, layer: str, *, activation: bool = True) -> fx.Node:
+        """Node of the maps a convolution gives: after its normalisation and activation, or raw.
+
+        Parameters
+        ----------
+        layer : str
+            Name of a weight layer.
+        activation : bool, default=True
+            Whether normalisation and activation belong to the filter, as far as they follow it directly.
+        """
+        node = next(n for n in self._body if n.op == "call_module" and n.target == layer)
+        while activation and len(node.users) == 1:
+            user = next(iter(node.users))
+            owner = self._owner(user)
+            if is_activation(user, owner):
+                return user
+            if not isinstance(owner, NORMS):
+                break
+            node = user
+        return node
 
     # --------------------------------------------------------------- freezing
 

@@ -31,6 +31,16 @@ _IN_PLACE = {
 }
 
 
+_ACTIVATIONS = {"relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hardswish", "mish", "tanh", "sigmoid"}
+
+
+def is_activation(node: fx.Node, owner: nn.Module | None) -> bool:
+    """Whether a node, with the module it calls, is a pointwise non-linearity."""
+    if owner is not None:
+        return type(owner).__module__ == nn.ReLU.__module__ and not isinstance(owner, WEIGHT_LAYERS)
+    return getattr(node.target, "__name__", str(node.target)).strip("_") in _ACTIVATIONS
+
+
 _ONE_AT_A_TIME = RLock()
 
 

@@ -16,8 +16,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
+from skal.backbones import Backbone
 from skal.images import Inputs
-from skal.network import Suffix
+from skal.network import Suffix, interpolate
 
 #: Images for each unit of C, the inverse L2 penalty of the head on features scaled to a mean squared norm of 1. Fewer
 #: labels want a stronger penalty: see "Against logistic regression" in docs/results.md.
@@ -124,6 +125,49 @@ def solve_head(
         head.bias[new] = torch.from_numpy(bias[:, 0] - rows @ penalty.center).float()
 
 
+@dataclass(frozen=True)
+class FineTuning:
+    """Where fine-tuning starts: the head is solved, the layers are those before.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    inputs : Inputs
+        Labelled images.
+    activations : Tensor of shape (n, ...)
+        Of these images at the cut.
+    targets : Tensor of shape (n,)
+        Outputs of the head, from 0.
+    is_old, is_right : ndarray of bool, shape (n,)
+        Which images an earlier fit has seen, and which of all it gets right, as far as it matters.
+    suffix : Suffix
+        To be trained in place.
+    penalty : HeadPenalty
+    class_weight : ndarray of shape (n_classes,) or None
+    probe : Suffix or None
+        The suffix as it is before training; None where its head is random.
+    wise_alpha : float
+        Weight of what was trained in the mean with the probe.
+    """
+
+    backbone: Backbone
+    inputs: Inputs
+    activations: torch.Tensor
+    targets: torch.Tensor
+    is_old: np.ndarray
+    is_right: np.ndarray
+    suffix: Suffix
+    penalty: HeadPenalty
+    class_weight: np.ndarray | None
+    probe: Suffix | None
+    wise_alpha: float
+
+    def settle(self, trained: Suffix) -> None:
+        """Average the weights of a trained suffix with the probe's, in place."""
+        if self.probe is not None:
+            interpolate(self.probe, trained, self.wise_alpha)
+
+
 class SuffixNet(NeuralNetClassifier):
     """skorch's classifier whose training loss includes the penalty of the head."""
 
@@ -152,6 +196,7 @@ def build_net(
     head_penalty: float,
     class_weight: np.ndarray | None,
     share_of: np.ndarray | None,
+    net_class: type[SuffixNet],
     device: str,
     further: dict[str, Any],
 ) -> SuffixNet:
@@ -170,6 +215,7 @@ def build_net(
     class_weight : ndarray of shape (n_classes,) or None
     share_of : ndarray of shape (n_images,) or None
         Probability with which a training step draws each image; None takes every image once an epoch.
+    net_class : type
     further : dict
         Other arguments of :class:`skorch.NeuralNetClassifier`; callbacks are added, others replace what is set here.
     """
@@ -201,7 +247,7 @@ def build_net(
         parameters["criterion__weight"] = torch.from_numpy(class_weight).float()
     given = further.get("callbacks") or []
     callbacks = given if given == "disable" else [schedule, *given]
-    return SuffixNet(suffix, **(parameters | further | {"callbacks": callbacks}))
+    return net_class(suffix, **(parameters | further | {"callbacks": callbacks}))
 
 
 def _typical_size(weight: torch.Tensor) -> float:

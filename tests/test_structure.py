@@ -30,6 +30,7 @@ ORDER = [
     "training",
     "checkpoint",
     "classifier",
+    "selective",
     "modal",
     "pool",
     "query",
@@ -67,6 +68,7 @@ def test_imports_go_one_way(path):
             "features",
             "network",
             "classifier",
+            "selective",
         }
         if own == "query"
         else set()

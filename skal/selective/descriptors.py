@@ -1,0 +1,325 @@
+"""Descriptors of the low-level look of images: histograms of their responses to a filter bank."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xxhash
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+from tqdm import tqdm
+
+from skal.backbones import Backbone, BackboneLike, load_backbone
+from skal.images import ImageTransform, Inputs, InputSpec, as_data, is_images
+from skal.selective.filters import ConvResponses, GaborResponses, filters_by_layer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BANKS = ("gabor", "conv")
+_INTERVALS = 2000  # equal intervals of which bins of equal mass are made
+_SIDE = 128  # of images given to the Gabor bank
+
+
+class FilterBankDescriptor(TransformerMixin, BaseEstimator):
+    """Histograms of the responses of images to a filter bank, in bins that hold equal shares of the target's responses.
+
+    Parameters
+    ----------
+    bank : {"gabor", "conv"}, default="gabor"
+        48 Gabor filters (4 scales, 6 orientations, real and imaginary) on the grey image, or convolutions of a network.
+    backbone, weights
+        The network of ``bank="conv"``, as in :class:`skal.FrozenPrefixClassifier`. The text takes AlexNet's.
+    layers : int or list of str, default=2
+        How many of the first convolutions of the network, or which.
+    n_bins : int, default=100
+        Bins of each filter.
+    activation : bool, default=True
+        Whether the normalisation and non-linearity that follow a convolution belong to the filter, as in the text; its
+        authors' code takes raw responses.
+    image_size : int or None, default=None
+        Side of the images, resized and cropped at the centre. None takes the network's own, for the Gabor bank 128.
+    preprocess : ImageTransform or None, default=None
+        Pre-processing of pixels; None takes the network's own.
+    device : str, default="cpu"
+    verbose : bool, default=False
+        Whether a bar shows the progress.
+
+    Attributes
+    ----------
+    bounds_ : ndarray of shape (n_filters, 2)
+        Least and greatest response of each filter in the images of `fit`.
+    edges_ : ndarray of shape (n_filters, n_bins + 1)
+        Of the bins, from bound to bound.
+    weights_ : ndarray of shape (n_filters * n_bins,)
+        1 / (filters in the layer) for each column: what :class:`SymmetricKLNeighbors` takes (w_h of Eq. 1).
+    layers_ : list of str
+        Layer of each filter.
+
+    References
+    ----------
+    .. [1] Ge, Yu. "Borrowing treasures from the wealthy: deep transfer learning through selective joint fine-tuning",
+       CVPR 2017, section 3.2.
+    .. [2] Manjunath, Ma. "Texture features for browsing and retrieval of image data", IEEE TPAMI 18(8), 1996.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).integers(0, 256, (6, 32, 32), dtype=np.uint8)
+    >>> descriptor = FilterBankDescriptor(n_bins=10, image_size=32).fit(images)
+    >>> descriptor.transform(images[:2]).shape
+    (2, 480)
+    """
+
+    def __init__(
+        self,
+        bank: str = "gabor",
+        *,
+        backbone: BackboneLike | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        layers: int | Sequence[str] = 2,
+        n_bins: int = 100,
+        activation: bool = True,
+        image_size: int | None = None,
+        preprocess: ImageTransform | None = None,
+        device: str = "cpu",
+        verbose: bool = False,
+    ):
+        self.bank = bank
+        self.backbone = backbone
+        self.weights = weights
+        self.layers = layers
+        self.n_bins = n_bins
+        self.activation = activation
+        self.image_size = image_size
+        self.preprocess = preprocess
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> FilterBankDescriptor:
+        """Find the bounds of all responses, then the bins: two passes over the target's images.
+
+        Parameters
+        ----------
+        X : images of length n
+            As in :meth:`skal.FrozenPrefixClassifier.fit`; files are decoded block by block.
+        y : ignored
+
+        Returns
+        -------
+        self : FilterBankDescriptor
+
+        Raises
+        ------
+        ValueError
+            If the bank or its layers are unknown, there is no backbone, or X is no images.
+        """
+        responses, inputs = self._responses(X)
+        low, high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+        for maps in self._blocks(responses, inputs, "bounds"):
+            low = torch.minimum(low, torch.cat([values.amin((0, 2, 3)) for values in maps]))
+            high = torch.maximum(high, torch.cat([values.amax((0, 2, 3)) for values in maps]))
+        self.bounds_ = np.column_stack([low, high]).astype(np.float64)
+        low, high = low.double(), torch.where(high > low, high, low + 1).double()  # a filter that never responds
+        counts = torch.zeros(len(low), _INTERVALS, dtype=torch.float64)
+        for maps in self._blocks(responses, inputs, "bins"):
+            start = 0
+            for values in maps:
+                rows = slice(start, start := start + values.shape[1])
+                counts[rows] += _fine_counts(values, low[rows], high[rows])
+        of_filters = zip(low.tolist(), high.tolist(), counts.numpy(), strict=True)
+        self.edges_ = np.stack([_equal_mass(least, most, mass, self.n_bins) for least, most, mass in of_filters])
+        self.layers_ = responses.layers
+        in_layer = np.repeat(filters_by_layer(responses.layers), filters_by_layer(responses.layers))
+        self.weights_ = np.repeat(1 / in_layer, self.n_bins)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Histograms of images.
+
+        Parameters
+        ----------
+        X : images of length n
+
+        Returns
+        -------
+        descriptors : ndarray of shape (n, n_filters * n_bins)
+            float32. The histogram of each filter sums to 1; responses beyond the bounds count in the outermost bins.
+        """
+        check_is_fitted(self)
+        responses, inputs = self._responses(X)
+        return np.concatenate([self._histograms(maps) for maps in self._blocks(responses, inputs, "descriptors")])
+
+    def write(self, X: Any, folder: str | os.PathLike[str]) -> np.memmap:
+        """What :meth:`transform` gives, kept in a folder; a pass that was killed continues where it was.
+
+        Parameters
+        ----------
+        X : images of length n
+        folder : path
+            Made if it does not exist.
+
+        Returns
+        -------
+        descriptors : memmap of shape (n, n_filters * n_bins)
+            float32, read-only.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds descriptors of other images, or in other bins.
+        """
+        check_is_fitted(self)
+        responses, inputs = self._responses(X)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        data, state = folder / "descriptors.npy", folder / "state.json"
+        shape = (len(inputs), self.edges_.shape[0] * self.n_bins)
+        named = {"images": self._named(inputs), "shape": list(shape)}
+        done = 0
+        if state.exists():
+            held = json.loads(state.read_text())
+            done = held.pop("done")
+            if held != named:
+                raise ValueError(f"{str(folder)!r} holds descriptors of other images or in other bins")
+        if not data.exists():
+            done = 0
+        table = np.lib.format.open_memmap(data, "r+" if done else "w+", dtype=np.float32, shape=shape)
+        for maps in self._blocks(responses, inputs, "descriptors", done):
+            histograms = self._histograms(maps)
+            table[done : done + len(histograms)] = histograms
+            done += len(histograms)
+            table.flush()
+            _write_whole(state, json.dumps({**named, "done": done}))
+        return np.load(data, mmap_mode="r")
+
+    def plot(self, X: Any = None, *, ax: Axes | None = None) -> Figure | Axes:
+        """The filters of the bank, or the descriptor of one image.
+
+        Parameters
+        ----------
+        X : image, as an array of length 1 or a list of one path; default=None
+            None draws the filters: Gabor's real parts, or the kernels of the first convolution.
+        ax : Axes, default=None
+            Of the descriptor: a row a filter, a column a bin.
+
+        Returns
+        -------
+        figure or axes
+        """
+        import matplotlib.pyplot as plt
+
+        if X is not None:
+            ax = ax if ax is not None else plt.gca()
+            ax.imshow(self.transform(X)[0].reshape(-1, self.n_bins), aspect="auto", cmap="magma")
+            ax.set(xlabel="bin of equal mass in the target set", ylabel="filter")
+            return ax
+        tiles = self._bank().pictures
+        columns = 6 if self.bank == "gabor" else 8
+        rows = -(-len(tiles) // columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(1.2 * columns, 1.2 * rows), squeeze=False)
+        for tile_ax in axes.flat:
+            tile_ax.axis("off")
+        for tile_ax, tile in zip(axes.flat, tiles, strict=False):
+            tile_ax.imshow(tile, cmap="gray" if tile.ndim == 2 else None)
+        return figure
+
+    def _bank(self) -> GaborResponses | ConvResponses:
+        if self.bank not in BANKS:
+            raise ValueError(f"bank={self.bank!r} is not one of {BANKS}")
+        if self.bank == "gabor":
+            return GaborResponses(self.device)
+        if self.backbone is None:
+            raise ValueError("bank='conv' needs a backbone, such as 'alexnet' with weights='DEFAULT'; got None")
+        return ConvResponses(self._load_backbone(), self.layers, self.activation, self.device)
+
+    def _load_backbone(self) -> Backbone:
+        assert self.backbone is not None
+        return load_backbone(self.backbone, self.weights, image_size=self.image_size, preprocess=self.preprocess)
+
+    def _responses(self, X: Any) -> tuple[GaborResponses | ConvResponses, Inputs]:
+        """The bank, and the images as it takes them."""
+        if isinstance(self.n_bins, bool) or not isinstance(self.n_bins, Integral) or self.n_bins < 2:
+            raise ValueError(f"n_bins={self.n_bins!r} is not an integer of at least 2")
+        bank, X = self._bank(), as_data(X)
+        if not is_images(X):
+            raise ValueError(f"X of shape {np.shape(X)} is no images: they are arrays of 3 or 4 dimensions, or paths")
+        if self.bank == "conv":
+            return bank, self._load_backbone().inputs.check(X)
+        side = self.image_size or _SIDE
+        given = self.preprocess or ImageTransform(side, side)
+        is_grey = getattr(X, "ndim", 0) == 4 and X.shape[1] == 1 and X.dtype != np.uint8
+        channels = 1 if is_grey else 3
+        pixels = replace(given, mean=(0.0,) * channels, std=(1.0,) * channels)  # in [0, 1]
+        return bank, InputSpec(pixels).check(X)
+
+    def _blocks(
+        self, bank: GaborResponses | ConvResponses, inputs: Inputs, what: str, done: int = 0
+    ) -> Iterator[list[torch.Tensor]]:
+        with tqdm(total=len(inputs), initial=done, desc=what, unit="image", disable=not self.verbose) as progress:
+            for maps in bank(inputs, done):
+                yield maps
+                progress.update(len(maps[0]))
+
+    def _histograms(self, maps: list[torch.Tensor]) -> np.ndarray:
+        """Normalised histograms (n, n_filters * n_bins) of a block of images."""
+        parts, start = [], 0
+        for values in maps:
+            inner = torch.from_numpy(self.edges_[start : start + values.shape[1], 1:-1]).float().contiguous()
+            n, n_filters = values.shape[:2]
+            by_filter = values.flatten(2).transpose(0, 1).flatten(1).contiguous()
+            bins = torch.searchsorted(inner, by_filter, right=True).view(n_filters, n, -1)
+            offsets = torch.arange(n) * n_filters + torch.arange(n_filters)[:, None]
+            cells = (bins + (offsets * self.n_bins)[:, :, None]).flatten()
+            counts = torch.bincount(cells, minlength=n * n_filters * self.n_bins)
+            parts.append(counts.view(n, n_filters * self.n_bins).float() / bins.shape[-1])
+            start += n_filters
+        return torch.cat(parts, dim=1).numpy()
+
+    def _named(self, inputs: Inputs) -> str:
+        """Names images, bank and bins."""
+        hasher = xxhash.xxh3_128(np.ascontiguousarray(self.edges_).data)
+        hasher.update(repr(self.layers_).encode())
+        for start in range(0, len(inputs), 1024):
+            for key in inputs.keys(range(start, min(start + 1024, len(inputs)))):
+                hasher.update(key)
+        return hasher.hexdigest()
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _fine_counts(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """How many responses (n, F, H, W) of each filter lie in each of 2,000 equal intervals."""
+    n_filters = values.shape[1]
+    by_filter = values.transpose(0, 1).flatten(1).double()
+    at = ((by_filter - low[:, None]) * (_INTERVALS / (high - low))[:, None]).long().clamp_(0, _INTERVALS - 1)
+    at += torch.arange(n_filters)[:, None] * _INTERVALS
+    return torch.bincount(at.flatten(), minlength=n_filters * _INTERVALS).view(n_filters, _INTERVALS).double()
+
+
+def _equal_mass(low: float, high: float, counts: np.ndarray, n_bins: int) -> np.ndarray:
+    """Edges between which equal shares lie, if the mass of an interval is spread evenly over it."""
+    mass = np.concatenate([[0], counts.cumsum()])
+    edges = np.interp(np.arange(n_bins + 1) / n_bins * mass[-1], mass, np.linspace(low, high, _INTERVALS + 1))
+    edges[[0, -1]] = low, high
+    return edges
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is there as a whole or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    os.replace(new, path)

@@ -1,0 +1,355 @@
+"""Nearest neighbours by symmetric Kullback-Leibler divergence: exact, by matrix products over blocks of the source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
+from tqdm import tqdm
+
+_BLOCK_BYTES = 128 << 20  # of a block of source rows
+_QUERIES = 1024  # rows that meet a block at a time
+_FEW = 16  # rows that are prepared at a time
+_CANCELLED = 0.02  # share of its terms below which a distance has lost too many of single precision's digits
+
+
+class SymmetricKLNeighbors(BaseEstimator):
+    """The source rows nearest to each query by the symmetric Kullback-Leibler divergence of histograms (Eq. 1).
+
+    The distance is sum_h w_h (p_h - q_h) (log(p_h + eps) - log(q_h + eps)). Its cross terms are two matrix products, so
+    the search is exact and as fast as those, over blocks of the source with a running best.
+
+    Parameters
+    ----------
+    n_neighbors : int, default=100
+    weights : array-like of shape (n_features,) or None, default=None
+        Weight of each column, such as ``FilterBankDescriptor.weights_``; None weighs all alike.
+    eps : float, default=2.2e-16
+        Added inside each logarithm. A larger one changes what is near: 1e-3 keeps half of the nearest 100.
+    block_size : int or None, default=None
+        Source rows at a time; None takes 128 MiB of them. No result depends on it.
+    device : str, default="cpu"
+    verbose : bool, default=False
+        Whether a bar shows the progress through the source.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+
+    References
+    ----------
+    .. [1] Ge, Yu. "Borrowing treasures from the wealthy: deep transfer learning through selective joint fine-tuning",
+       CVPR 2017, Eq. 1.
+
+    Examples
+    --------
+    >>> source = np.array([[1.0, 0.0], [0.5, 0.5], [0.2, 0.8]])
+    >>> distances, indices = SymmetricKLNeighbors(2, eps=1e-3).fit(source).kneighbors([[0.3, 0.7]])
+    >>> indices.tolist(), distances.round(3)
+    ([[2, 1]], array([[0.054, 0.169]], dtype=float32))
+    """
+
+    n_features_in_: int
+    _source: Any
+
+    def __init__(
+        self,
+        n_neighbors: int = 100,
+        *,
+        weights: ArrayLike | None = None,
+        eps: float = 2.2e-16,
+        block_size: int | None = None,
+        device: str = "cpu",
+        verbose: bool = False,
+    ):
+        self.n_neighbors = n_neighbors
+        self.weights = weights
+        self.eps = eps
+        self.block_size = block_size
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> SymmetricKLNeighbors:
+        """Keep the source; nothing is computed yet.
+
+        Parameters
+        ----------
+        X : array-like or memmap of shape (n_source, n_features), or a list of such blocks
+            Histograms. Blocks are gone through anew by each :meth:`kneighbors`, so a generator is refused.
+        y : ignored
+
+        Returns
+        -------
+        self : SymmetricKLNeighbors
+
+        Raises
+        ------
+        ValueError
+            If X holds negative or infinite values, or a parameter is out of range.
+        """
+        if not isinstance(self.eps, Real) or not self.eps > 0:
+            raise ValueError(f"eps={self.eps!r} is not a positive number")
+        self._check_count("n_neighbors", self.n_neighbors)
+        if self.block_size is not None:
+            self._check_count("block_size", self.block_size)
+        if _is_blocks(X):
+            if iter(X) is X:
+                raise ValueError("X is an iterator, which can be gone through only once; give a list of blocks")
+            validate_data(self, np.asarray(next(iter(X))), dtype=[np.float64, np.float32])
+            self._source = [np.asarray(block) for block in X] if isinstance(X, (list, tuple)) else X
+        elif isinstance(X, np.memmap):
+            validate_data(self, X[:1], dtype=[np.float64, np.float32])
+            self._source = X
+        else:
+            self._source = validate_data(self, X, dtype=[np.float64, np.float32])
+            check_non_negative(self._source, "SymmetricKLNeighbors")
+        self._weights()
+        return self
+
+    def kneighbors(
+        self,
+        X: Any = None,
+        n_neighbors: int | None = None,
+        return_distance: bool = True,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+        """Nearest source rows of each query.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            None takes the source rows themselves, of which none is its own neighbour.
+        n_neighbors : int, default=None
+            None takes the parameter.
+        return_distance : bool, default=True
+        checkpoint : path, default=None
+            File that holds the best so far after every block, so that the same call continues where it was killed.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_queries, n_neighbors)
+            float32, ascending. Only with `return_distance`.
+        indices : ndarray of shape (n_queries, n_neighbors)
+            Rows of the source; of equally near ones the first.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer source rows than neighbours, X has another number of columns, X or the source holds
+            negative or infinite values, or the checkpoint belongs to another search.
+        """
+        check_is_fitted(self, "_source")
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        self._check_count("n_neighbors", k)
+        itself = X is None
+        if itself:
+            X = np.concatenate(list(self._source)) if _is_blocks(self._source) else self._source
+        queries = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        check_non_negative(queries, "SymmetricKLNeighbors")
+        n_source = None if _is_blocks(self._source) else len(self._source)
+        if n_source is not None and k > n_source - itself:
+            raise ValueError(f"n_neighbors={k} is not possible: there are {n_source - itself} source rows")
+        search = _Search(queries, k, self._weights(), float(self.eps), self.device, itself)
+        name = self._named(queries, k, itself) if checkpoint is not None else ""
+        done = search.restore(Path(checkpoint), name) if checkpoint is not None else 0
+        with tqdm(total=n_source, initial=done, unit="row", desc="neighbours", disable=not self.verbose) as progress:
+            for start, block in self._blocks(done):
+                search.see(start, block)
+                progress.update(len(block))
+                if checkpoint is not None:
+                    search.save(Path(checkpoint), name, start + len(block))
+        if search.n_seen < k + itself:
+            raise ValueError(f"n_neighbors={k} is not possible: there are {search.n_seen - itself} source rows")
+        distances, indices = search.best
+        return (distances, indices) if return_distance else indices
+
+    def _check_count(self, name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}={value!r} is not an integer of at least 1")
+
+    def _weights(self) -> np.ndarray:
+        if self.weights is None:
+            return np.ones(self.n_features_in_)
+        weights = np.asarray(self.weights, dtype=np.float64)
+        if weights.shape != (self.n_features_in_,) or not (weights >= 0).all() or not np.isfinite(weights).all():
+            raise ValueError(
+                f"weights of shape {weights.shape} are not {self.n_features_in_} finite numbers of at least 0, one a "
+                "column"
+            )
+        return weights
+
+    def _blocks(self, done: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Source rows from `done` on, in blocks, each with its first row's number."""
+        size = self.block_size or max(1, _BLOCK_BYTES // (4 * self.n_features_in_))
+        start = 0
+        for part in self._source if _is_blocks(self._source) else [self._source]:
+            for first in range(0, len(part), size):
+                block = part[first : first + size]
+                if start + len(block) > done:
+                    block = np.asarray(block[max(0, done - start) :])
+                    if block.ndim != 2 or block.shape[1] != self.n_features_in_:
+                        raise ValueError(f"a block has shape {block.shape}, not (n, {self.n_features_in_})")
+                    if not np.isfinite(block).all() or (block < 0).any():
+                        raise ValueError(f"the source holds negative or infinite values, in rows from {start} on")
+                    yield max(start, done), block
+                start += min(size, len(part) - first)
+
+    def _named(self, queries: np.ndarray, k: int, itself: bool) -> str:
+        """Names a search: queries, parameters, and a look at the source."""
+        hasher = xxhash.xxh3_128(np.ascontiguousarray(queries).data)
+        hasher.update(self._weights().data)
+        hasher.update(repr((k, float(self.eps), itself, self.n_features_in_)).encode())
+        # Of blocks that are read one after the other only the first is looked at.
+        parts = [next(iter(self._source))] if _is_blocks(self._source) else [self._source]
+        for part in self._source if isinstance(self._source, list) else parts:
+            hasher.update(repr(np.shape(part)).encode())
+            looked_at = np.linspace(0, len(part) - 1, min(len(part), 16)).astype(int)
+            hasher.update(np.ascontiguousarray(part[looked_at]).data)
+        return hasher.hexdigest()
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = True
+        return tags
+
+
+class _Search:
+    """The best source rows of each query among those seen so far.
+
+    Distances are taken between rows from which the queries' mean histogram and its logarithm are subtracted: that
+    changes no difference, but the terms that cancel are small, and single precision is enough.
+    """
+
+    def __init__(self, queries: np.ndarray, k: int, weights: np.ndarray, eps: float, device: str, itself: bool):
+        self._queries, self._eps, self._device, self._itself = queries, eps, device, itself
+        self._k, self.n_seen = k, 0
+        mean = queries.mean(axis=0, dtype=np.float64)
+        self._mean, self._log_mean, self._weights = (
+            torch.from_numpy(part).float().to(device) for part in (mean, np.log(mean + eps), weights)
+        )
+        self._room: torch.Tensor | None = None
+        self._of_queries: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._distances = torch.empty(len(queries), 0)
+        self._indices = torch.empty(len(queries), 0, dtype=torch.long)
+
+    def see(self, start: int, block: np.ndarray) -> None:
+        """Compare a block of source rows with all queries."""
+        q, log_q, own = self._centred(block)
+        kept = []
+        for rows in self._chunks():
+            p, log_p, of_query = self._queries_of(rows)
+            size = of_query + own
+            distances = size.clone().addmm_(p, log_q.T, alpha=-1).addmm_(log_p, q.T, alpha=-1).clamp_(min=0)
+            kept.append(self._merged(rows, distances.cpu(), size.cpu(), start, block))
+        self._distances, self._indices = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        self.n_seen += len(block)
+
+    @property
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._distances[:, : self._k].numpy(), self._indices[:, : self._k].numpy()
+
+    def _chunks(self) -> Iterator[slice]:
+        for first in range(0, len(self._queries), _QUERIES):
+            yield slice(first, min(first + _QUERIES, len(self._queries)))
+
+    def _queries_of(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Some queries as they meet a block; those of a single chunk are made once."""
+        if len(self._queries) > _QUERIES or self._of_queries is None:
+            p, log_p, own = self._centred(self._queries[rows], self._weights)
+            self._of_queries = p, log_p, own[:, None]
+        return self._of_queries
+
+    def _centred(
+        self, rows: np.ndarray, weights: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Histograms and logarithms without the mean, times `weights`, and the weighted sum of their products.
+
+        A few rows at a time, so that what is made on the way stays in the processor's cache, and into memory that is
+        there: for a block of hundreds of megabytes both count as much as the arithmetic.
+        """
+        n, width = rows.shape
+        of_queries = weights is not None
+        if of_queries or self._room is None or len(self._room) < n:
+            room = torch.empty(2 * n, width, device=self._device).view(n, 2, width)
+            self._room = self._room if of_queries else room
+        else:
+            room = self._room[:n]
+        own = torch.empty(n, device=self._device)
+        for few in torch.arange(n).split(_FEW):
+            p, logs = room[few[0] : few[-1] + 1].unbind(1)
+            p.copy_(torch.tensor(rows[few[0] : few[-1] + 1]))
+            torch.add(p, self._eps, out=logs)
+            logs.log_().sub_(self._log_mean)
+            p.sub_(self._mean)
+            own[few] = (p * logs).mul_(self._weights).sum(1)  # pairwise, as a product would not sum it
+            if weights is not None:
+                p.mul_(weights)
+                logs.mul_(weights)
+        return room[:, 0], room[:, 1], own
+
+    def _merged(
+        self, rows: slice, distances: torch.Tensor, size: torch.Tensor, start: int, block: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best of those held and those of a block; of equally near ones the first."""
+        n, width = distances.shape
+        numbers = torch.arange(start, start + width)
+        if self._itself:
+            distances[numbers == torch.arange(rows.start, rows.stop)[:, None]] = torch.inf
+        nearest = distances
+        if width > 4 * self._k:  # a partition first: sorting a whole block is slower than comparing it
+            least = distances.kthvalue(self._k, dim=1, keepdim=True).values
+            n_near = int((distances <= least).sum(1).max())
+            near = distances.topk(n_near, largest=False).indices.sort(dim=1).values
+            nearest, size, numbers = distances.gather(1, near), size.gather(1, near), numbers[near]
+        numbers = numbers.expand(n, -1)
+        # Where little is left of the terms, their rounding is not small: those few are summed directly.
+        for i, j in zip(*torch.nonzero(nearest < _CANCELLED * size, as_tuple=True), strict=True):
+            nearest[i, j] = self._directly(self._queries[rows.start + int(i)], block[int(numbers[i, j]) - start])
+        joined = torch.cat([self._distances[rows], nearest], dim=1)
+        of = torch.cat([self._indices[rows], numbers], dim=1)
+        order = joined.sort(dim=1, stable=True).indices[:, : self._k]
+        return joined.gather(1, order), of.gather(1, order)
+
+    def _directly(self, p: np.ndarray, q: np.ndarray) -> float:
+        """Eq. 1 of one pair, in double precision."""
+        p, q = p.astype(np.float64), q.astype(np.float64)
+        weights = self._weights.double().cpu().numpy()
+        return float((weights * (p - q) * (np.log(p + self._eps) - np.log(q + self._eps))).sum())
+
+    def save(self, path: Path, name: str, done: int) -> None:
+        """Keep what is known after `done` source rows; a kill leaves the file before or after."""
+        new = path.with_name(path.name + ".new")
+        with open(new, "wb") as stream:
+            np.savez(stream, name=name, done=done, distances=self._distances, indices=self._indices)
+        os.replace(new, path)
+
+    def restore(self, path: Path, name: str) -> int:
+        """Take what an earlier search of this name had found; how many source rows it had seen."""
+        if not path.exists():
+            return 0
+        with np.load(path) as held:
+            if str(held["name"]) != name:
+                raise ValueError(f"the checkpoint {str(path)!r} belongs to another search")
+            self._distances, self._indices = torch.from_numpy(held["distances"]), torch.from_numpy(held["indices"])
+            self.n_seen = int(held["done"])
+        return self.n_seen
+
+
+def _is_blocks(X: Any) -> bool:
+    """Whether a source comes as blocks of rows rather than as rows."""
+    if hasattr(X, "shape") or hasattr(X, "__array__"):
+        return False
+    if isinstance(X, (list, tuple)):
+        return len(X) > 0 and np.ndim(X[0]) == 2
+    return hasattr(X, "__iter__") and not hasattr(X, "dtype")
