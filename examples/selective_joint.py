@@ -3,14 +3,14 @@
     python examples/selective_joint.py --target DIR --source DIR [DIR ...] --backbone mobilenet_v2 --weights FILE
 
 TARGET and every SOURCE hold class folders, as for quickstart.py. Of the target, --labels images of each class are
-labelled, drawn anew for each seed, and the test images are scored (mean class accuracy). With --classes the target is so
-many classes of its folder, drawn anew for each seed, and its other classes join the source.
+labelled, drawn anew for each seed, and the test images are scored (mean class accuracy). With --classes the target is
+so many classes of its folder, drawn anew for each seed, and its other classes join the source.
 
 Compared are fine-tuning without source, joint fine-tuning with all source images and with so many at random as are
-borrowed, selective joint fine-tuning without iterations, with the Gabor bank, with the network's first two convolutions,
-and the same with the models of all iterations averaged; all with equally many steps. Rows that are in --output already
-are kept, so a run that was stopped continues. Written to --output: records.csv, table.csv, and neighbors.png: labelled
-images and their 1st, 10th, 20th, 30th and 40th neighbours.
+borrowed, selective joint fine-tuning without iterations, with the Gabor bank, with the network's first two
+convolutions, and the same with the models of all iterations averaged; all with equally many steps. Rows that are in
+--output already are kept, so a run that was stopped continues. Written to --output: records.csv, table.csv, and
+neighbors.png: labelled images and their 1st, 10th, 20th, 30th and 40th neighbours.
 """
 
 from __future__ import annotations
@@ -34,6 +34,15 @@ from skal.selective import FilterBankDescriptor, SelectiveJointClassifier
 
 mpl.use("Agg")
 
+ROWS = (
+    "fine-tuning",
+    "all source",
+    "random source",
+    "selective, no iterations",
+    "Gabor",
+    "selective",
+    "selective + fusion",
+)
 SHOWN = (0, 9, 19, 29, 39)  # neighbours of the sheet
 
 
@@ -66,8 +75,10 @@ def split(data: Any, args: argparse.Namespace, seed: int) -> tuple[np.ndarray, .
     return X[rows], y[rows], X_test, y_test, X_source, y_source.astype(str)
 
 
-def rows_of(net: SelectiveJointClassifier, seed: int, data: tuple[np.ndarray, ...]) -> dict[str, Callable[[], Any]]:
-    """What each row of the table trains: from nothing to a fitted classifier."""
+def rows_of(
+    net: SelectiveJointClassifier, seed: int, data: tuple[np.ndarray, ...]
+) -> dict[str, Callable[[int], SelectiveJointClassifier]]:
+    """How each row of the table is trained; given is how many images selective fine-tuning borrows."""
     X, y, _, _, X_source, y_source = data
     n_source, steps = len(X_source), net.n_iterations
     at_once = {"n_iterations": 1, "max_epochs": steps * net.max_epochs, "min_steps": steps * net.min_steps}
@@ -77,28 +88,25 @@ def rows_of(net: SelectiveJointClassifier, seed: int, data: tuple[np.ndarray, ..
         seeded = clone(net).set_params(random_state=seed, **changed)
         return seeded.fit(X, y, X_source=X_source[rows], y_source=y_source[rows])
 
-    def at_random() -> SelectiveJointClassifier:
-        borrowed = SelectiveJointClassifier.fit(
-            clone(net).set_params(random_state=seed, max_epochs=0), X, y, X_source=X_source, y_source=y_source
-        )
-        rows = np.random.RandomState(seed).permutation(n_source)[: len(borrowed.borrowed_[-1])]
-        return joint(rows, n_neighbors=len(rows), **at_once)
+    def at_random(n_borrowed: int) -> SelectiveJointClassifier:
+        rows = np.random.RandomState(seed).permutation(n_source)[:n_borrowed]
+        return joint(rows, n_neighbors=n_borrowed, **at_once)
 
     return {
-        "fine-tuning": lambda: clone(net).set_params(random_state=seed).fit(X, y),
-        "all source": lambda: joint(n_neighbors=n_source, **at_once),
+        "selective": lambda _: joint(),
+        "selective, no iterations": lambda _: joint(**at_once),
+        "Gabor": lambda _: joint(descriptor=gabor),
         "random source": at_random,
-        "selective, no iterations": lambda: joint(**at_once),
-        "Gabor": lambda: joint(descriptor=gabor, fusion=False),
-        "selective": joint,
+        "all source": lambda _: joint(n_neighbors=n_source, **at_once),
+        "fine-tuning": lambda _: clone(net).set_params(random_state=seed).fit(X, y),
     }
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
     """Mean class accuracy and its spread, the difference from plain fine-tuning, and images borrowed at last."""
-    wide = records.pivot_table(index="seed", columns="method", values="accuracy", sort=False)
+    wide = records.pivot_table(index="seed", columns="method", values="accuracy")[list(ROWS)]
     gain = 100 * wide.sub(wide["fine-tuning"], axis=0)
-    of_method = records.groupby("method", sort=False)
+    of_method = records.groupby("method")
     return pd.DataFrame(
         {
             "mean class accuracy": [f"{wide[m].mean():.3f} ± {wide[m].std():.3f}" for m in wide],
@@ -137,7 +145,6 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / "records.csv"
     records = pd.read_csv(file).to_dict("records") if file.exists() else []
-    done = {(row["method"], row["seed"]) for row in records}
     everything = load(args)
     net = SelectiveJointClassifier(
         **network(args.backbone, args.weights, args.image_size), n_frozen=args.n_frozen, n_neighbors=args.neighbors
@@ -146,28 +153,19 @@ def main() -> None:
         data = split(everything, args, seed)
         X, _, X_test, y_test, X_source, _ = data
         for method, train in rows_of(net, seed, data).items():
-            if (method, seed) in done:
+            held = {row["method"]: row["borrowed"] for row in records if row["seed"] == seed}
+            if method in held:
                 continue
             start = time.perf_counter()
-            fitted = train()
-            took = time.perf_counter() - start
-            borrowed = len(fitted.borrowed_[-1]) if hasattr(fitted, "borrowed_") else 0
-            predicted = {"selective + fusion": fitted.predict(X_test)} if method == "selective" else {}
+            fitted = train(held.get("selective", 0))
+            row = {"seed": seed, "seconds": round(time.perf_counter() - start, 1)}
+            row["borrowed"] = len(fitted.borrowed_[-1]) if hasattr(fitted, "borrowed_") else 0
             if method == "selective":
                 sheet(fitted, X, X_source, args.output / "neighbors.png")
-                fitted._fused = []
-            predicted = {method: fitted.predict(X_test)} | predicted
-            for name, y_pred in predicted.items():
-                accuracy = balanced_accuracy_score(y_test, y_pred)
-                records.append(
-                    {
-                        "method": name,
-                        "seed": seed,
-                        "accuracy": round(accuracy, 4),
-                        "borrowed": borrowed,
-                        "seconds": round(took, 1),
-                    }
-                )
+            for fusion in (True, False) if method == "selective" else (False,):
+                name = f"{method} + fusion" if fusion else method
+                accuracy = balanced_accuracy_score(y_test, fitted.set_params(fusion=fusion).predict(X_test))
+                records.append({"method": name, "accuracy": round(accuracy, 4), **row})
                 print(records[-1], flush=True)
             pd.DataFrame(records).to_csv(file, index=False)
     shown = table(pd.DataFrame(records))

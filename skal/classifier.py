@@ -524,10 +524,14 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _predict_log_proba(self, X: Any) -> torch.Tensor:
         check_is_fitted(self)
-        models = [*self._fused, self.net_.module_]
+        models = self._averaged()
         return self._run_suffix(
             X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
         ).log_softmax(1)  # the mean of their probabilities
+
+    def _averaged(self) -> list[Suffix]:
+        """The models that predict together."""
+        return [*self._fused, self.net_.module_]
 
     def transform(self, X: Any) -> np.ndarray:
         """Final representation under the current network.

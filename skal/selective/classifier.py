@@ -62,7 +62,8 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
     min_per_class : int, default=2
         Source classes of which fewer images are borrowed are left out.
     fusion : bool, default=True
-        Whether the probabilities of the models after all iterations are averaged; else the last counts.
+        Whether predictions average the probabilities of the models after all iterations; else the last one counts. It
+        may be changed after `fit`.
 
     Attributes
     ----------
@@ -245,7 +246,10 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
         self.n_neighbors_, self.borrowed_, self.neighbors_ = np.stack(counts), borrowed_in, nearest
         net = self._net(models[-1], n_target).initialize()
         net.history_.extend(histories)
-        return net, models[:-1] if self.fusion else []
+        return net, models[:-1]
+
+    def _averaged(self) -> list[Suffix]:
+        return super()._averaged() if self.fusion else [self.net_.module_]
 
     def _nearest(self, X: Any, sources: Sequence[Any], k: int) -> np.ndarray:
         """Source rows nearest to each target image, by descriptors whose bins fit the target."""

@@ -8,6 +8,7 @@ from itertools import groupby
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import nn
 
 from skal.backbones import Backbone
@@ -72,6 +73,7 @@ class GaborResponses:
     def __init__(self, device: str):
         bank = torch.from_numpy(gabor_bank())
         self._filters = torch.cat([bank.real, bank.imag]).float().to(device)
+        self._spectra: dict[tuple[int, ...], torch.Tensor] = {}
         self._device = device
         self.layers = ["gabor"] * len(self._filters)
 
@@ -87,11 +89,15 @@ class GaborResponses:
         return self._filters[: len(self._filters) // 2].cpu().numpy()
 
     def _of_grey(self, grey: torch.Tensor) -> torch.Tensor:
-        """By the convolution theorem: a filter of 61 x 61 has as many products as it has pixels."""
-        side = self._filters.shape[-1]
-        padded = F.pad(grey[:, None].to(self._device), (side // 2,) * 4, mode="replicate")[:, 0]
-        shape = [n + side - 1 for n in padded.shape[1:]]
-        spectrum = torch.fft.rfft2(padded, s=shape)[:, None] * torch.fft.rfft2(self._filters, s=shape).conj()
+        """By the convolution theorem: a filter of 61 x 61 takes as many products a pixel as it has pixels.
+
+        What wraps around the padded image lies outside of the part that is kept.
+        """
+        padded = F.pad(grey[:, None].to(self._device), (self._filters.shape[-1] // 2,) * 4, mode="replicate")[:, 0]
+        shape = tuple(next_fast_len(n, real=True) for n in padded.shape[1:])
+        if shape not in self._spectra:
+            self._spectra = {shape: torch.fft.rfft2(self._filters, s=shape).conj()}
+        spectrum = torch.fft.rfft2(padded, s=shape)[:, None] * self._spectra[shape]
         return torch.fft.irfft2(spectrum, s=shape)[:, :, : grey.shape[1], : grey.shape[2]].cpu()
 
 
