@@ -67,7 +67,10 @@ class Suffix(nn.Module):
 
     def head_input(self, x: torch.Tensor) -> torch.Tensor:
         """What the head reads: the final representation, scaled to one length where asked."""
-        features = self.features(x)
+        return self.scaled(self.features(x))
+
+    def scaled(self, features: torch.Tensor) -> torch.Tensor:
+        """A final representation as the head reads it."""
         return F.normalize(features, dim=1) * features.shape[1] ** 0.5 if self.normalize else features
 
     def train(self, mode: bool = True) -> Suffix:

@@ -14,6 +14,7 @@ ORDER = [
     "labels",
     "_torchvision",
     "numerics",
+    "discrepancy",
     "recording",
     "sample_gradients",
     "gradients",
@@ -31,6 +32,7 @@ ORDER = [
     "checkpoint",
     "classifier",
     "selective",
+    "adaptation",
     "modal",
     "pool",
     "query",
@@ -69,6 +71,7 @@ def test_imports_go_one_way(path):
             "network",
             "classifier",
             "selective",
+            "adaptation",
         }
         if own == "query"
         else set()

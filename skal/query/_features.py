@@ -17,10 +17,11 @@ from skal.query._learner import labelled, last_step, members
 
 @dataclass(frozen=True)
 class Features:
-    """Features (n, D) of the pool and of the labelled images, and the number of known classes."""
+    """Features (n, D) of the pool, of the labelled images, of a source, and the number of known classes."""
 
     pool: torch.Tensor
     labelled: torch.Tensor
+    source: torch.Tensor
     n_classes: int
 
     @property
@@ -30,24 +31,33 @@ class Features:
 
     def normalized(self) -> Features:
         """All scaled to length 1."""
-        return Features(F.normalize(self.pool), F.normalize(self.labelled), self.n_classes)
+        return Features(F.normalize(self.pool), F.normalize(self.labelled), F.normalize(self.source), self.n_classes)
 
 
-def features_of(learner: Any, X_pool: Any) -> Features:
-    """Features of pool and labelled images under a learner's estimator, copied; of a committee, side by side."""
+def features_of(
+    learner: Any, X_pool: Any, X_source: Any = None, *, layer: str | int | None = None, pooled: bool = True
+) -> Features:
+    """Features of pool, labelled images and source under a learner's estimator, copied; of a committee, side by side.
+
+    Given a layer, they are the pre-trained network's activations there.
+    """
     taught = labelled(learner)
-    pools, labels = [], []
+    parts: list[list[np.ndarray]] = [[], [], []]
     for estimator in members(learner):
         network, earlier = last_step(estimator, X_pool)
 
         def transformed(X: Any, network: Any = network, earlier: Any = earlier) -> np.ndarray:
+            if layer is not None:
+                return network.activations(earlier(X), [layer], pooled=pooled, pretrained=True)[0]
             return _transformed(network, earlier(X))
 
-        pools.append(score_pool(transformed, X_pool) if is_dask(X_pool) else transformed(X_pool))
-        labels.append(pools[-1][:0] if taught is None else transformed(taught))
+        of_pool = score_pool(transformed, X_pool) if is_dask(X_pool) else transformed(X_pool)
+        for part, X in zip(parts, (None, taught, X_source), strict=True):
+            part.append(of_pool[:0] if X is None else transformed(X))
+        parts[0][-1] = of_pool
     n_classes = max(len(getattr(estimator, "classes_", ())) for estimator in members(learner))
-    pool, labelled_ones = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in (pools, labels))
-    return Features(pool, labelled_ones, n_classes)
+    pool, of_labelled, source = (torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
+    return Features(pool, of_labelled, source, n_classes)
 
 
 def _transformed(network: Any, X: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from skal.query.adma import adma_sampling
 from skal.query.aift import aift_sampling
+from skal.query.discrepancy import discrepancy_coreset_sampling, mmd_sampling
 from skal.query.diversity import badge_sampling, coreset_sampling, probcover_sampling, typiclust_sampling
 from skal.query.emoc import emoc_sampling
 from skal.query.herding import max_herding_sampling, uherding_sampling
@@ -34,7 +35,7 @@ class Strategy(NamedTuple):
     needs_gradients : bool
         Whether the classifier must have them (:meth:`skal.FrozenPrefixClassifier.output_change`).
     needs_source : bool
-        Whether it needs a :class:`skal.SourceProfile`.
+        Whether it needs a :class:`skal.SourceProfile` or source images.
     batch : str
         How a batch is put together: "together" (its images are chosen in view of each other), "one by one", or
         "either", by the keyword ``batch``.
@@ -68,6 +69,10 @@ STRATEGIES = {
     "max_herding": Strategy(max_herding_sampling, False, "its rule", False, False, "together", "pool squared"),
     "uherding": Strategy(
         uherding_sampling, True, "max_herding", False, False, "together", "pool squared, and three fits"
+    ),
+    "mmd": Strategy(mmd_sampling, False, "its rule", False, True, "together", "pool squared"),
+    "discrepancy_coreset": Strategy(
+        discrepancy_coreset_sampling, False, "its rule", False, True, "together", "pool squared"
     ),
     "set": Strategy(set_sampling, True, "chance", False, False, "together", "pool"),
     "emoc_set": Strategy(
