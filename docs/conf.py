@@ -1,6 +1,10 @@
 """Sphinx configuration: ``sphinx-build -W docs docs/_build``."""
 
+import csv
+from pathlib import Path
+
 import skal
+from skal.query import STRATEGIES
 
 project = "skal"
 author = "The skal developers"
@@ -14,3 +18,13 @@ html_theme = "pydata_sphinx_theme"
 html_theme_options = {"show_prev_next": False}
 numpydoc_show_class_members = False
 autodoc_typehints = "none"
+
+# The table of docs/strategies.md is made from the registry, so that it cannot drift.
+table = Path(__file__).parent / "generated" / "strategies.csv"
+table.parent.mkdir(exist_ok=True)
+with open(table, "w", newline="") as file:
+    rows = csv.writer(file)
+    rows.writerow(["", "without labels", "labels", "gradients", "source", "batch", "time grows with"])
+    for s in STRATEGIES.values():
+        needs = ["yes" if need else "" for need in (s.needs_labels, s.needs_gradients, s.needs_source)]
+        rows.writerow([f"`{s.function.__name__}`", s.without_labels, *needs, s.batch, s.cost])

@@ -1,4 +1,4 @@
-"""Adapt an ImageNet network to a new image task, starting from zero labels: ADMA against random labelling.
+"""Adapt an ImageNet network to a new image task, starting from zero labels: UHerding against random labelling.
 
     python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (about 5 minutes)
     python examples/quickstart.py --images DIR          the same on a folder of class folders
@@ -150,7 +150,7 @@ def main() -> None:
     add_network_options(parser)
     add_profile_option(parser)
     parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
-    parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=["adma", "random"])
+    parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=["uherding", "random"])
     parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=12, help="queries (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")

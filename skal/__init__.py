@@ -2,10 +2,12 @@
 
 from skal import modal
 from skal.active import ActiveClassifier
+from skal.adaptation import DANClassifier
 from skal.classifier import FrozenPrefixClassifier
 from skal.gradients import output_change
 from skal.images import ImageTransform
 from skal.query import Query, adma_sampling, emoc_sampling, random_sampling
+from skal.selective import SelectiveJointClassifier
 from skal.source import SourceProfile
 
 modal.repair()
@@ -13,9 +15,11 @@ modal.repair()
 __version__ = "0.1.0"
 __all__ = [
     "ActiveClassifier",
+    "DANClassifier",
     "FrozenPrefixClassifier",
     "ImageTransform",
     "Query",
+    "SelectiveJointClassifier",
     "SourceProfile",
     "adma_sampling",
     "emoc_sampling",

@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_method_params, _num_samples, check_i
 
 from skal.labels import check_labels
 from skal.query._query import Query
+from skal.query.herding import uherding_sampling
 
 
 class Learner:
@@ -188,8 +189,9 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     ----------
     estimator : classifier
         Cloned. One with ``warm_start`` continues from round to round.
-    query : Query or callable
-        The strategy. :class:`Query` makes its keywords searchable as ``query__lam``.
+    query : Query, callable or None, default=None
+        The strategy. :class:`Query` makes its keywords searchable as ``query__lam``. None takes
+        :func:`skal.query.uherding_sampling`, which was among the best of every comparison and never below random.
     n_queries : int, default=20
     batch_size : int, default=10
         Labels a query; the last takes what is left of the pool.
@@ -236,7 +238,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimator": [HasMethods(["fit", "predict"])],
-        "query": [callable],
+        "query": [callable, None],
         "n_queries": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "n_initial": [Interval(Integral, 0, None, closed="left")],
@@ -247,7 +249,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         estimator: BaseEstimator,
-        query: Callable[..., Any],
+        query: Callable[..., Any] | None = None,
         *,
         n_queries: int = 20,
         batch_size: int = 10,
@@ -294,7 +296,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         history: dict[str, list[float]] = {"labels": [], "score": []}
         rounds = labelling_rounds(
             estimator,
-            self.query,
+            uherding_sampling if self.query is None else self.query,
             X,
             y_pool,
             n_queries=self.n_queries,

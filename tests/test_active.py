@@ -18,6 +18,7 @@ from sklearn.utils import _safe_indexing
 
 from skal import ActiveClassifier, Query, adma_sampling, random_sampling
 from skal.active import labelling_rounds
+from skal.query import uherding_sampling
 
 X, Y = load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]
@@ -130,6 +131,14 @@ def test_searches_pipelines_and_scores():
     outside = make_pipeline(StandardScaler(), base)
     for estimator in (inside, outside):
         assert cross_val_score(estimator, X, y, cv=2, n_jobs=2).mean() > 0.5
+
+
+def test_the_default_strategy_is_uherding():
+    X, y = load_iris(return_X_y=True)
+    options = {"n_queries": 3, "batch_size": 5, "random_state": 0}
+    chosen = ActiveClassifier(LogisticRegression(max_iter=2000), **options).fit(X, y).queried_
+    named = ActiveClassifier(LogisticRegression(max_iter=2000), uherding_sampling, **options).fit(X, y).queried_
+    np.testing.assert_array_equal(chosen, named)
 
 
 def test_search_of_a_query_keyword_over_images(classifier, pixels):

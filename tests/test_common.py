@@ -6,8 +6,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 from torch import nn
 
-from skal import ActiveClassifier, FrozenPrefixClassifier, Query, random_sampling
-from skal.selective import SelectiveJointClassifier, SymmetricKLNeighbors
+from skal import (
+    ActiveClassifier,
+    DANClassifier,
+    FrozenPrefixClassifier,
+    Query,
+    SelectiveJointClassifier,
+    random_sampling,
+)
+from skal.selective import SymmetricKLNeighbors
 
 
 def toy_backbone():
@@ -22,6 +29,7 @@ ESTIMATORS = [
         toy_backbone, max_epochs=10, min_steps=0, n_frozen=0, warm_start=False, head_init="random", lr=0.02
     ),
     SelectiveJointClassifier(toy_backbone(), max_epochs=2, min_steps=0),
+    DANClassifier(toy_backbone(), max_epochs=10, min_steps=0),
     ActiveClassifier(LogisticRegression(), Query(random_sampling)),
     ActiveClassifier(LogisticRegression(), margin_sampling, n_initial=10),
     ActiveClassifier(FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0), Query(random_sampling)),
@@ -42,7 +50,7 @@ def test_sklearn_check(estimator, check):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.parametrize(
     "estimator",
-    [ESTIMATORS[0], ESTIMATORS[3], ESTIMATORS[4], SymmetricKLNeighbors(1)],
+    [ESTIMATORS[i] for i in (0, 3, 4, 5, -1)],
     ids=lambda estimator: type(estimator).__name__,
 )
 def test_no_check_is_skipped_or_expected_to_fail(estimator):
