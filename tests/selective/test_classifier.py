@@ -260,3 +260,17 @@ def test_features_cannot_borrow(mlp):
 def test_parameters_out_of_range_are_refused(joint, pixels, name, value):
     with pytest.raises(ValueError, match=f"'{name}' parameter"):
         joint.set_params(**{name: value}).fit(*pixels)
+
+
+def test_banks_and_descriptors_are_drawn(joint, pixels):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    gabor = FilterBankDescriptor(image_size=16, n_bins=5).fit(pixels[0])
+    conv = FilterBankDescriptor("conv", backbone=joint.backbone, preprocess=SMALL, n_bins=5).fit(pixels[0])
+    assert len(gabor.plot().axes) == 24
+    assert sum(bool(ax.images) for ax in conv.plot().axes) == 6
+    drawn = conv.plot(pixels[0][:1]).images[0].get_array()
+    np.testing.assert_allclose(drawn, conv.transform(pixels[0][:1]).reshape(-1, 5))
+    plt.close("all")

@@ -1,0 +1,69 @@
+"""What the queries by discrepancy take as their source, and what they do where all pairs are too many."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from skal import DANClassifier, SourceProfile
+from skal.active import Learner
+from skal.query import discrepancy as module
+from skal.query import discrepancy_coreset_sampling, mmd_sampling
+from skal.query._features import Features
+from tests.conftest import SMALL
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.normal(size=(300, 6))), torch.from_numpy(rng.normal(size=(100, 6)) + 0.5)
+
+
+def test_random_features_stand_for_all_pairs(samples, monkeypatch):
+    X, source = samples
+    features = Features(X, X[:0], source, 0)
+    exact = module.Removal(features, source, None, np.random.RandomState(0))
+    monkeypatch.setattr(module, "_PAIRS", 0)
+    monkeypatch.setattr(module, "_FREQUENCIES", 20_000)
+    approximate = module.Removal(features, source, None, np.random.RandomState(0))
+    for name in ("_b", "_c"):
+        a, b = getattr(exact, name), getattr(approximate, name)
+        assert (a - b).abs().max() < 0.03 * a.abs().max()
+    assert np.corrcoef(exact.gains(), approximate.gains())[0, 1] > 0.99
+
+
+def test_random_features_are_seeded(samples, monkeypatch):
+    X, source = (sample.numpy() for sample in samples)
+    monkeypatch.setattr(module, "_PAIRS", 0)
+    monkeypatch.setattr(module, "_FREQUENCIES", 50)
+    picks = [mmd_sampling(LogisticRegression(), X, 5, X_source=source, random_state=seed) for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(picks[0], picks[1])
+    assert picks[0].tolist() != picks[2].tolist()
+
+
+@pytest.mark.parametrize("strategy", [mmd_sampling, discrepancy_coreset_sampling])
+def test_the_source_is_what_the_classifier_was_adapted_from(strategy, mlp, samples):
+    X, source = (np.column_stack([sample, sample[:, 0]]).astype(np.float32) for sample in samples)
+    y = np.arange(100) % 2
+    dan = DANClassifier(mlp, max_epochs=1, min_steps=0, random_state=0).fit(source, y, X_target=X)
+    learner = Learner(dan, X, np.zeros(300))
+    learner.labelled = np.arange(10)
+    own = strategy(learner, X[10:], 6)
+    np.testing.assert_array_equal(own, strategy(learner, X[10:], 6, X_source=source))
+
+
+def test_a_profile_is_a_source(convnet, source_images, pixels):
+    from skal import FrozenPrefixClassifier
+
+    profile = SourceProfile(convnet, preprocess=SMALL).fit(*source_images)
+    net = FrozenPrefixClassifier(convnet, preprocess=SMALL)
+    layer = profile.layers_[0][1]
+    (features,) = net.activations(pixels[0], [layer], pooled=profile.pooled)
+    expected = mmd_sampling(LogisticRegression(), features, 5, X_source=profile.centers_[layer])
+    np.testing.assert_array_equal(mmd_sampling(net, pixels[0], 5, profile=profile), expected)
+    np.testing.assert_array_equal(mmd_sampling(net.set_params(source=profile), pixels[0], 5), expected)
+
+
+def test_no_source_is_named():
+    with pytest.raises(ValueError, match="LogisticRegression has neither"):
+        mmd_sampling(LogisticRegression(), np.zeros((5, 2)), 1)
