@@ -55,7 +55,7 @@ DISTINCT = 7  # curves drawn in colour
 def views(images: np.ndarray) -> np.ndarray:
     """AIFT's patches, the same in every round: the corners of each image, half of them flipped."""
     images = np.asarray(images)
-    axes = (1, 2) if images.shape[-1] == 3 else (2, 3)
+    axes = (1, 2) if images.dtype == np.uint8 else (2, 3)
     of_corner = []
     for k in range(4):
         cropped = images
@@ -63,7 +63,7 @@ def views(images: np.ndarray) -> np.ndarray:
             side = images.shape[axis] * 7 // 8
             start = images.shape[axis] - side if is_end else 0
             cropped = cropped.take(range(start, start + side), axis=axis)
-        if cropped.shape[1] == 1:  # digits have no mirror images, and are not resized by the network
+        if images.dtype != np.uint8:  # digits have no mirror images, and are not resized by the network
             padding = [(0, 0), (0, 0), *((images.shape[axis] - cropped.shape[axis], 0) for axis in axes)]
             of_corner.append(np.pad(cropped, padding, constant_values=-1.0))
         else:

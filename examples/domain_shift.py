@@ -133,8 +133,8 @@ def labelled(
     left = np.arange(len(pair.y_target))
     for t, share in enumerate(SHARES):
         n = round(share * len(pair.y_target)) - len(learner.labelled)
-        further = {} if name == "max_herding" else {"random_state": np.random.RandomState([seed, t])}
-        answer = STRATEGIES[name].function(learner, pair.X_target[left], n, **further)
+        generator = np.random.RandomState([seed, t])
+        answer = STRATEGIES[name].function(learner, pair.X_target[left], n, random_state=generator)
         picks = np.asarray(answer[0] if isinstance(answer, tuple) else answer)
         learner.labelled = np.concatenate([learner.labelled, left[picks]])
         left = np.delete(left, picks)
@@ -185,6 +185,8 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="run nothing")
     parser.add_argument("--output", type=Path, default=Path("domain_shift_results"))
     args = parser.parse_args()
+    if not (args.tables or args.digits or args.images):
+        parser.error("a pair of domains is needed: --digits, --images, or only the --tables of what is there")
     args.output.mkdir(parents=True, exist_ok=True)
 
     if not args.tables:

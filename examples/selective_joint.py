@@ -1,6 +1,7 @@
 """Selective joint fine-tuning against its alternatives: the rows of the text's Table 2, and its Fig. 2.
 
     python examples/selective_joint.py --target DIR --source DIR [DIR ...] --backbone mobilenet_v2 --weights FILE
+    python examples/selective_joint.py --digits USPS MNIST           a LeNet from scratch; files of arrays, target first
 
 TARGET and every SOURCE hold class folders, as for quickstart.py. Of the target, --labels images of each class are
 labelled, drawn anew for each seed, and the test images are scored (mean class accuracy). With --classes the target is
@@ -25,6 +26,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from compare_strategies import pixels
+from digits import lenet, load_digits
 from quickstart import add_network_options, class_folders, load_task, network
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score
@@ -48,6 +50,9 @@ SHOWN = (0, 9, 19, 29, 39)  # neighbours of the sheet
 
 def load(args: argparse.Namespace) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray]]:
     """The target's training and test images with labels, and the source's images with labels, as arrays."""
+    if args.digits is not None:
+        (X_source, y_source, *_), target = (load_digits(file) for file in reversed(args.digits))
+        return target, (X_source[:3000], y_source[:3000].astype(object))
     X, y, X_test, y_test = load_task(args.target)
     paths, labels = zip(*(class_folders(folder) for folder in args.source), strict=True) if args.source else ((), ())
     named = [f"{i} {label}" for i, of_set in enumerate(labels) for label in of_set]
@@ -82,7 +87,7 @@ def rows_of(
     X, y, _, _, X_source, y_source = data
     n_source, steps = len(X_source), net.n_iterations
     at_once = {"n_iterations": 1, "max_epochs": steps * net.max_epochs, "min_steps": steps * net.min_steps}
-    gabor = FilterBankDescriptor("gabor", image_size=X.shape[1])
+    gabor = FilterBankDescriptor("gabor", image_size=X.shape[2])
 
     def joint(rows: Any = slice(None), **changed: Any) -> SelectiveJointClassifier:
         seeded = clone(net).set_params(random_state=seed, **changed)
@@ -118,19 +123,25 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def picture(image: np.ndarray) -> np.ndarray:
+    """Pixels; of a pre-processed digit its only channel."""
+    return image if image.dtype == np.uint8 else image[0]
+
+
 def sheet(fitted: SelectiveJointClassifier, X: np.ndarray, X_source: np.ndarray, path: Path) -> None:
     """Eight labelled images, each with some of its neighbours, the nearest first."""
     images, captions = [], []
     for i in np.linspace(0, len(X) - 1, 8).astype(int):
         shown = [k for k in SHOWN if k < fitted.neighbors_.shape[1]]
-        images += [X[i], *(X_source[fitted.neighbors_[i, k]] for k in shown)]
+        images += [picture(image) for image in (X[i], *(X_source[fitted.neighbors_[i, k]] for k in shown))]
         captions += ["target", *(f"neighbour {k + 1}" for k in shown)]
     contact_sheet(images, captions, n_columns=len(images) // 8).savefig(path, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", type=Path, required=True)
+    parser.add_argument("--target", type=Path, help="folder of class folders")
+    parser.add_argument("--digits", type=Path, nargs=2, metavar=("TARGET", "SOURCE"), help="files of arrays, instead")
     parser.add_argument("--source", type=Path, nargs="*", default=[])
     add_network_options(parser)
     parser.add_argument("--n-frozen", type=int, default=0, help="frozen weight layers (default: the whole net trains)")
@@ -146,9 +157,13 @@ def main() -> None:
     file = args.output / "records.csv"
     records = pd.read_csv(file).to_dict("records") if file.exists() else []
     everything = load(args)
-    net = SelectiveJointClassifier(
-        **network(args.backbone, args.weights, args.image_size), n_frozen=args.n_frozen, n_neighbors=args.neighbors
-    )
+    if args.digits is not None:
+        scratch = {"wise_alpha": 1.0, "lr": 0.03, "max_epochs": 12, "min_steps": 60}  # there is no probe to stay near
+        net = SelectiveJointClassifier(lenet, image_size=28, n_neighbors=args.neighbors, **scratch)
+    else:
+        net = SelectiveJointClassifier(
+            **network(args.backbone, args.weights, args.image_size), n_frozen=args.n_frozen, n_neighbors=args.neighbors
+        )
     for seed in range(args.seeds):
         data = split(everything, args, seed)
         X, _, X_test, y_test, X_source, _ = data

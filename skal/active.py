@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils import Tags, _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_method_params, _num_samples, check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skal.labels import check_labels
 from skal.query._query import Query
@@ -29,7 +29,7 @@ class Learner:
     X, y : array-like of length n
         The pool and its labels.
     fit_params : dict, default=None
-        Further arguments of the estimator's fit; of those with a row for each image, the labelled rows.
+        Further arguments of the estimator's fit; of those named ``sample_...``, the labelled rows.
     """
 
     def __init__(self, estimator: BaseEstimator, X: Any, y: np.ndarray, fit_params: dict[str, Any] | None = None):
@@ -56,7 +56,10 @@ class Learner:
         return self.estimator.predict_proba(X)
 
     def fit(self) -> None:
-        further = _check_method_params(self._X, self._fit_params, indices=self.labelled)
+        further = {
+            name: _safe_indexing(value, self.labelled) if name.startswith("sample_") else value
+            for name, value in self._fit_params.items()
+        }
         self.estimator.fit(self.X_training, self.y_training, **further)
 
 
@@ -274,8 +277,8 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             The pool: whatever the estimator takes.
         y : array-like of shape (n,)
         **fit_params
-            Further arguments of the estimator's fit in every round, such as source data. As in scikit-learn's
-            searches, an array with as many rows as X is taken to belong to them, and cut to those labelled.
+            Further arguments of the estimator's fit in every round, such as source data; of ``sample_weight``, and
+            others that begin like it, the labelled rows.
 
         Returns
         -------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import _safe_indexing, check_consistent_length
+from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
@@ -45,7 +45,8 @@ class DANClassifier(FrozenPrefixClassifier):
     Parameters
     ----------
     backbone
-        As in :class:`FrozenPrefixClassifier`, like all parameters that are not described here.
+        As in :class:`FrozenPrefixClassifier`, like all parameters that are not described here. `augment` changes the
+        labelled images.
     lam : float, default=1.0
         Weight of the discrepancy; it is warmed up from 0 by lam (2 / (1 + exp(-10 p)) - 1), p being the progress of
         training from 0 to 1.
@@ -62,7 +63,7 @@ class DANClassifier(FrozenPrefixClassifier):
     Attributes
     ----------
     X_source_, X_target_ : images or None
-        What was given, not copied: queries compare with the source, and :func:`target_density` scores the target.
+        What was given: queries compare with the source, and :func:`target_density` scores the target.
 
     References
     ----------
@@ -199,7 +200,7 @@ class DANClassifier(FrozenPrefixClassifier):
         if sample_domain is not None:
             if X_source is not None or X_target is not None:
                 raise ValueError("sample_domain says what is source and target in X: give no X_source and no X_target")
-            source, target, unlabelled = _by_domain(as_data(X), np.asarray(y), np.asarray(sample_domain))
+            source, target, unlabelled = _by_domain(as_data(X), y, np.asarray(sample_domain))
         elif X_source is not None:
             source, target, unlabelled = (X_source, y_source), (X, y), X_target
         else:
@@ -212,12 +213,22 @@ class DANClassifier(FrozenPrefixClassifier):
             if target is not None:
                 check_consistent_length(*source)
                 check_consistent_length(*target)
-                labelled = _joined(source[0], target[0]), np.concatenate([np.asarray(source[1]), np.asarray(target[1])])
+                labels = [column_or_1d(part) for part in (source[1], target[1])]
+                if len({part.dtype.kind in "OSU" for part in labels}) > 1:
+                    raise ValueError(
+                        f"labels of the source, such as {labels[0][0]!r}, and of the target, such as {labels[1][0]!r}, "
+                        "are of two kinds"
+                    )
+                labelled = _joined(source[0], target[0]), np.concatenate(labels)
             else:
                 labelled = source
             all_of_target = _joined(*of_target)
             if len(all_of_target) < _FEWEST:
                 raise ValueError(f"there are {len(all_of_target)} target images, but a discrepancy takes {_FEWEST}")
+            if min(self.batch_size, len(source[1])) < _FEWEST:
+                raise ValueError(
+                    f"batch_size={self.batch_size} of {len(source[1])} source images: a discrepancy takes {_FEWEST}"
+                )
             columns = [width(as_data(part)) for part in (source[0], all_of_target)]
             if columns[0] != columns[1]:
                 raise ValueError(f"the source has {columns[0]} features, but the target {columns[1]}")
@@ -225,6 +236,18 @@ class DANClassifier(FrozenPrefixClassifier):
         self.X_source_ = source[0]
         self.X_target_ = _joined(*of_target) if of_target else None
         return self
+
+    def _train(self, X: Any, y: Any, **further: Any) -> Self:
+        for name in ("X_source_", "X_target_"):
+            self.__dict__.pop(name, None)
+        return super()._train(X, y, **further)
+
+    def load(self, path: str | os.PathLike[str]) -> Self:
+        super().load(path)
+        self.X_source_ = self.X_target_ = None
+        return self
+
+    load.__doc__ = FrozenPrefixClassifier.load.__doc__
 
     def _adapt(self, start: FineTuning, n_source: int, X_target: Any) -> tuple[NeuralNetClassifier, list[Suffix]]:
         """Train on batches of the source, of the labelled target, and of the target as it is."""
@@ -235,7 +258,8 @@ class DANClassifier(FrozenPrefixClassifier):
         for node in nodes:
             if not layers.is_before(cut, node):
                 raise ValueError(f"mmd_layers={self.mmd_layers!r} holds the frozen {node.name!r}, which never changes")
-        module = WithActivations(suffix, layers.segment(cut, [*nodes, layers.features], root=suffix.body))
+        segment = layers.segment(cut, [*nodes, layers.features], root=suffix.body).to(self.device)
+        module = WithActivations(suffix, segment)
         net = self._net(
             module,  # type: ignore[arg-type]
             n_source,
@@ -340,7 +364,7 @@ class AdaptationNet(SuffixNet):
 
 
 class TwoDomains(Dataset):
-    """Batches of source images, of as many labelled target images, and of as many target images.
+    """Batches of source images, of as many labelled target images, and of as many target images, if there are.
 
     Parameters
     ----------
@@ -441,9 +465,9 @@ def target_density(estimator: DANClassifier, X: Any = None, y: Any = None) -> fl
     >>> from sklearn.model_selection import GridSearchCV
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> X, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2
+    >>> X, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2  # not as many as of the target
     >>> search = GridSearchCV(DANClassifier(net, random_state=0), {"lam": [0.1, 1]}, scoring=target_density, cv=2)
-    >>> search.fit(X, y, X_target=X + 1).best_params_["lam"] in (0.1, 1)
+    >>> search.fit(X, y, X_target=X[:30] + 1).best_params_["lam"] in (0.1, 1)
     True
     """
     check_is_fitted(estimator)
@@ -455,7 +479,7 @@ def target_density(estimator: DANClassifier, X: Any = None, y: Any = None) -> fl
     return soft_neighborhood_density(estimator.predict_proba(_safe_indexing(X_target, rows)))
 
 
-def _by_domain(X: Any, y: np.ndarray, domain: np.ndarray) -> tuple[tuple[Any, Any], tuple[Any, Any] | None, Any]:
+def _by_domain(X: Any, y: Any, domain: np.ndarray) -> tuple[tuple[Any, Any], tuple[Any, Any] | None, Any]:
     """Source with labels, target with labels, and target without, of a mixed array in scikit-adaptation's form."""
     check_consistent_length(X, y, domain)
     if domain.ndim != 1 or (domain == 0).any():
@@ -463,9 +487,11 @@ def _by_domain(X: Any, y: np.ndarray, domain: np.ndarray) -> tuple[tuple[Any, An
     is_source = domain > 0
     if not is_source.any():
         raise ValueError("sample_domain holds no positive number: there is no source to learn from")
-    has_label = ~is_source & (y != -1)
+    # A list of names and -1 would become an array of names, "-1" among them.
+    labels = np.array([*y], dtype=object)
+    has_label = ~is_source & np.array([str(label) != "-1" for label in labels])
     parts = [np.flatnonzero(mask) for mask in (is_source, has_label, ~is_source & ~has_label)]
-    source, target = ((_safe_indexing(X, rows), y[rows]) for rows in parts[:2])
+    source, target = ((_safe_indexing(X, rows), np.array(labels[rows].tolist())) for rows in parts[:2])
     unlabelled = _safe_indexing(X, parts[2]) if len(parts[2]) else None
     return source, target if len(parts[1]) else None, unlabelled
 

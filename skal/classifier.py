@@ -474,6 +474,10 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         net_class: type[SuffixNet] = SuffixNet,
         n_times: int = 1,
     ) -> NeuralNetClassifier:
+        further = self.net_params or {}
+        of_batches = {"iterator_train", "train_split"} & set(further)
+        if of_batches and net_class is not SuffixNet:
+            raise ValueError(f"net_params holds {sorted(of_batches)}, but batches of two tasks are made here")
         return build_net(
             suffix,
             n_images,
@@ -489,7 +493,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             class_weight=class_weight,
             share_of=share_of,
             device=self.device,
-            further=self.net_params or {},
+            further=further,
         )
 
     # ------------------------------------------------------------- prediction

@@ -108,7 +108,7 @@ def mmd2(
         raise ValueError(f"estimator={estimator!r} is not one of {ESTIMATORS}")
     is_tensor = isinstance(X, torch.Tensor) or isinstance(Y, torch.Tensor)
     X, Y = _centred(*_checked(X, Y))
-    sigmas, beta = _kernels(bandwidths, weights)
+    sigmas, beta = check_kernels(bandwidths, weights)
     least = 1 if estimator == "biased" else 2
     for name, sample in (("X", X), ("Y", Y)):
         if len(sample) < least:
@@ -164,7 +164,7 @@ def kernel_weights(X: Any, Y: Any, *, bandwidths: ArrayLike, eps: float = 1e-3) 
     array([0.13, 0.12, 0.74])
     """
     X, Y = (sample.detach().double() for sample in _centred(*_checked(X, Y)))
-    sigmas, _ = _kernels(bandwidths, None)
+    sigmas, _ = check_kernels(bandwidths, None)
     if min(len(X), len(Y)) < 4:
         raise ValueError(f"the samples have {len(X)} and {len(Y)} rows, but two quadruples take 4 of each")
     terms = quadruple_terms(X, Y, sigmas).cpu().numpy()
@@ -267,7 +267,8 @@ def _centred(X: torch.Tensor, Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return X - mean, Y - mean
 
 
-def _kernels(bandwidths: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+def check_kernels(bandwidths: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Bandwidths and weights as arrays; a ValueError names those that are impossible."""
     sigmas = np.asarray(bandwidths, dtype=np.float64)
     if sigmas.ndim != 1 or len(sigmas) == 0 or not (sigmas > 0).all() or not np.isfinite(sigmas).all():
         raise ValueError(f"bandwidths={bandwidths!r} are not positive numbers")

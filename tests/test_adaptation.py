@@ -222,3 +222,44 @@ def test_a_frozen_layer_cannot_be_adapted(convnet, pixels):
     X, y = pixels
     with pytest.raises(ValueError, match="frozen"):
         DANClassifier(convnet, preprocess=SMALL, n_frozen=3, mmd_layers=["conv1"]).fit(X, y, X_target=X)
+
+
+def test_names_can_be_masked(dan, shifted):
+    X, y, target = shifted
+    names = np.array(["a", "b"])[y]
+    both, domain = np.concatenate([X, target]), np.repeat([1, -1], 120)
+    dan.set_params(max_epochs=2)
+    for masked in ([*names, *[-1] * 120], np.concatenate([names, ["-1"] * 120])):
+        fitted = clone(dan).fit(both, masked, sample_domain=domain)
+        assert fitted.classes_.tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="are of two kinds"):
+        dan.fit(target[:4], names[:4], X_source=X, y_source=y)
+
+
+def test_a_batch_too_small_for_a_discrepancy_is_refused(dan, shifted):
+    X, y, target = shifted
+    with pytest.raises(ValueError, match="batch_size=2 of 120 source images"):
+        dan.set_params(batch_size=2).fit(X, y, X_target=target)
+
+
+def test_the_loop_hands_on_the_whole_target(dan, shifted):
+    from skal import ActiveClassifier
+
+    X, y, target = shifted
+    active = ActiveClassifier(dan.set_params(max_epochs=1), n_queries=2, batch_size=5, random_state=0)
+    active.fit(target, y, X_source=X, y_source=y, X_target=target)
+    assert len(active.estimator_.X_target_) == 130  # and those labelled
+    assert len(active.estimator_.X_source_) == 120
+
+
+def test_behind_a_scaler_the_source_is_compared_as_the_network_saw_it(dan, shifted):
+    from sklearn.preprocessing import StandardScaler
+
+    from skal.query._features import features_of
+
+    X, y, target = shifted
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(StandardScaler(), dan.set_params(max_epochs=1).set_fit_request(X_target=True))
+        pipeline.fit(X, y, X_target=target[:60])
+    own = features_of(pipeline, target, own_source=pipeline[-1].X_source_).source
+    np.testing.assert_allclose(own, pipeline[-1].transform(pipeline[0].transform(X)), atol=1e-5)

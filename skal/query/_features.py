@@ -35,11 +35,18 @@ class Features:
 
 
 def features_of(
-    learner: Any, X_pool: Any, X_source: Any = None, *, layer: str | int | None = None, pooled: bool = True
+    learner: Any,
+    X_pool: Any,
+    X_source: Any = None,
+    *,
+    own_source: Any = None,
+    layer: str | int | None = None,
+    pooled: bool = True,
 ) -> Features:
     """Features of pool, labelled images and source under a learner's estimator, copied; of a committee, side by side.
 
-    Given a layer, they are the pre-trained network's activations there.
+    Given a layer, they are the pre-trained network's activations there. `own_source` is a source as the network itself
+    was given it, behind the earlier steps of a Pipeline.
     """
     taught = labelled(learner)
     parts: list[list[np.ndarray]] = [[], [], []]
@@ -55,6 +62,8 @@ def features_of(
         for part, X in zip(parts, (None, taught, X_source), strict=True):
             part.append(of_pool[:0] if X is None else transformed(X))
         parts[0][-1] = of_pool
+        if own_source is not None:
+            parts[2][-1] = _transformed(network, own_source)
     n_classes = max(len(getattr(estimator, "classes_", ())) for estimator in members(learner))
     pool, of_labelled, source = (torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
     return Features(pool, of_labelled, source, n_classes)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from skal.discrepancy import fourier_features, gaussian, median_bandwidths, row_sums
+from skal.discrepancy import check_kernels, fourier_features, gaussian, median_bandwidths, row_sums
 from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
 from skal.pool import with_known_size
 from skal.query._features import Features, features_of
@@ -63,7 +63,8 @@ def mmd_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, there is no source, or a bandwidth is not positive.
+        If the pool is empty or smaller than `n_instances`, there is no source, a bandwidth is not positive, or there
+        is none because most images coincide.
 
     References
     ----------
@@ -172,10 +173,7 @@ class Removal:
         self._norms = squared_norms(self._X)
         if bandwidths is None:
             bandwidths = median_bandwidths(source, self._X)
-        self._sigmas = np.asarray(bandwidths, dtype=np.float64)
-        if self._sigmas.ndim != 1 or not (self._sigmas > 0).all():
-            raise ValueError(f"bandwidths={bandwidths!r} are not positive numbers")
-        self._beta = np.full(len(self._sigmas), 1 / len(self._sigmas))
+        self._sigmas, self._beta = check_kernels(bandwidths, None)
         self._n_pool, self._n = len(features.pool), len(joined)
         if len(joined) * (len(joined) + len(source)) <= _PAIRS:
             self._b = row_sums(self._X, self._X, self._sigmas, self._beta)
@@ -241,11 +239,11 @@ def _prepared(
     check_pool(X_pool, n_instances)
     generator = check_random_state(random_state)
     network, _ = last_step(members(learner)[0], X_pool)
+    own = None
     if X_source is None and profile is None:
-        X_source = getattr(network, "X_source_", None)
-        profile = getattr(network, "source", None)
-    if X_source is not None:
-        features = features_of(learner, X_pool, X_source)
+        own, profile = getattr(network, "X_source_", None), getattr(network, "source", None)
+    if X_source is not None or own is not None:
+        features = features_of(learner, X_pool, X_source, own_source=own)
         return features, features.source, generator
     if profile is None:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from skal.adapted import run_batched
-from skal.backbones import BackboneLike
+from skal.backbones import Backbone, BackboneLike
 from skal.classifier import FrozenPrefixClassifier
 from skal.features import Point
 from skal.images import ImageTransform, Inputs, JoinedInputs, as_data, is_images
@@ -212,6 +212,11 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
             X, y, continues=self.warm_start, replays=False, fine_tune=partial(self._joint, X=as_data(X), sets=sets)
         )
 
+    def _train(self, X: Any, y: Any, **further: Any) -> Self:
+        for name in ("n_neighbors_", "borrowed_", "neighbors_"):
+            self.__dict__.pop(name, None)
+        return super()._train(X, y, **further)
+
     def _joint(
         self, start: FineTuning, X: Any, sets: Sequence[tuple[Any, Any]]
     ) -> tuple[NeuralNetClassifier, list[Suffix]]:
@@ -221,7 +226,7 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
         y_source = np.concatenate([of_set + offset for of_set, offset in _encoded([labels for _, labels in sets])])
         n_target, n_source = len(start.targets), len(y_source)
         most = min(n_source, self.n_neighbors * (1 + 4 * (self.n_iterations - 1)))
-        nearest = self._nearest(X, [images for images, _ in sets], most)
+        nearest = self._nearest(start.backbone, X, [images for images, _ in sets], most)
 
         n_near = np.full(n_target, min(self.n_neighbors, n_source))
         counts, borrowed_in, models = [], [], []
@@ -251,16 +256,14 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
     def _averaged(self) -> list[Suffix]:
         return super()._averaged() if self.fusion else [self.net_.module_]
 
-    def _nearest(self, X: Any, sources: Sequence[Any], k: int) -> np.ndarray:
+    def _nearest(self, backbone: Backbone, X: Any, sources: Sequence[Any], k: int) -> np.ndarray:
         """Source rows nearest to each target image, by descriptors whose bins fit the target."""
         descriptor = self.descriptor
         if descriptor is None:
             descriptor = FilterBankDescriptor(
                 "conv",
-                backbone=self.backbone,
-                weights=self.weights,
-                image_size=self.image_size,
-                preprocess=self.preprocess,
+                backbone=backbone.layers.module,
+                preprocess=backbone.inputs.transform,
                 device=self.device,
                 verbose=self.verbose,
             )
@@ -270,9 +273,11 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
         if isinstance(self.cache, bool):
             return search.fit([descriptor.transform(as_data(part)) for part in sources]).kneighbors(queries)[1]
         # In a folder, so that a pass that was killed continues.
-        folder = Path(self.cache) / f"retrieval-{xxhash.xxh3_64_hexdigest(queries.data)}"
-        parts = [descriptor.write(as_data(part), folder / str(i)) for i, part in enumerate(sources)]
-        return search.fit(parts).kneighbors(queries, checkpoint=folder / f"nearest-{k}.npz")[1]
+        names = [descriptor.fingerprint(as_data(part)) for part in sources]
+        folder = Path(self.cache)
+        parts = [descriptor.write(as_data(part), folder / name) for name, part in zip(names, sources, strict=True)]
+        named = xxhash.xxh3_64_hexdigest(" ".join(names).encode() + queries.tobytes())
+        return search.fit(parts).kneighbors(queries, checkpoint=folder / f"nearest-{named}-{k}.npz")[1]
 
     def _source_head(
         self,
@@ -293,16 +298,17 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
                     new.weight[np.searchsorted(kept, stayed)] = head.weight.cpu()[np.searchsorted(classes, stayed)]
                     new.bias[np.searchsorted(kept, stayed)] = head.bias.cpu()[np.searchsorted(classes, stayed)]
         elif len(kept) > 1:
-            of_blocks = self._at_cut(start, source, borrowed)
             read = start.suffix.to(self.device).eval().head_input
+            of_blocks = self._at_cut(start, source, borrowed)
             features = torch.cat([run_batched(read, block, self.device) for block in of_blocks]).numpy()
             solve_head(new, features, targets[borrowed], HeadPenalty.of(features))
         return new
 
-    def _at_cut(self, start: FineTuning, source: Inputs, rows: np.ndarray) -> list[torch.Tensor]:
-        """Activations of source images at the cut, from the cache where they are there."""
+    def _at_cut(self, start: FineTuning, source: Inputs, rows: np.ndarray) -> Iterator[torch.Tensor]:
+        """Activations of source images at the cut, block by block, from the cache where they are there."""
         points = [Point(start.backbone.layers.cut(self._depth(start.backbone)))]
-        return [block for (block,) in self._frozen(start.backbone, JoinedInputs((source, rows)), points)]
+        for (block,) in self._frozen(start.backbone, JoinedInputs((source, rows)), points):
+            yield block
 
     def _train_jointly(
         self, start: FineTuning, source: Inputs, y_source: np.ndarray, lists: list[np.ndarray], head: nn.Linear
@@ -320,7 +326,7 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
             target: Dataset = TensorDataset(start.activations, start.targets)
         else:
             target = self._augmented(start.backbone, start.inputs, start.targets)
-        rows = PairedRows(target, lists, y_source, lambda rows: torch.cat(self._at_cut(start, source, rows)))
+        rows = PairedRows(target, lists, y_source, lambda rows: torch.cat([*self._at_cut(start, source, rows)]))
         net.fit(rows, None)
         return net
 

@@ -285,8 +285,21 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
             start += n_filters
         return torch.cat(parts, dim=1).numpy()
 
+    def fingerprint(self, X: Any) -> str:
+        """Names images together with the bank and its bins: what :meth:`write` keeps apart.
+
+        Parameters
+        ----------
+        X : images of length n
+
+        Returns
+        -------
+        name : str
+        """
+        check_is_fitted(self)
+        return self._named(self._responses(X)[1])
+
     def _named(self, inputs: Inputs) -> str:
-        """Names images, bank and bins."""
         hasher = xxhash.xxh3_128(np.ascontiguousarray(self.edges_).data)
         hasher.update(repr(self.layers_).encode())
         for start in range(0, len(inputs), 1024):

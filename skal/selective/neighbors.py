@@ -214,7 +214,11 @@ class SymmetricKLNeighbors(BaseEstimator):
         parts = [next(iter(self._source))] if _is_blocks(self._source) else [self._source]
         for part in self._source if isinstance(self._source, list) else parts:
             hasher.update(repr(np.shape(part)).encode())
-            looked_at = np.linspace(0, len(part) - 1, min(len(part), 16)).astype(int)
+            looked_at: Any = slice(None)
+            if isinstance(part, np.memmap):  # known by its file, so that not all of it is read before the search
+                info = os.stat(part.filename)  # type: ignore[arg-type]
+                hasher.update(repr((info.st_mtime_ns, info.st_size)).encode())
+                looked_at = np.linspace(0, len(part) - 1, min(len(part), 16)).astype(int)
             hasher.update(np.ascontiguousarray(part[looked_at]).data)
         return hasher.hexdigest()
 
@@ -329,6 +333,7 @@ class _Search:
 
     def save(self, path: Path, name: str, done: int) -> None:
         """Keep what is known after `done` source rows; a kill leaves the file before or after."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(path.name + ".new")
         with open(new, "wb") as stream:
             np.savez(stream, name=name, done=done, distances=self._distances, indices=self._indices)

@@ -274,3 +274,26 @@ def test_banks_and_descriptors_are_drawn(joint, pixels):
     drawn = conv.plot(pixels[0][:1]).images[0].get_array()
     np.testing.assert_allclose(drawn, conv.transform(pixels[0][:1]).reshape(-1, 5))
     plt.close("all")
+
+
+def test_another_source_has_its_own_place_in_the_folder(joint, pixels, source, tmp_path):
+    X, y = pixels
+    joint.set_params(cache=tmp_path / "cache")
+    for n in (60, 40):
+        folder = clone(joint).fit(X[:12], y[:12], X_source=source[0][:n], y_source=source[1][:n])
+        memory = clone(joint).set_params(cache=True)
+        memory.fit(X[:12], y[:12], X_source=source[0][:n], y_source=source[1][:n])
+        np.testing.assert_array_equal(folder.neighbors_, memory.neighbors_)
+
+
+def test_what_a_joint_fit_leaves_is_gone_after_a_plain_one(joint, pixels, source):
+    X, y = pixels
+    joint.fit(X[:12], y[:12], X_source=source[0], y_source=source[1]).fit(X, y)
+    assert not hasattr(joint, "borrowed_")
+
+
+def test_batches_are_not_to_be_made_by_others(joint, pixels, source):
+    X, y = pixels
+    joint.set_params(net_params={"train_split": None})
+    with pytest.raises(ValueError, match="net_params holds"):
+        joint.fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
