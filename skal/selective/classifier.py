@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import ArrayLike
+from sklearn.base import clone
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
 from skorch import NeuralNetClassifier
@@ -267,7 +268,7 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
                 device=self.device,
                 verbose=self.verbose,
             )
-        descriptor = copy.copy(descriptor).fit(X)
+        descriptor = clone(descriptor).fit(X)
         search = SymmetricKLNeighbors(k, weights=descriptor.weights_, device=self.device, verbose=self.verbose)
         queries = descriptor.transform(X)
         if isinstance(self.cache, bool):
