@@ -149,7 +149,8 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread of the accuracy on the target's test set."""
     cells = records.groupby(["pair", "share", "method"], sort=False)["accuracy"].agg(["mean", "std"])
     text = cells.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1)
-    return text.unstack(["pair", "share"]).fillna("")
+    wide = text.unstack(["pair", "share"]).fillna("")
+    return wide.set_axis([f"{pair}, {share:.0%}" for pair, share in wide.columns], axis=1)
 
 
 def draw(records: pd.DataFrame, path: Path) -> None:
