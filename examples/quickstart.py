@@ -1,6 +1,6 @@
 """Adapt an ImageNet network to a new image task, starting from zero labels: UHerding against random labelling.
 
-    python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (about 5 minutes)
+    python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (about 6 minutes)
     python examples/quickstart.py --images DIR          the same on a folder of class folders
 
 DIR holds one folder a class, or two folders ``train`` and ``test`` that do. Another network needs its own source
