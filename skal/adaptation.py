@@ -207,35 +207,28 @@ class DANClassifier(FrozenPrefixClassifier):
             source, target, unlabelled = (X, y), None, X_target
         fit = partial(self._fit, continues=self.warm_start, replays=False)
         of_target = [part for part in (unlabelled, target[0] if target is not None else None) if part is not None]
-        if not of_target:
+        X_target = _joined(*of_target) if of_target else None
+        if X_target is None:
             fit(X, y)
         else:
-            if target is not None:
-                check_consistent_length(*source)
-                check_consistent_length(*target)
-                labels = [column_or_1d(part) for part in (source[1], target[1])]
-                if len({part.dtype.kind in "OSU" for part in labels}) > 1:
-                    raise ValueError(
-                        f"labels of the source, such as {labels[0][0]!r}, and of the target, such as {labels[1][0]!r}, "
-                        "are of two kinds"
-                    )
-                labelled = _joined(source[0], target[0]), np.concatenate(labels)
-            else:
-                labelled = source
-            all_of_target = _joined(*of_target)
-            if len(all_of_target) < _FEWEST:
-                raise ValueError(f"there are {len(all_of_target)} target images, but a discrepancy takes {_FEWEST}")
-            if min(self.batch_size, len(source[1])) < _FEWEST:
-                raise ValueError(
-                    f"batch_size={self.batch_size} of {len(source[1])} source images: a discrepancy takes {_FEWEST}"
-                )
-            columns = [width(as_data(part)) for part in (source[0], all_of_target)]
-            if columns[0] != columns[1]:
-                raise ValueError(f"the source has {columns[0]} features, but the target {columns[1]}")
-            fit(*labelled, fine_tune=partial(self._adapt, n_source=len(source[1]), X_target=all_of_target))
-        self.X_source_ = source[0]
-        self.X_target_ = _joined(*of_target) if of_target else None
+            self._check_domains(source, X_target)
+            labelled = source if target is None else _labelled(source, target)
+            fit(*labelled, fine_tune=partial(self._adapt, n_source=len(source[1]), X_target=X_target))
+        self.X_source_, self.X_target_ = source[0], X_target
         return self
+
+    def _check_domains(self, source: tuple[Any, Any], X_target: Any) -> None:
+        """Raise a ValueError unless a discrepancy of the two can be taken."""
+        check_consistent_length(*source)
+        if len(X_target) < _FEWEST:
+            raise ValueError(f"there are {len(X_target)} target images, but a discrepancy takes {_FEWEST}")
+        if min(self.batch_size, len(source[1])) < _FEWEST:
+            raise ValueError(
+                f"batch_size={self.batch_size} of {len(source[1])} source images: a discrepancy takes {_FEWEST}"
+            )
+        columns = [width(as_data(part)) for part in (source[0], X_target)]
+        if columns[0] != columns[1]:
+            raise ValueError(f"the source has {columns[0]} features, but the target {columns[1]}")
 
     def _train(self, X: Any, y: Any, **further: Any) -> Self:
         for name in ("X_source_", "X_target_"):
@@ -494,6 +487,18 @@ def _by_domain(X: Any, y: Any, domain: np.ndarray) -> tuple[tuple[Any, Any], tup
     source, target = ((_safe_indexing(X, rows), np.array(labels[rows].tolist())) for rows in parts[:2])
     unlabelled = _safe_indexing(X, parts[2]) if len(parts[2]) else None
     return source, target if len(parts[1]) else None, unlabelled
+
+
+def _labelled(source: tuple[Any, Any], target: tuple[Any, Any]) -> tuple[Any, np.ndarray]:
+    """Labelled images of both domains, the source's first."""
+    check_consistent_length(*target)
+    labels = [column_or_1d(part) for part in (source[1], target[1])]
+    if len({part.dtype.kind in "OSU" for part in labels}) > 1:
+        raise ValueError(
+            f"labels of the source, such as {labels[0][0]!r}, and of the target, such as {labels[1][0]!r}, "
+            "are of two kinds"
+        )
+    return _joined(source[0], target[0]), np.concatenate(labels)
 
 
 def _joined(*parts: Any) -> Any:
