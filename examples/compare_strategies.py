@@ -44,8 +44,6 @@ from skal.query import STRATEGIES
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-#: What is set where the default would make the comparison long; sets that share a class have their own experiment.
-OPTIONS: dict[str, dict[str, Any]] = {"adma": {"lam": 0.1}, "emoc": {"n_reference": 20}, "aift": {"patches": None}}
 SHARES = (0.90, 0.95, 0.99)
 HERDED = ("margin", "adma", "emoc")
 RIVALS = ("random", "margin", "coreset", "typiclust", "max_herding")
@@ -71,10 +69,14 @@ def views(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.stack(of_corner, axis=1))
 
 
+#: What is set where the default would make the comparison long; sets that share a class have their own experiment.
+OPTIONS: dict[str, dict[str, Any]] = {"adma": {"lam": 0.1}, "emoc": {"n_reference": 20}, "aift": {"patches": views}}
+
+
 def strategies(has_profile: bool) -> dict[str, Query]:
     """All that are compared, by name."""
     compared = {
-        name: Query(strategy.function, **(OPTIONS.get(name, {}) | ({"patches": views} if name == "aift" else {})))
+        name: Query(strategy.function, **OPTIONS.get(name, {}))
         for name, strategy in STRATEGIES.items()
         if name not in ("set", "emoc_set") and (has_profile or not strategy.needs_source)
     }

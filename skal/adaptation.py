@@ -17,14 +17,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from skal.adapted import width
 from skal.backbones import BackboneLike
 from skal.classifier import FrozenPrefixClassifier
 from skal.discrepancy import ESTIMATORS, kernel_weights, median_bandwidths, mmd2
-from skal.features import Point
-from skal.images import ImageTransform, JoinedInputs, as_data
+from skal.images import ImageTransform, as_data
 from skal.network import Suffix, flat
 from skal.source import SourceProfile
 from skal.training import FineTuning, SuffixNet
@@ -270,14 +269,10 @@ class DANClassifier(FrozenPrefixClassifier):
         )
 
         def load(rows: np.ndarray) -> torch.Tensor:
-            blocks = self._frozen(start.backbone, JoinedInputs((target, rows)), [Point(cut)])
-            return torch.cat([block for (block,) in blocks])
+            return torch.cat([*self._at_cut(start.backbone, target, rows)])
 
-        labelled: Dataset = TensorDataset(start.activations, start.targets)
-        if self.augment is not None:
-            labelled = self._augmented(start.backbone, start.inputs, start.targets)
-        n_labelled = len(start.targets) - n_source
-        net.fit(TwoDomains(labelled, n_source, n_labelled, len(target), suffix.head.out_features, load), None)
+        n_labelled, n_classes = len(start.targets) - n_source, suffix.head.out_features
+        net.fit(TwoDomains(self._labelled(start), n_source, n_labelled, len(target), n_classes, load), None)
         start.settle(suffix)
         final = self._net(suffix, n_source).initialize()
         final.history_.extend(net.history.to_list())

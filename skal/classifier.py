@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
+from torch.utils.data import Dataset, TensorDataset
 
 from skal.adapted import AdaptedNetwork, run_batched, width
 from skal.backbones import Backbone, BackboneLike
@@ -413,6 +414,18 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             net.fit(self._augmented(start.backbone, JoinedInputs((start.inputs, of_steps)), target), None)
         start.settle(net.module_)
         return net, []
+
+    def _labelled(self, start: FineTuning) -> Dataset:
+        """The labelled images as activations at the cut, with their outputs; changed each time they are drawn."""
+        if self.augment is None:
+            return TensorDataset(start.activations, start.targets)
+        return self._augmented(start.backbone, start.inputs, start.targets)
+
+    def _at_cut(self, backbone: Backbone, inputs: Inputs, rows: np.ndarray) -> Iterator[torch.Tensor]:
+        """Activations of chosen images at the cut, block by block, from the cache where they are there."""
+        points = [Point(backbone.layers.cut(self._depth(backbone)))]
+        for (block,) in self._frozen(backbone, JoinedInputs((inputs, rows)), points):
+            yield block
 
     def _augmented(self, backbone: Backbone, inputs: Inputs, target: torch.Tensor) -> AugmentedRows:
         """Images that are changed each time they are drawn, as activations at the cut."""

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
-from skal.numerics.greedy import squared_distances
+from skal.numerics.greedy import squared_distances, squared_norms
 
 ESTIMATORS = ("biased", "unbiased", "linear")
 _ROWS = 1024  # rows of a block of pairs
@@ -213,13 +213,15 @@ def row_sums(X: torch.Tensor, Y: torch.Tensor, sigmas: np.ndarray, beta: np.ndar
     """Sum over the rows of `Y` of the kernel with each row of `X`, (n_X,) in double precision."""
     total = torch.zeros(len(X), dtype=torch.float64, device=X.device)
     same = X is Y
+    X_norms, Y_norms = squared_norms(X), squared_norms(Y)
     for i in range(0, len(X), _ROWS):
         own = slice(i, i + _ROWS)
         for j in range(i if same else 0, len(Y), _ROWS):
-            values = gaussian(squared_distances(X[own], Y[j : j + _ROWS]), sigmas, beta)
+            other = slice(j, j + _ROWS)
+            values = gaussian(squared_distances(X[own], Y[other], X_norms[own], Y_norms[other]), sigmas, beta)
             total[own] += values.sum(1)
             if same and j > i:
-                total[j : j + _ROWS] += values.sum(0)
+                total[other] += values.sum(0)
     return total
 
 

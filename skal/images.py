@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL converts to grey
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL converts to grey
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ImageTransform:
         top, left = (round((side - self.crop) / 2) for side in x.shape[2:])
         x = x[:, :, top : top + self.crop, left : left + self.crop].float() / 255
         if x.shape[1] == 3 and self.channels == 1:
-            x = (x * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            x = (x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std  # a grey image is spread over the channels here
 

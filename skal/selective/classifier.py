@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -19,12 +19,11 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
 from skorch import NeuralNetClassifier
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from skal.adapted import run_batched
 from skal.backbones import Backbone, BackboneLike
 from skal.classifier import FrozenPrefixClassifier
-from skal.features import Point
 from skal.images import ImageTransform, Inputs, JoinedInputs, as_data, is_images
 from skal.network import Suffix
 from skal.selective.descriptors import FilterBankDescriptor
@@ -300,16 +299,10 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
                     new.bias[np.searchsorted(kept, stayed)] = head.bias.cpu()[np.searchsorted(classes, stayed)]
         elif len(kept) > 1:
             read = start.suffix.to(self.device).eval().head_input
-            of_blocks = self._at_cut(start, source, borrowed)
+            of_blocks = self._at_cut(start.backbone, source, borrowed)
             features = torch.cat([run_batched(read, block, self.device) for block in of_blocks]).numpy()
             solve_head(new, features, targets[borrowed], HeadPenalty.of(features))
         return new
-
-    def _at_cut(self, start: FineTuning, source: Inputs, rows: np.ndarray) -> Iterator[torch.Tensor]:
-        """Activations of source images at the cut, block by block, from the cache where they are there."""
-        points = [Point(start.backbone.layers.cut(self._depth(start.backbone)))]
-        for (block,) in self._frozen(start.backbone, JoinedInputs((source, rows)), points):
-            yield block
 
     def _train_jointly(
         self, start: FineTuning, source: Inputs, y_source: np.ndarray, lists: list[np.ndarray], head: nn.Linear
@@ -323,12 +316,11 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
             class_weight=start.class_weight,
             net_class=JointNet,
         )
-        if self.augment is None:
-            target: Dataset = TensorDataset(start.activations, start.targets)
-        else:
-            target = self._augmented(start.backbone, start.inputs, start.targets)
-        rows = PairedRows(target, lists, y_source, lambda rows: torch.cat([*self._at_cut(start, source, rows)]))
-        net.fit(rows, None)
+
+        def load(rows: np.ndarray) -> torch.Tensor:
+            return torch.cat([*self._at_cut(start.backbone, source, rows)])
+
+        net.fit(PairedRows(self._labelled(start), lists, y_source, load), None)
         return net
 
     def _more(self, n_near: np.ndarray, model: Suffix, start: FineTuning) -> np.ndarray:

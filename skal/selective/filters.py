@@ -13,9 +13,8 @@ from torch import nn
 
 from skal.backbones import Backbone
 from skal.features import Point, frozen_activations
-from skal.images import Inputs, JoinedInputs
+from skal.images import LUMA, Inputs, JoinedInputs
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 _BATCH = 16  # images whose maps are there at a time
 
 
@@ -81,7 +80,7 @@ class GaborResponses:
         """Maps (n, 48, H, W) of each block of images, from row `start` on, as the only one of a list."""
         for first in range(start, len(inputs), _BATCH):
             x = inputs.load(range(first, min(first + _BATCH, len(inputs))))
-            yield [self._of_grey((x * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1) if x.shape[1] == 3 else x[:, 0])]
+            yield [self._of_grey((x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1) if x.shape[1] == 3 else x[:, 0])]
 
     @property
     def pictures(self) -> np.ndarray:
