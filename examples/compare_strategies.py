@@ -126,16 +126,23 @@ def compare(args: argparse.Namespace) -> pd.DataFrame:
     """Records of all strategies on one task, those of the rivals, and of training on all labels."""
     task, net = load(args)
     compared = strategies(net.source is not None)
-    compared = {name: compared[name] for name in args.strategy or compared if name in compared}
-    loop = {"n_queries": args.rounds, "batch_size": args.batch, "seeds": range(args.seeds), "verbose": 10}
-    folder = args.output / "runs"
-    records = run_experiment(net, compared, {args.name: task}, folder=folder, **loop)
-    F, F_test = (net.activations(X, [-2], pooled=True)[0] for X in (task.X_pool, task.X_test))
     rivals = {f"LR, {name}": Query(STRATEGIES[name].function) for name in RIVALS}
-    features = task._replace(X_pool=F, X_test=F_test)
-    others = run_experiment(LogisticRegression(max_iter=1000), rivals, {args.name: features}, folder=folder, **loop)
+    chosen = args.strategy or [*compared, *rivals]
+    if unknown := set(chosen) - {*compared, *rivals}:
+        raise SystemExit(f"--strategy {sorted(unknown)}: there are only {[*compared, *rivals]}")
+    F, F_test = (net.activations(X, [-2], pooled=True)[0] for X in (task.X_pool, task.X_test))
+    sides = [
+        (net, compared, task),
+        (LogisticRegression(max_iter=1000), rivals, task._replace(X_pool=F, X_test=F_test)),
+    ]
+    loop = {"n_queries": args.rounds, "batch_size": args.batch, "seeds": range(args.seeds), "verbose": 10}
+    records = [
+        run_experiment(estimator, own, {args.name: data}, folder=args.output / "runs", **loop).drop(columns="indices")
+        for estimator, queries, data in sides
+        if (own := {name: query for name, query in queries.items() if name in chosen})
+    ]
     full = [with_all_labels(net, task, seed) for seed in range(args.ceilings)]
-    return pd.concat([records, others, pd.DataFrame(full).assign(task=args.name)]).drop(columns="indices")
+    return pd.concat([*records, pd.DataFrame(full).assign(task=args.name)])
 
 
 def tables(records: pd.DataFrame, folder: Path) -> None:
@@ -190,7 +197,7 @@ def main() -> None:
     parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
     parser.add_argument("--pool", type=int, help="images of the pool that are used (default: all)")
     parser.add_argument("--test", type=int, help="test images that are used (default: all)")
-    parser.add_argument("--strategy", nargs="+", help="only these")
+    parser.add_argument("--strategy", nargs="+", metavar="NAME", help='only these, such as margin or "LR, random"')
     parser.add_argument("--rounds", type=int, default=10, help="queries (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="repeats (default: %(default)s)")
