@@ -3,7 +3,8 @@
     python examples/compare_probe.py --images DIR --backbone mobilenet_v2 --weights FILE --image-size 129 --output CSV
 
 With ``--random`` the labels are so many images of the whole pool, as the first batches of active learning: classes then
-have unequal numbers, and some none.
+have unequal numbers, and some none. With ``--n-frozen 42 26`` the classifier is also fitted with so many frozen layers
+instead of the default.
 
 DIR holds class folders, as for quickstart.py; without it, Fashion-MNIST and EfficientNet-Lite0. The regression's C is
 chosen by cross-validation (1 where a class has one label). Rows already in the CSV file are kept, so a run that was
@@ -15,11 +16,14 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from quickstart import add_images_option, add_network_options, load_task, network
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
@@ -53,6 +57,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     shown = grouped[["regression", "probe", "skal"]].mean().map("{:.3f}".format)
     shown["difference"] = grouped["difference"].mean().map("{:+.1f}".format)
     shown["its spread"] = grouped["difference"].std().map("{:.1f}".format)
+    for method in sorted((name for name in wide if name.endswith(" frozen")), reverse=True):
+        shown[f"skal, {method}"] = grouped[method].mean().map("{:.3f}".format)
     names = {"regression": "logistic regression", "probe": "skal's probe"}
     return shown.rename(columns=names).rename_axis(["data", "network", "labels a class"])
 
@@ -63,6 +69,7 @@ def main() -> None:
     add_network_options(parser)
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="labels a class")
     parser.add_argument("--random", action="store_true", help="so many labels in all, of images at random")
+    parser.add_argument("--n-frozen", type=int, nargs="+", default=[], help="further numbers of frozen layers")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--name", default="fashion_mnist", help="of the data in the table (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("compare_probe.csv"))
@@ -77,13 +84,17 @@ def main() -> None:
     X, y, X_test, y_test = load_task(args.images)
     net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size))
     F, F_test = (net.activations(images, [-2], pooled=True)[0] for images in (X, X_test))
+
+    def score(few: np.ndarray, **settings: Any) -> float:
+        return clone(net).set_params(**settings).fit(X[few], y[few]).score(X_test, y_test)
+
     for seed in range(args.seeds):
         for k in args.labels:
             few = drawn(y, k, seed, at_random=args.random)
-            net.set_params(random_state=seed)
             methods = {
-                "skal": lambda few=few: net.set_params(max_epochs=30).fit(X[few], y[few]).score(X_test, y_test),
-                "probe": lambda few=few: net.set_params(max_epochs=0).fit(X[few], y[few]).score(X_test, y_test),
+                "skal": partial(score, few, random_state=seed),
+                "probe": partial(score, few, random_state=seed, max_epochs=0),
+                **{f"{n} frozen": partial(score, few, random_state=seed, n_frozen=n) for n in args.n_frozen},
                 "regression": lambda few=few: regression(F[few], y[few]).score(F_test, y_test),
             }
             for method, accuracy_of in methods.items():

@@ -12,14 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from skal.adaptation import (
-    AdaptationNet,
-    DANClassifier,
-    TwoDomains,
-    WithActivations,
-    soft_neighborhood_density,
-    target_density,
-)
+from skal.adaptation import AdaptationNet, DANClassifier, TwoDomains, WithActivations
+from skal.density import soft_neighborhood_density, target_density
 from skal.discrepancy import kernel_weights, median_bandwidths, mmd2
 from skal.randomness import seeded
 from tests.conftest import SMALL

@@ -33,6 +33,7 @@ ORDER = [
     "classifier",
     "selective",
     "adaptation",
+    "density",
     "modal",
     "pool",
     "query",
@@ -72,6 +73,7 @@ def test_imports_go_one_way(path):
             "classifier",
             "selective",
             "adaptation",
+            "density",
         }
         if own == "query"
         else set()
