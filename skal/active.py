@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from skal.checks import check_count
 from skal.labels import check_labels
 from skal.query._query import Query
 from skal.query.herding import uherding_sampling
@@ -121,8 +122,7 @@ def labelling_rounds(
     round : Round
     """
     for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name}={value!r} is not an integer of at least {least}")
+        check_count(name, value, least)
     query = Query.of(query)
     learner = Learner(estimator, X, y, fit_params)
     left = np.arange(_num_samples(X))

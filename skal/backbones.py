@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -23,6 +22,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from skal._torchvision import declare_missing_operators
+from skal.checks import check_count
 from skal.graph import LayerGraph
 from skal.images import ImageTransform, InputSpec
 from skal.randomness import seeded
@@ -283,7 +283,6 @@ def _input_transform(
     if transform.channels != channels:
         raise ValueError(f"the pre-processing has {transform.channels} channels, but the network takes {channels}")
     if image_size is not None:
-        if isinstance(image_size, bool) or not isinstance(image_size, Integral) or image_size < 1:
-            raise ValueError(f"image_size={image_size!r} is not a positive integer")
+        check_count("image_size", image_size)
         transform = replace(transform, resize=int(image_size), crop=int(image_size))
     return transform

@@ -11,7 +11,6 @@ References
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
+from skal.checks import check_count
 from skal.numerics.greedy import squared_distances, squared_norms
 
 ESTIMATORS = ("biased", "unbiased", "linear")
@@ -52,8 +52,7 @@ def median_bandwidths(X: Any, Y: Any, n: int = 5) -> np.ndarray:
     >>> median_bandwidths([[0.0], [2.0]], [[4.0]], 3).round(3)
     array([1.   , 1.414, 2.   ])
     """
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"n={n!r} is not an integer of at least 1")
+    check_count("n", n)
     joint = torch.cat(_checked(X, Y)).detach()
     if len(joint) > _MEDIAN_ROWS:
         joint = joint[torch.linspace(0, len(joint) - 1, _MEDIAN_ROWS).long()]

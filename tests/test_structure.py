@@ -10,6 +10,7 @@ import skal
 ROOT = Path(skal.__file__).parent
 #: From what knows nothing of the others to what uses them all.
 ORDER = [
+    "checks",
     "randomness",
     "labels",
     "_torchvision",

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
+from skal.checks import check_count, check_options
 from skal.modal import query_result
 from skal.pool import with_known_size
-from skal.query._checks import check_count, check_options
 from skal.query._clusters import clusters
 from skal.query._features import features_of
 from skal.query._learner import check_pool, classifier_proba, members, rows_of

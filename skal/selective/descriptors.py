@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
 from skal.backbones import Backbone, BackboneLike, load_backbone
+from skal.checks import check_count
 from skal.images import ImageTransform, Inputs, InputSpec, as_data, is_images
 from skal.selective.filters import ConvResponses, GaborResponses, filters_by_layer
 
@@ -248,8 +248,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
 
     def _responses(self, X: Any) -> tuple[GaborResponses | ConvResponses, Inputs]:
         """The bank, and the images as it takes them."""
-        if isinstance(self.n_bins, bool) or not isinstance(self.n_bins, Integral) or self.n_bins < 2:
-            raise ValueError(f"n_bins={self.n_bins!r} is not an integer of at least 2")
+        check_count("n_bins", self.n_bins, 2)
         bank, X = self._bank(), as_data(X)
         if not is_images(X):
             raise ValueError(f"X of shape {np.shape(X)} is no images: they are arrays of 3 or 4 dimensions, or paths")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 from tqdm import tqdm
+
+from skal.checks import check_count
 
 _BLOCK_BYTES = 128 << 20  # of a block of source rows
 _QUERIES = 1024  # rows that meet a block at a time
@@ -99,9 +101,9 @@ class SymmetricKLNeighbors(BaseEstimator):
         """
         if not isinstance(self.eps, Real) or not self.eps > 0:
             raise ValueError(f"eps={self.eps!r} is not a positive number")
-        self._check_count("n_neighbors", self.n_neighbors)
+        check_count("n_neighbors", self.n_neighbors)
         if self.block_size is not None:
-            self._check_count("block_size", self.block_size)
+            check_count("block_size", self.block_size)
         if _is_blocks(X):
             if iter(X) is X:
                 raise ValueError("X is an iterator, which can be gone through only once; give a list of blocks")
@@ -151,7 +153,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         """
         check_is_fitted(self, "_source")
         k = self.n_neighbors if n_neighbors is None else n_neighbors
-        self._check_count("n_neighbors", k)
+        check_count("n_neighbors", k)
         itself = X is None
         if itself:
             X = np.concatenate(list(self._source)) if _is_blocks(self._source) else self._source
@@ -173,10 +175,6 @@ class SymmetricKLNeighbors(BaseEstimator):
             raise ValueError(f"n_neighbors={k} is not possible: there are {search.n_seen - itself} source rows")
         distances, indices = search.best
         return (distances, indices) if return_distance else indices
-
-    def _check_count(self, name: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}={value!r} is not an integer of at least 1")
 
     def _weights(self) -> np.ndarray:
         if self.weights is None:

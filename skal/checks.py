@@ -1,4 +1,4 @@
-"""Checks of options that strategies share, made before any work."""
+"""Checks of options, made before any work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_options(**options: tuple[Any, tuple[Any, ...]]) -> None:
             raise ValueError(f"{name}={value!r} is not one of {allowed}")
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise a ValueError unless it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} is not an integer of at least 1")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise a ValueError unless it is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} is not an integer of at least {least}")
