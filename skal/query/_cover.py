@@ -46,7 +46,7 @@ def select_batch(
         return select_top(learner, scores, n_instances, generator)
     features = features_of(learner, X_pool).normalized()
     weights = scores - min(scores.min(), 0)
-    picks = cover(features, n_instances, label_width(features.labelled), weights if weights.any() else None)
+    picks = cover(features, n_instances, label_width(features.labelled), weights)
     return query_result(learner, picks, scores[picks])
 
 
@@ -60,11 +60,12 @@ def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarra
     n_instances : int
     sigma : float
     weights : ndarray of shape (n,), default=None
-        What the coverage of each image counts, at least 0.
+        What the coverage of each image counts, at least 0; all alike where it is None or 0 everywhere, as the
+        uncertainty of a classifier is that is certain of everything.
     """
     kernel = partial(_gaussian, sigma=sigma)
     covered = kernel(nearest_squared(features.pool, features.labelled))
-    of_images = None if weights is None else torch.as_tensor(weights)
+    of_images = None if weights is None or not weights.any() else torch.as_tensor(weights / weights.max())
     return greedy_coverage(features.pool, n_instances, kernel, of_images, covered)
 
 

@@ -103,3 +103,26 @@ def test_greedy_coverage(kernel, weighted, begun, kept, monkeypatch):
 def test_of_equally_good_candidates_the_first_is_chosen():
     X = torch.tensor([[0.0], [10.0], [20.0], [30.0]])
     assert greedy_coverage(X, 4, partial(ball, radius=1.0)).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("in_half_precision", [False, True])
+@pytest.mark.parametrize("scale", [0.05, 1.0, 100.0])
+@pytest.mark.parametrize("kernel", [gaussian, partial(ball, radius=8.0)], ids=["gaussian", "ball"])
+def test_no_candidate_adds_more_than_its_bound(kernel, scale, in_half_precision, monkeypatch):
+    monkeypatch.setattr(greedy, "_half_precision_is_fast", lambda: in_half_precision)
+    monkeypatch.setattr(greedy, "_ROWS", 64)
+    X = (scale * points(0, 150, D=40, copies=20)).float()
+    weights, covered = torch.from_numpy(np.random.default_rng(1).random((2, 150))).float()
+    bounds = greedy._gain_bounds(X, lambda squared: kernel(squared / scale**2), weights, covered)
+    similarity = kernel(pairwise(X.double(), X.double()) / scale**2)
+    gains = weights.double() @ (similarity - covered[:, None]).clamp(min=0)
+    assert (bounds >= gains).all()
+
+
+def test_picks_do_not_depend_on_what_the_processor_is_fast_at(monkeypatch):
+    X = torch.nn.functional.normalize(points(0, 300, D=64).float())
+    picks = []
+    for is_fast in (False, True):
+        monkeypatch.setattr(greedy, "_half_precision_is_fast", lambda is_fast=is_fast: is_fast)
+        picks.append(greedy_coverage(X, 40, gaussian).tolist())
+    assert picks[0] == picks[1]

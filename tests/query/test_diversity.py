@@ -21,7 +21,8 @@ from skal.query import (
     typiclust_sampling,
     uherding_sampling,
 )
-from skal.query._cover import label_width
+from skal.query._cover import cover, label_width
+from skal.query._features import Features
 from skal.query.diversity import pure_radius
 from skal.query.herding import tempered
 
@@ -179,6 +180,14 @@ def test_uherding(learner):
         assert not 0.9 < T < 1.1
     p = np.sort(tempered(learner.predict_proba(POOL), T), axis=1)
     assert picks == brute_herding(unit(POOL), 8, sigma, unit(X), 1 - (p[:, -1] - p[:, -2]))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-300])
+def test_certainty_of_everything_leaves_coverage(scale):
+    features = Features(torch.from_numpy(unit(POOL)), torch.from_numpy(unit(POOL[:3])), torch.zeros(0), 2)
+    weights = np.random.default_rng(0).random(len(POOL))
+    expected = cover(features, 8, 1.0, weights if scale else None)
+    assert cover(features, 8, 1.0, scale * weights).tolist() == expected.tolist()
 
 
 KINDS = {
