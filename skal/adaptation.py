@@ -43,8 +43,7 @@ class DANClassifier(FrozenPrefixClassifier):
     Parameters
     ----------
     backbone
-        As in :class:`FrozenPrefixClassifier`, like all parameters that are not described here. `augment` changes the
-        labelled images.
+        As in :class:`FrozenPrefixClassifier`, like all parameters that are not described here.
     lam : float, default=1.0
         Weight of the discrepancy; it is warmed up from 0 by lam (2 / (1 + exp(-10 p)) - 1), p being the progress of
         training from 0 to 1.
@@ -266,10 +265,7 @@ class DANClassifier(FrozenPrefixClassifier):
                 n_rows=n_source,
             ),
         )
-
-        def load(rows: np.ndarray) -> torch.Tensor:
-            return torch.cat([*self._at_cut(start.backbone, target, rows)])
-
+        load = self._drawn(start.backbone, target)
         n_labelled, n_classes = len(start.targets) - n_source, suffix.head.out_features
         net.fit(TwoDomains(self._labelled(start), n_source, n_labelled, len(target), n_classes, load), None)
         start.settle(suffix)

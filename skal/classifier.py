@@ -427,6 +427,13 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         for (block,) in self._frozen(backbone, JoinedInputs((inputs, rows)), points):
             yield block
 
+    def _drawn(self, backbone: Backbone, inputs: Inputs) -> Callable[[np.ndarray], torch.Tensor]:
+        """From rows of further images to activations as training takes them: changed each time, or from the cache."""
+        if self.augment is None:
+            return lambda rows: torch.cat([*self._at_cut(backbone, inputs, rows)])
+        changed = self._augmented(backbone, inputs, torch.zeros(len(inputs)))
+        return lambda rows: changed[rows][0]
+
     def _augmented(self, backbone: Backbone, inputs: Inputs, target: torch.Tensor) -> AugmentedRows:
         """Images that are changed each time they are drawn, as activations at the cut."""
         assert self.augment is not None

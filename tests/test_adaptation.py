@@ -92,6 +92,16 @@ def test_a_batch_holds_source_labelled_target_and_target():
     assert y[7:].tolist() == [-1] * 4
 
 
+def test_the_target_is_changed_too(dan, shifted):
+    X, y, target = shifted
+    maxima = []
+    same = clone(dan).set_params(augment=lambda x: maxima.append(float(x[:, 0].max())) or x)
+    target = target + np.float32(100)
+    same.fit(X, y, X_target=target)
+    assert min(maxima) < 50 < max(maxima)
+    np.testing.assert_allclose(same.predict_proba(X), dan.fit(X, y, X_target=target).predict_proba(X), atol=1e-4)
+
+
 def test_activations_are_those_of_the_suffix_itself(convnet, pixels):
     fitted = DANClassifier(convnet, preprocess=SMALL, n_frozen=1, random_state=0).fit(*pixels)
     layers, suffix = fitted.backbone_.layers, fitted.net_.module_

@@ -316,11 +316,8 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
             class_weight=start.class_weight,
             net_class=JointNet,
         )
-
-        def load(rows: np.ndarray) -> torch.Tensor:
-            return torch.cat([*self._at_cut(start.backbone, source, rows)])
-
-        net.fit(PairedRows(self._labelled(start), lists, y_source, load), None)
+        drawn = self._drawn(start.backbone, source)
+        net.fit(PairedRows(self._labelled(start), lists, y_source, drawn), None)
         return net
 
     def _more(self, n_near: np.ndarray, model: Suffix, start: FineTuning) -> np.ndarray:

@@ -195,6 +195,17 @@ def test_other_ways_of_training(joint, pixels, source, head_init):
     assert joint.predict(X).shape == (40,)
 
 
+def test_borrowed_images_are_changed_too(joint, pixels, source):
+    X, y = pixels
+    sizes = []
+    counted = clone(joint).set_params(augment=lambda x: sizes.append(len(x)) or x, n_iterations=1)
+    counted.fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
+    assert set(sizes) == {12}  # of the target and, each time, as many borrowed
+    assert len(sizes) % 2 == 0
+    plain = clone(joint).set_params(n_iterations=1).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
+    np.testing.assert_allclose(counted.predict_proba(X), plain.predict_proba(X), atol=1e-4)
+
+
 def test_a_source_of_which_nothing_is_left_changes_nothing_else(joint, pixels, source):
     X, y = pixels
     joint.set_params(min_per_class=50).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
