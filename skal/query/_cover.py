@@ -70,7 +70,7 @@ def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarra
 
 
 def label_width(labelled: torch.Tensor) -> float:
-    """Least distance between two labelled images; 1 where there are fewer than two, or two coincide."""
+    """Least distance between two labelled images of length 1; 1 where there are fewer than two, or two coincide."""
     if len(labelled) < 2:
         return 1.0
     least = torch.inf
@@ -78,7 +78,7 @@ def label_width(labelled: torch.Tensor) -> float:
         squared = squared_distances(labelled[start : start + 1024], labelled)
         squared[torch.arange(len(squared)), torch.arange(start, start + len(squared))] = torch.inf
         least = min(least, float(squared.min()))
-    return least**0.5 if least > 1e-12 else 1.0
+    return least**0.5 if least > 1e-5 else 1.0  # of lengths of 1, whose squared distances are rounded at 1e-6
 
 
 def _gaussian(squared: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -119,6 +119,21 @@ def test_no_candidate_adds_more_than_its_bound(kernel, scale, in_half_precision,
     assert (bounds >= gains).all()
 
 
+def test_an_isolated_point_covers_itself_wholly():
+    X = torch.nn.functional.normalize(points(0, 200, D=256).float())
+    assert greedy_coverage(X, 200, lambda squared: torch.exp(squared / -1e-8)).tolist() == list(range(200))
+
+
+def test_equal_candidates_are_not_all_computed_at_each_pick(monkeypatch):
+    monkeypatch.setattr(greedy, "_AT_ONCE", 16)
+    computed = []
+    of = greedy._Similarities.of
+    monkeypatch.setattr(greedy._Similarities, "of", lambda self, rows: computed.append(len(rows)) or of(self, rows))
+    isolated = torch.nn.functional.normalize(points(0, 1000, D=64).float())
+    greedy_coverage(isolated, 50, partial(ball, radius=0.3))
+    assert sum(computed) <= 1000 + 2 * 50 * 16  # each once, and a few at each pick
+
+
 def test_picks_do_not_depend_on_what_the_processor_is_fast_at(monkeypatch):
     X = torch.nn.functional.normalize(points(0, 300, D=64).float())
     picks = []

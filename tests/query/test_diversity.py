@@ -182,6 +182,12 @@ def test_uherding(learner):
     assert picks == brute_herding(unit(POOL), 8, sigma, unit(X), 1 - (p[:, -1] - p[:, -2]))
 
 
+def test_an_image_that_is_labelled_twice_leaves_the_usual_width():
+    for seed in range(20):
+        X = torch.nn.functional.normalize(torch.from_numpy(np.random.default_rng(seed).random((30, 512))).float())
+        assert label_width(torch.cat([X, X[7:8]])) == 1.0
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-300])
 def test_certainty_of_everything_leaves_coverage(scale):
     features = Features(torch.from_numpy(unit(POOL)), torch.from_numpy(unit(POOL[:3])), torch.zeros(0), 2)
