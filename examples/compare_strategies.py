@@ -16,6 +16,7 @@ seconds.csv (a query) and in curves.png.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,19 +131,18 @@ def compare(args: argparse.Namespace) -> pd.DataFrame:
     chosen = args.strategy or [*compared, *rivals]
     if unknown := set(chosen) - {*compared, *rivals}:
         raise SystemExit(f"--strategy {sorted(unknown)}: there are only {[*compared, *rivals]}")
-    F, F_test = (net.activations(X, [-2], pooled=True)[0] for X in (task.X_pool, task.X_test))
-    sides = [
-        (net, compared, task),
-        (LogisticRegression(max_iter=1000), rivals, task._replace(X_pool=F, X_test=F_test)),
-    ]
+    compared, rivals = ({name: q for name, q in queries.items() if name in chosen} for queries in (compared, rivals))
     loop = {"n_queries": args.rounds, "batch_size": args.batch, "seeds": range(args.seeds), "verbose": 10}
-    records = [
-        run_experiment(estimator, own, {args.name: data}, folder=args.output / "runs", **loop).drop(columns="indices")
-        for estimator, queries, data in sides
-        if (own := {name: query for name, query in queries.items() if name in chosen})
-    ]
+    run = partial(run_experiment, folder=args.output / "runs", **loop)
+    records = []
+    if rivals:  # first: from a cache that the others have filled, features differ in their last digits
+        F, F_test = (net.activations(X, [-2], pooled=True)[0] for X in (task.X_pool, task.X_test))
+        features = task._replace(X_pool=F, X_test=F_test)
+        records.append(run(LogisticRegression(max_iter=1000), rivals, {args.name: features}))
+    if compared:
+        records.append(run(net, compared, {args.name: task}))
     full = [with_all_labels(net, task, seed) for seed in range(args.ceilings)]
-    return pd.concat([*records, pd.DataFrame(full).assign(task=args.name)])
+    return pd.concat([*records, pd.DataFrame(full).assign(task=args.name)]).drop(columns="indices")
 
 
 def tables(records: pd.DataFrame, folder: Path) -> None:

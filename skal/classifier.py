@@ -28,7 +28,7 @@ from skal.labels import check_labels
 from skal.network import Suffix, flat, grow_head
 from skal.randomness import draw_seed, seeded
 from skal.source import SourceProfile
-from skal.training import AugmentedRows, FineTuning, HeadPenalty, SuffixNet, build_net, replay_shares, solve_head
+from skal.training import DrawnRows, FineTuning, HeadPenalty, SuffixNet, build_net, replay_shares, solve_head
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -411,7 +411,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         elif self.augment is None:
             net.fit(start.activations[of_steps], target)
         else:
-            net.fit(self._augmented(start.backbone, JoinedInputs((start.inputs, of_steps)), target), None)
+            net.fit(DrawnRows(self._drawn(start.backbone, JoinedInputs((start.inputs, of_steps))), target), None)
         start.settle(net.module_)
         return net, []
 
@@ -419,7 +419,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """The labelled images as activations at the cut, with their outputs; changed each time they are drawn."""
         if self.augment is None:
             return TensorDataset(start.activations, start.targets)
-        return self._augmented(start.backbone, start.inputs, start.targets)
+        return DrawnRows(self._drawn(start.backbone, start.inputs), start.targets)
 
     def _at_cut(self, backbone: Backbone, inputs: Inputs, rows: np.ndarray) -> Iterator[torch.Tensor]:
         """Activations of chosen images at the cut, block by block, from the cache where they are there."""
@@ -428,18 +428,19 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             yield block
 
     def _drawn(self, backbone: Backbone, inputs: Inputs) -> Callable[[np.ndarray], torch.Tensor]:
-        """From rows of further images to activations as training takes them: changed each time, or from the cache."""
-        if self.augment is None:
+        """From rows of images to activations as training takes them: changed each time, or from the cache."""
+        augment = self.augment
+        if augment is None:
             return lambda rows: torch.cat([*self._at_cut(backbone, inputs, rows)])
-        changed = self._augmented(backbone, inputs, torch.zeros(len(inputs)))
-        return lambda rows: changed[rows][0]
-
-    def _augmented(self, backbone: Backbone, inputs: Inputs, target: torch.Tensor) -> AugmentedRows:
-        """Images that are changed each time they are drawn, as activations at the cut."""
-        assert self.augment is not None
         layers = backbone.layers
         prefix = layers.segment(layers.input, [layers.cut(self._depth(backbone))]).to(self.device).eval()
-        return AugmentedRows(inputs, target, self.augment, lambda x: prefix(x.to(self.device))[0].cpu())
+
+        def changed(rows: np.ndarray) -> torch.Tensor:
+            images = augment(inputs.load(np.asarray(rows)))
+            with torch.no_grad():
+                return prefix(images.to(self.device))[0].cpu()
+
+        return changed
 
     def _new_suffix(self, backbone: Backbone, n_frozen: int, n_classes: int, activations: torch.Tensor) -> Suffix:
         """The pre-trained layers after the cut, and a new head."""

@@ -271,38 +271,25 @@ class BatchLoader(DataLoader):
         super().__init__(dataset, sampler=sampler, batch_size=None, **kwargs)
 
 
-class AugmentedRows(Dataset):
-    """Training images that are changed at random each time they are drawn, then sent through the frozen prefix.
+class DrawnRows(Dataset):
+    """Labelled images whose activations are made each time they are drawn.
 
     Parameters
     ----------
-    inputs : Inputs
+    load : callable
+        From rows to activations at the cut.
     y : Tensor of shape (n,)
-    augment : callable
-        From network inputs (n, channels, H, W) to network inputs.
-    prefix : callable
-        From network inputs to activations at the cut.
     """
 
-    def __init__(
-        self,
-        inputs: Inputs,
-        y: torch.Tensor,
-        augment: Callable[[torch.Tensor], torch.Tensor],
-        prefix: Callable[[torch.Tensor], torch.Tensor],
-    ):
-        self.inputs = inputs
+    def __init__(self, load: Callable[[np.ndarray], torch.Tensor], y: torch.Tensor):
+        self.load = load
         self.y = y
-        self.augment = augment
-        self.prefix = prefix
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.y)
 
     def __getitem__(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        changed = self.augment(self.inputs.load(np.asarray(rows)))
-        with torch.no_grad():
-            return self.prefix(changed), self.y[rows]
+        return self.load(rows), self.y[rows]
 
 
 def replay_shares(is_old: np.ndarray, replay: float) -> np.ndarray | None:
