@@ -30,7 +30,8 @@ from quickstart import (
 )
 
 from skal import FrozenPrefixClassifier, Query, adma_sampling, random_sampling
-from skal.experiment import Task, area_under_curve, run_experiment, table_at
+from skal.experiment import Task, run_experiment
+from skal.metrics import area_under_curve, table_at
 from skal.plots import contact_sheet, plot_learning_curves, plot_queried
 from skal.query import margin_sampling
 

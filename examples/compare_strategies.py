@@ -39,7 +39,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from skal import FrozenPrefixClassifier, Query, SourceProfile
-from skal.experiment import Task, area_under_curve, labels_to_reach, rank_table, run_experiment
+from skal.experiment import Task, run_experiment
+from skal.metrics import area_under_curve, labels_to_reach, rank_table
 from skal.query import STRATEGIES
 
 mpl.use("Agg")

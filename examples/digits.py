@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from skal import FrozenPrefixClassifier
-from skal.checkpoint import read_checkpoint, write_checkpoint
+from skal.training.checkpoint import read_checkpoint, write_checkpoint
 
 
 def lenet() -> nn.Module:

@@ -31,9 +31,9 @@ from sklearn.base import clone
 from torch import nn
 
 from skal import DANClassifier
+from skal._random import seeded
 from skal.active import Learner
 from skal.query import STRATEGIES
-from skal.randomness import seeded
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

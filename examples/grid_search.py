@@ -22,8 +22,8 @@ from quickstart import add_images_option, add_network_options, add_profile_optio
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 
 from skal import ActiveClassifier, FrozenPrefixClassifier, Query, adma_sampling
-from skal.backbones import load_backbone
-from skal.features import CACHE
+from skal.backbones.load import load_backbone
+from skal.features.cache import CACHE
 
 
 def main() -> None:

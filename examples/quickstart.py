@@ -26,7 +26,8 @@ from torch import nn
 from tqdm import tqdm
 
 from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile
-from skal.experiment import Task, label_rounds, macro_auc, table_at
+from skal.experiment import Task, label_rounds
+from skal.metrics import macro_auc, table_at
 from skal.numerics.distances import euclidean_distances
 from skal.plots import contact_sheet, plot_learning_curves
 from skal.query import STRATEGIES

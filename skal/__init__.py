@@ -1,16 +1,17 @@
 """skal: adapt a pre-trained CNN to a new image task with as few labels as possible."""
 
-from skal import modal
+from skal._compat import declare_torchvision_operators, repair_modal
 from skal.active import ActiveClassifier
-from skal.adaptation import DANClassifier
 from skal.classifier import FrozenPrefixClassifier
 from skal.gradients import output_change
-from skal.images import ImageTransform
+from skal.images import ImageTransform, Pool
 from skal.query import Query, adma_sampling, emoc_sampling, random_sampling
-from skal.selective import SelectiveJointClassifier
 from skal.source import SourceProfile
+from skal.training.dan import DANClassifier
+from skal.training.selective_joint import SelectiveJointClassifier
 
-modal.repair()
+repair_modal()
+declare_torchvision_operators()
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DANClassifier",
     "FrozenPrefixClassifier",
     "ImageTransform",
+    "Pool",
     "Query",
     "SelectiveJointClassifier",
     "SourceProfile",

@@ -15,8 +15,7 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from skal.checks import check_count
-from skal.labels import check_labels
+from skal._validation import check_count, check_labels
 from skal.query._query import Query
 from skal.query.herding import uherding_sampling
 

@@ -16,10 +16,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch import NeuralNetClassifier
 from torch import fx
 
-from skal.backbones import Backbone, BackboneLike, load_backbone
-from skal.features import Point, find_cache, frozen_activations, pool
-from skal.gradients import OutputChange, check_options
-from skal.images import ImageTransform, Inputs, as_data, is_images
+from skal.backbones.backbone import Backbone
+from skal.backbones.load import BackboneLike, load_backbone
+from skal.features.activations import Point, frozen_activations
+from skal.features.cache import find_cache
+from skal.features.pooling import pool
+from skal.gradients.change import OutputChange, check_options
+from skal.images.forms import as_data, is_images
+from skal.images.inputs import Inputs
+from skal.images.transform import ImageTransform
 from skal.source import SourceProfile
 
 _INFERENCE_BATCH = 256

@@ -19,16 +19,22 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 from torch.utils.data import Dataset, TensorDataset
 
+from skal._random import draw_seed, seeded
+from skal._validation import check_labels
 from skal.adapted import AdaptedNetwork, run_batched, width
-from skal.backbones import Backbone, BackboneLike
-from skal.checkpoint import read_checkpoint, write_checkpoint
-from skal.features import Point
-from skal.images import ImageTransform, Inputs, JoinedInputs
-from skal.labels import check_labels
-from skal.network import Suffix, flat, grow_head
-from skal.randomness import draw_seed, seeded
+from skal.backbones.backbone import Backbone
+from skal.backbones.load import BackboneLike
+from skal.features.activations import Point
+from skal.features.pooling import flat
+from skal.images.inputs import Inputs, JoinedInputs
+from skal.images.transform import ImageTransform
 from skal.source import SourceProfile
-from skal.training import DrawnRows, FineTuning, HeadPenalty, SuffixNet, build_net, replay_shares, solve_head
+from skal.training.batches import DrawnRows, replay_shares
+from skal.training.checkpoint import read_checkpoint, write_checkpoint
+from skal.training.head import HeadPenalty, solve_head
+from skal.training.net import SuffixNet, build_net
+from skal.training.problem import FineTuning
+from skal.training.suffix import Suffix, grow_head
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -18,12 +18,13 @@ from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length
 from torch import nn
 
 from skal.active import check_initial, labelling_rounds, with_seeds
+from skal.metrics import macro_auc
 from skal.query._query import Query
 from skal.source import SourceProfile
 
@@ -309,164 +310,3 @@ def _file_name(task: str, strategy: str, seed: int) -> str:
     """Different runs, different names, on any file system."""
     names = (quote(name, safe=" ").replace("-", "%2D") for name in (task, strategy))
     return "--".join([*names, str(seed)]) + ".jsonl"
-
-
-def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Mean and spread of the area under each learning curve, divided by its width: a mean over the label counts.
-
-    Parameters
-    ----------
-    records : DataFrame
-        As from :func:`run_experiment`.
-    metric : str, default="accuracy"
-
-    Returns
-    -------
-    areas : DataFrame
-        Indexed by ``task`` and ``strategy``; columns ``mean``, ``std`` over the seeds, and ``runs``.
-
-    Examples
-    --------
-    >>> curve = pd.DataFrame({"task": "t", "strategy": "s", "seed": 0, "n_labels": [10, 20, 40],
-    ...                       "accuracy": [0.0, 1.0, 1.0]})
-    >>> float(area_under_curve(curve)["mean"].iloc[0])
-    0.8333333333333334
-    """
-    grouped = _areas(records, metric).groupby(["task", "strategy"], sort=False)["area"]
-    return grouped.agg(["mean", "std", "count"]).rename(columns={"count": "runs"})
-
-
-def _areas(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Area of each run."""
-    areas = [
-        (*run, float(np.trapezoid(curve[metric], curve["n_labels"]) / np.ptp(curve["n_labels"])))
-        for run, curve in records.sort_values("n_labels").groupby(["task", "strategy", "seed"], sort=False)
-        if len(curve) > 1
-    ]
-    return pd.DataFrame(areas, columns=["task", "strategy", "seed", "area"])
-
-
-def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Mean rank of each strategy by the area under its curves, 1 for the best: a column a task, and their mean.
-
-    Parameters
-    ----------
-    records : DataFrame
-        As from :func:`run_experiment`. The strategies of a task and seed are ranked among each other; equal areas share
-        their mean rank.
-    metric : str, default="accuracy"
-
-    Returns
-    -------
-    ranks : DataFrame
-        Indexed by strategy, best first; columns are the tasks and ``mean``.
-
-    Examples
-    --------
-    >>> records = pd.DataFrame({"task": "t", "strategy": ["a", "a", "b", "b"], "seed": 0, "n_labels": [1, 2, 1, 2],
-    ...                         "accuracy": [0.5, 0.6, 0.5, 0.8]})
-    >>> rank_table(records)["mean"].to_dict()
-    {'b': 1.0, 'a': 2.0}
-    """
-    areas = _areas(records, metric)
-    areas["rank"] = areas.groupby(["task", "seed"])["area"].rank(ascending=False)
-    order = list(dict.fromkeys(areas["task"]))
-    ranks = areas.groupby(["strategy", "task"])["rank"].mean().unstack("task")[order].rename_axis(None, axis=1)
-    return ranks.assign(mean=ranks.mean(axis=1)).sort_values("mean")
-
-
-def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric: str = "accuracy") -> pd.Series:
-    """Labels at which a strategy first reaches a value: the median over the seeds.
-
-    Parameters
-    ----------
-    records : DataFrame
-        As from :func:`run_experiment`.
-    targets : dict of str to float
-        The value to be reached in each task, such as a share of the accuracy with all labels.
-    metric : str, default="accuracy"
-
-    Returns
-    -------
-    labels : Series of float
-        Indexed by ``task`` and ``strategy``. Between two rounds the curve is taken as a straight line; infinite where
-        the median run does not get there.
-
-    Examples
-    --------
-    >>> records = pd.DataFrame({"task": "t", "strategy": "s", "seed": 0, "n_labels": [10, 20, 30],
-    ...                         "accuracy": [0.4, 0.6, 0.5]})
-    >>> labels_to_reach(records, {"t": 0.5}).to_dict()
-    {('t', 's'): 15.0}
-    """
-    runs = [
-        (*run, _first_reached(curve["n_labels"].to_numpy(float), curve[metric].to_numpy(float), targets[run[0]]))
-        for run, curve in records.sort_values("n_labels").groupby(["task", "strategy", "seed"], sort=False)
-    ]
-    frame = pd.DataFrame(runs, columns=["task", "strategy", "seed", "labels"])
-    return frame.groupby(["task", "strategy"], sort=False)["labels"].median()
-
-
-def _first_reached(labels: np.ndarray, values: np.ndarray, target: float) -> float:
-    above = np.flatnonzero(values >= target)
-    if len(above) == 0:
-        return float("inf")
-    i = above[0]
-    return float(labels[0] if i == 0 else np.interp(target, values[i - 1 : i + 1], labels[i - 1 : i + 1]))
-
-
-def table_at(records: pd.DataFrame, metric: str = "accuracy", n_labels: Sequence[int] | None = None) -> pd.DataFrame:
-    """Mean ± standard deviation over the seeds at given numbers of labels, a column a strategy (as in ADMA's tables).
-
-    Parameters
-    ----------
-    records : DataFrame
-        Of one task.
-    metric : str, default="accuracy"
-    n_labels : sequence of int, default=None
-        None takes all.
-
-    Returns
-    -------
-    table : DataFrame of str
-        Indexed by the number of labels.
-
-    Examples
-    --------
-    >>> records = pd.DataFrame({"strategy": "adma", "seed": [0, 1], "n_labels": 10, "accuracy": [0.5, 0.6]})
-    >>> table_at(records)["adma"].tolist()
-    ['0.550 ± 0.071']
-    """
-    shown = records if n_labels is None else records[records["n_labels"].isin(n_labels)]
-    cells = shown.groupby(["n_labels", "strategy"], sort=False)[metric].agg(["mean", "std"])
-    text = cells.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}".replace(" ± nan", ""), axis=1)
-    order = list(dict.fromkeys(shown["strategy"]))
-    return text.unstack("strategy")[order].sort_index().fillna("").rename_axis("labels").rename_axis(None, axis=1)
-
-
-def macro_auc(y: ArrayLike, proba: np.ndarray, classes: ArrayLike) -> float:
-    """Area under the ROC curve of each class against the rest, averaged over the classes of `y`.
-
-    Parameters
-    ----------
-    y : array-like of shape (n,)
-    proba : ndarray of shape (n, C)
-        Probabilities of `classes`; a class of `y` that is not among them has probability 0, and so an area of 1/2.
-    classes : array-like of shape (C,)
-
-    Returns
-    -------
-    auc : float
-
-    Examples
-    --------
-    >>> macro_auc(["a", "b", "c"], np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]), ["a", "b"])
-    0.8333333333333334
-    """
-    y = np.asarray(y)
-    column = {label: k for k, label in enumerate(np.asarray(classes).tolist())}
-    areas = [
-        roc_auc_score(y == label, proba[:, column[label]]) if label in column else 0.5
-        for label in np.unique(y).tolist()
-    ]
-    return float(np.mean(areas))

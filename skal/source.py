@@ -15,10 +15,12 @@ from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
-from skal.backbones import Backbone, BackboneLike, load_backbone
-from skal.features import Point, frozen_activations
-from skal.images import ImageTransform, as_data
-from skal.network import flat
+from skal.backbones.backbone import Backbone
+from skal.backbones.load import BackboneLike, load_backbone
+from skal.features.activations import Point, frozen_activations
+from skal.features.pooling import flat
+from skal.images.forms import as_data
+from skal.images.transform import ImageTransform
 from skal.numerics.distances import euclidean_distances
 
 Layer = int | str

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from skal import FrozenPrefixClassifier, ImageTransform, SourceProfile
-from skal.features import CACHE
-from skal.randomness import seeded
+from skal._random import seeded
+from skal.features.cache import CACHE
 
 SMALL = ImageTransform(16, 16)
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 import skal.classifier
 from skal import FrozenPrefixClassifier
-from skal.network import interpolate
-from skal.randomness import seeded
-from skal.training import BatchLoader, replay_shares
+from skal._random import seeded
+from skal.training.batches import BatchLoader, replay_shares
+from skal.training.suffix import interpolate
 from tests.conftest import SMALL, TinyConvNet
 
 

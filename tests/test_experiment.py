@@ -18,9 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from skal import Query, adma_sampling, random_sampling
-from skal.experiment import Task, area_under_curve, label_rounds, macro_auc, run_experiment, table_at
+from skal._random import seeded
+from skal.experiment import Task, label_rounds, run_experiment
+from skal.metrics import area_under_curve, macro_auc, table_at
 from skal.plots import contact_sheet, plot_learning_curves, plot_queried
-from skal.randomness import seeded
 from tests.conftest import TinyConvNet
 
 mpl.use("Agg")

@@ -26,8 +26,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import nn
 
-import skal.features
-import skal.pool
+import skal.features.activations
+import skal.query._pool
 from skal import (
     ActiveClassifier,
     FrozenPrefixClassifier,
@@ -37,11 +37,11 @@ from skal import (
     adma_sampling,
     random_sampling,
 )
+from skal._random import seeded
 from skal.experiment import Task, run_experiment
-from skal.features import CACHE
-from skal.pool import score_pool
-from skal.randomness import seeded
-from skal.training import HeadPenalty, solve_head
+from skal.features.cache import CACHE
+from skal.query._pool import score_pool
+from skal.training.head import HeadPenalty, solve_head
 
 SMALL = ImageTransform(16, 16)
 
@@ -730,7 +730,7 @@ SCRIPT = """
     import torch
     torch.set_num_threads(1)
     from skal import FrozenPrefixClassifier, ImageTransform
-    from skal.randomness import seeded
+    from skal._random import seeded
     with seeded(0):
         net = nn.Sequential(
             nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 6, 3, padding=1), nn.ReLU(inplace=True),
@@ -804,8 +804,8 @@ def test_memmap_pool_gives_the_same_scores_whatever_the_block(tmp_path, monkeypa
     np.testing.assert_allclose(pieces, reference, atol=1e-6)
     np.testing.assert_allclose(score_pool(classifier.predict_proba, mapped), reference, atol=1e-6)
     for block in (5, 333, 5000):
-        monkeypatch.setattr(skal.pool, "BLOCK", block)
-        monkeypatch.setattr(skal.features, "BLOCK", block)
+        monkeypatch.setattr(skal.query._pool, "BLOCK", block)
+        monkeypatch.setattr(skal.features.activations, "BLOCK", block)
         CACHE.clear()
         np.testing.assert_allclose(score_pool(classifier.predict_proba, mapped), reference, atol=1e-6)
 
@@ -816,8 +816,8 @@ def test_path_pool_gives_the_same_scores_whatever_the_block(files, pixels, monke
     reference = learner.predict_proba(pixels[0])
     picks = np.asarray(adma_sampling(learner, pixels[0], 10, lam=0.3)).tolist()
     for block in (1, 7, 64):
-        monkeypatch.setattr(skal.pool, "BLOCK", block)
-        monkeypatch.setattr(skal.features, "BLOCK", block)
+        monkeypatch.setattr(skal.query._pool, "BLOCK", block)
+        monkeypatch.setattr(skal.features.activations, "BLOCK", block)
         CACHE.clear()
         np.testing.assert_allclose(score_pool(learner.predict_proba, X), reference, atol=1e-5)
         np.testing.assert_allclose(learner.predict_proba(X.tolist()), reference, atol=1e-5)

@@ -1,5 +1,6 @@
 """Query strategies in modAL's shape: ``strategy(learner, X_pool, n_instances=1, **options)`` gives indices."""
 
+from skal.query._pool import score_pool
 from skal.query._query import Query
 from skal.query._registry import STRATEGIES, Strategy
 from skal.query.adma import adma_sampling
@@ -36,6 +37,7 @@ __all__ = [
     "most_confident_sampling",
     "probcover_sampling",
     "random_sampling",
+    "score_pool",
     "set_sampling",
     "typiclust_sampling",
     "uherding_sampling",

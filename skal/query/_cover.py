@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from skal.modal import query_result
 from skal.numerics.greedy import greedy_coverage, nearest_squared, squared_distances
 from skal.query._features import Features, features_of
-from skal.query._select import select_top
+from skal.query._select import query_result, select_top
 
 BATCHES = ("top", "herding")
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_array
 
-from skal.pool import is_dask, score_pool
 from skal.query._learner import labelled, last_step, members
+from skal.query._pool import is_dask, score_pool
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 
-from skal.pool import is_dask, n_rows, score_pool
+from skal.query._pool import is_dask, n_rows, score_pool
 
 
 def check_pool(X_pool: Any, n_instances: int) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
-
-from skal.modal import query_result
+from numpy.typing import ArrayLike
 
 
 def top(scores: np.ndarray, n_instances: int, generator: np.random.RandomState | None = None) -> np.ndarray:
@@ -32,3 +32,13 @@ def select_top(
 def select_picks(learner: Any, picks: np.ndarray) -> Any:
     """Positions that were chosen together, not by scores of their own; modAL is given zeros."""
     return query_result(learner, picks, np.zeros(len(picks)))
+
+
+def query_result(learner: Any, indices: np.ndarray, scores: ArrayLike) -> Any:
+    """What a strategy returns to this learner: indices, or these and their scores for modAL 0.4.2 and later.
+
+    modAL 0.4.1 wants plain indices. 0.4.2 unpacks a pair, and calls the strategy a second time when it gets none.
+    """
+    query = getattr(type(learner), "query", None)
+    wants_pair = query is not None and "return_metrics" in inspect.signature(query).parameters
+    return (indices, np.asarray(scores)) if wants_pair else indices

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skal.checks import check_options
+from skal._validation import check_options
 from skal.numerics.distances import euclidean_distances
 from skal.numerics.kendall import kendall_tau_b
-from skal.pool import is_dask, score_pool, with_known_size
 from skal.query._cover import BATCHES, select_batch
 from skal.query._learner import check_pool, last_step, members, n_labels, predict_proba
+from skal.query._pool import is_dask, score_pool, with_known_size
 from skal.query.uncertainty import KINDS, uncertainty
 from skal.source import LayerPair, SourceProfile
 

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from skal.crops import RandomCrops
-from skal.modal import query_result
-from skal.pool import with_known_size
+from skal.images.crops import RandomCrops
 from skal.query._learner import check_pool, predict_proba, rows_of
-from skal.query._select import select_top, top
+from skal.query._pool import with_known_size
+from skal.query._select import query_result, select_top, top
 
 _BLOCK = 64  # images whose patches are made at a time
 

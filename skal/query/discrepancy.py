@@ -10,11 +10,11 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from skal.discrepancy import check_kernels, fourier_features, gaussian, median_bandwidths, row_sums
+from skal.numerics.discrepancy import check_kernels, fourier_features, gaussian, median_bandwidths, row_sums
 from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
-from skal.pool import with_known_size
 from skal.query._features import Features, features_of
 from skal.query._learner import check_pool, last_step, members
+from skal.query._pool import with_known_size
 from skal.query._select import select_picks
 from skal.source import SourceProfile
 

@@ -17,10 +17,10 @@ from skal.numerics.greedy import (
     squared_distances,
     squared_norms,
 )
-from skal.pool import with_known_size
 from skal.query._clusters import clusters
 from skal.query._features import Features, features_of
 from skal.query._learner import check_pool, predict_proba
+from skal.query._pool import with_known_size
 from skal.query._select import select_picks
 
 _BALLS = 1000  # points whose purity is looked at to choose the radius of ProbCover's balls

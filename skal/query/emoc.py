@@ -12,10 +12,10 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
-from skal.checks import check_count, check_options
-from skal.pool import is_dask, n_rows, score_pool, with_known_size
+from skal._validation import check_count, check_options
 from skal.query._cover import BATCHES, select_batch
 from skal.query._learner import check_pool, labelled, last_step, members, rows_of
+from skal.query._pool import is_dask, n_rows, score_pool, with_known_size
 
 OUTPUTS = ("logit", "probability")
 LABELS = ("map", "posterior")

@@ -10,10 +10,10 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils import check_random_state
 
-from skal.pool import with_known_size
 from skal.query._cover import cover, label_width
 from skal.query._features import features_of
 from skal.query._learner import check_pool, labelled, labels_of, members, predict_proba
+from skal.query._pool import with_known_size
 from skal.query._select import select_picks
 from skal.query.uncertainty import uncertainty
 

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from skal.checks import check_count, check_options
-from skal.modal import query_result
-from skal.pool import with_known_size
+from skal._validation import check_count, check_options
 from skal.query._clusters import clusters
 from skal.query._features import features_of
 from skal.query._learner import check_pool, classifier_proba, members, rows_of
-from skal.query._select import top
+from skal.query._pool import with_known_size
+from skal.query._select import query_result, top
 from skal.query.emoc import OUTPUTS, change_scorer, check_reference, draw_reference
 from skal.query.uncertainty import confidence_scores
 

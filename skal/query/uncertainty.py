@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from skal.checks import check_options
-from skal.pool import with_known_size
+from skal._validation import check_options
 from skal.query._cover import BATCHES, select_batch
 from skal.query._learner import check_pool, classifier_proba
+from skal.query._pool import with_known_size
 from skal.query._select import select_picks
 
 KINDS = ("gini", "entropy", "margin", "least_confident")

@@ -17,9 +17,12 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
-from skal.backbones import Backbone, BackboneLike, load_backbone
-from skal.checks import check_count
-from skal.images import ImageTransform, Inputs, InputSpec, as_data, is_images
+from skal._validation import check_count
+from skal.backbones.backbone import Backbone
+from skal.backbones.load import BackboneLike, load_backbone
+from skal.images.forms import as_data, is_images
+from skal.images.inputs import Inputs, InputSpec
+from skal.images.transform import ImageTransform
 from skal.selective.filters import ConvResponses, GaborResponses, filters_by_layer
 
 if TYPE_CHECKING:

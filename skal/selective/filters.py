@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import nn
 
-from skal.backbones import Backbone
-from skal.features import Point, frozen_activations
-from skal.images import LUMA, Inputs, JoinedInputs
+from skal.backbones.backbone import Backbone
+from skal.features.activations import Point, frozen_activations
+from skal.images.inputs import Inputs, JoinedInputs
+from skal.images.transform import LUMA
 
 _BATCH = 16  # images whose maps are there at a time
 

@@ -17,7 +17,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 from tqdm import tqdm
 
-from skal.checks import check_count
+from skal._validation import check_count
 
 _BLOCK_BYTES = 128 << 20  # of a block of source rows
 _QUERIES = 1024  # rows that meet a block at a time

@@ -9,7 +9,7 @@ from modAL.models import ActiveLearner
 from scipy.stats import kendalltau
 
 from skal import FrozenPrefixClassifier, SourceProfile, adma_sampling
-from skal.features import CACHE
+from skal.features.cache import CACHE
 from skal.numerics.kendall import kendall_tau_b
 
 

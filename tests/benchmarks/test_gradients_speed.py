@@ -11,8 +11,8 @@ from torch import nn
 from torch.func import functional_call, grad, jvp
 
 from skal import FrozenPrefixClassifier, emoc_sampling
-from skal.gradients import output_change
-from skal.randomness import seeded
+from skal._random import seeded
+from skal.gradients.change import output_change
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,7 @@ def test_a_query_of_2000_cached_images(benchmark, capsys):
 _PEAK = """
 import sys, torch
 from tests.benchmarks import test_gradients_speed as nets
-from skal.gradients import output_change
+from skal.gradients.change import output_change
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 module, shape = getattr(nets, sys.argv[3])(int(sys.argv[1]))
 references, candidates = torch.rand(200, *shape), torch.rand(64, *shape)

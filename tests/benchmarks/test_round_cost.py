@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skal import ActiveClassifier, FrozenPrefixClassifier, Query, SourceProfile, adma_sampling
 from skal.active import Learner
-from skal.backbones import load_backbone
-from skal.features import CACHE
+from skal.backbones.load import load_backbone
+from skal.features.cache import CACHE
 from tests.benchmarks.test_adma_speed import _threads_of_the_machine, seconds  # noqa: F401 (a fixture)
 
 SIZE = 129
@@ -92,8 +92,8 @@ import numpy as np
 import psutil
 from PIL import Image
 from skal import FrozenPrefixClassifier
-from skal.features import CACHE
-from skal.pool import score_pool
+from skal.features.cache import CACHE
+from skal.query._pool import score_pool
 from skal.query.uncertainty import uncertainty
 
 folder, n = {str(tmp_path)!r}, {n}

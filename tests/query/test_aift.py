@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from skal.crops import RandomCrops
+from skal.images.crops import RandomCrops
 from skal.query import aift_sampling
 from skal.query.aift import aift_score
 

@@ -17,9 +17,9 @@ from torch.func import functional_call, grad, jacrev, vmap
 
 from skal import FrozenPrefixClassifier
 from skal import query as strategies
-from skal.gradients import output_change
+from skal._random import seeded
+from skal.gradients.change import output_change
 from skal.query.sets import random_sets
-from skal.randomness import seeded
 
 OUTPUTS, NORMS = ["logit", "probability"], ["l1", "l2"]
 

@@ -14,10 +14,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-import skal.images
+import skal.images.inputs
 from skal import ImageTransform
-from skal.features import CACHE
-from skal.randomness import seeded
+from skal._random import seeded
+from skal.features.cache import CACHE
 from skal.selective import FilterBankDescriptor, SymmetricKLNeighbors
 from skal.selective.filters import gabor_bank
 
@@ -423,7 +423,7 @@ def paths(tmp_path):
 
 def counted(monkeypatch, limit=None):
     """Count decoded files; the one after `limit` raises."""
-    decode, calls = skal.images.decode, []
+    decode, calls = skal.images.inputs.decode, []
 
     def patched(path):
         if limit is not None and len(calls) >= limit:
@@ -431,7 +431,7 @@ def counted(monkeypatch, limit=None):
         calls.append(str(path))
         return decode(path)
 
-    monkeypatch.setattr(skal.images, "decode", patched)
+    monkeypatch.setattr(skal.images.inputs, "decode", patched)
     return calls
 
 

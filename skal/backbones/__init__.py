@@ -1,0 +1,7 @@
+"""Pre-trained networks: from a name and weights to a graph of layers that can be cut."""
+
+from skal.backbones.backbone import Backbone
+from skal.backbones.graph import LayerGraph
+from skal.backbones.load import load_backbone
+
+__all__ = ["Backbone", "LayerGraph", "load_backbone"]

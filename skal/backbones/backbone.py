@@ -1,0 +1,91 @@
+"""A pre-trained network: its graph of layers, what it takes as input, and its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+
+from skal.backbones.graph import LayerGraph
+from skal.images.inputs import InputSpec
+from skal.images.transform import ImageTransform
+
+
+class Backbone:
+    """A pre-trained network M0: its graph of layers, what it takes as input, and a fingerprint of its weights.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network with its weights; copied.
+    transform : ImageTransform or None
+        Pre-processing of images; None for a network on 2-D features.
+    """
+
+    def __init__(self, module: nn.Module, transform: ImageTransform | None):
+        self.inputs = InputSpec(transform)
+        if transform is None:
+            first = first_layer(module)
+            example = torch.zeros(2, first.in_features) if isinstance(first, nn.Linear) else None
+        else:
+            example = torch.zeros(2, transform.channels, transform.crop, transform.crop)
+        self.layers = LayerGraph(module, example)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Backbone, (self.layers.module, self.inputs.transform)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the weights: equal weights, equal fingerprint, on any machine."""
+        state = self.layers.module.state_dict()
+        return _hash_tensors((n, t) for n, t in state.items() if not n.endswith("num_batches_tracked"))
+
+    @cached_property
+    def space(self) -> bytes:
+        """Names the function from inputs to activations in this process: weights, buffers, settings and graph."""
+        # A digest: it is part of the key of every cached row.
+        return xxhash.xxh3_128(f"{content_name(self.layers.module)} {self.layers.graph}".encode()).digest()
+
+
+def content_name(module: nn.Module) -> str:
+    """Names all that a module computes with: parameters, buffers, and the plain settings of each of its parts."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    settings = [
+        (name, type(part).__qualname__, sorted((k, v) for k, v in vars(part).items() if _is_setting(k, v)))
+        for name, part in module.named_modules()
+    ]
+    # A tensor that is neither parameter nor buffer, such as a mean that forward subtracts, is computed with as well.
+    plain = [
+        (f"{name}.{key}", torch.as_tensor(value))
+        for name, part in module.named_modules()
+        for key, value in vars(part).items()
+        if isinstance(value, (torch.Tensor, np.ndarray))
+    ]
+    known = [(name, tensor) for name, tensor in tensors + plain if not is_lazy(tensor)]
+    return _hash_tensors(known) + xxhash.xxh3_128(repr(settings).encode()).hexdigest()
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    values = value if isinstance(value, tuple) else (value,)
+    return name != "training" and all(isinstance(v, (bool, int, float, str, type(None))) for v in values)
+
+
+def _hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    hasher = xxhash.xxh3_128()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+def first_layer(module: nn.Module) -> nn.Module | None:
+    """The layer that tells what a network takes: its first convolution, else its first linear layer."""
+    parts = [part for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear))]
+    return next((part for part in parts if isinstance(part, _ConvNd)), parts[0] if parts else None)

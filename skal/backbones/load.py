@@ -1,0 +1,192 @@
+"""Pre-trained networks: a torchvision name, a module or a factory, with its weights and its pre-processing."""
+
+from __future__ import annotations
+
+import copy
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from skal._random import seeded
+from skal._validation import check_count
+from skal.backbones.backbone import Backbone, content_name, first_layer
+from skal.backbones.names import torchvision_model
+from skal.images.transform import ImageTransform
+
+BackboneLike = str | nn.Module | Callable[[], nn.Module]
+_GREY = ((0.5,), (0.5,))
+
+
+def load_backbone(
+    backbone: BackboneLike,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    image_size: int | None = None,
+    preprocess: ImageTransform | None = None,
+    n_features: int | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """Build a network, give it its weights, and follow its forward.
+
+    Parameters
+    ----------
+    backbone : str, nn.Module or callable
+        A torchvision model's name, a module, or a function without arguments that makes one. Modules are copied. Lazy
+        modules take their width from the data.
+    weights : {"DEFAULT"} or other torchvision weights' name, path, or None, default=None
+        A path names a state dict in a ``.safetensors`` file or in one that ``torch.load(weights_only=True)`` reads.
+        None leaves the module's weights as they are; those of a name or factory are then drawn with `seed`.
+    image_size : int, default=None
+        Side of the square images given to the network, instead of the sizes of the pre-processing.
+    preprocess : ImageTransform, default=None
+        None takes the one of the torchvision weights, else a short side of 224 pixels and ImageNet's mean and standard
+        deviation (0.5 and 0.5 for a network of one channel).
+    n_features : int, default=None
+        Width of 2-D data, for lazy modules.
+    seed : int, default=0
+        Seed of weights that are not pre-trained.
+
+    Returns
+    -------
+    backbone : Backbone
+        The same object for the same arguments, as long as it is in use.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, the weights do not fit, or the network's channels and the pre-processing's differ.
+    """
+    if not isinstance(backbone, (str, nn.Module)) and not callable(backbone):
+        raise ValueError(f"backbone={backbone!r} is neither a torchvision name, an nn.Module nor a function making one")
+    recipe: tuple[Any, ...] = (_weights_key(weights), image_size, preprocess, n_features, seed)
+    with _ONE_AT_A_TIME:
+        return _remembered(backbone, recipe, lambda: _load(backbone, weights, image_size, preprocess, n_features, seed))
+
+
+def _remembered(backbone: BackboneLike, recipe: tuple[Any, ...], load: Callable[[], Backbone]) -> Backbone:
+    """What was loaded by the same recipe, if it is still known, else what is loaded now."""
+    if isinstance(backbone, nn.Module):
+        recipe += (content_name(backbone),)  # it may be changed in place between two calls
+        memo = _of_modules.setdefault(backbone, OrderedDict())
+    else:
+        recipe += (backbone,)
+        memo = _of_recipes
+    try:
+        found = memo.get(recipe)
+    except TypeError:  # a factory that has no hash
+        return load()
+    if found is None:
+        found = memo[recipe] = load()
+    memo.move_to_end(recipe)
+    while len(memo) > 4:
+        memo.popitem(last=False)
+    return found
+
+
+_ONE_AT_A_TIME = RLock()
+_of_recipes: OrderedDict[tuple[Any, ...], Backbone] = OrderedDict()
+_of_modules: weakref.WeakKeyDictionary[nn.Module, OrderedDict[tuple[Any, ...], Backbone]] = weakref.WeakKeyDictionary()
+
+
+def _load(
+    backbone: BackboneLike,
+    weights: str | os.PathLike[str] | None,
+    image_size: int | None,
+    preprocess: ImageTransform | None,
+    n_features: int | None,
+    seed: int,
+) -> Backbone:
+    name = weights if isinstance(weights, str) and not _is_file_name(weights) else None
+    with seeded(seed):
+        if isinstance(backbone, str):
+            module, own = torchvision_model(backbone, name)
+        else:
+            if name is not None:
+                raise ValueError(
+                    f"weights={weights!r} is no file, and names of weights belong to torchvision backbones; "
+                    "for a module or factory pass a .pth or .safetensors file, or None"
+                )
+            module, own = backbone if isinstance(backbone, nn.Module) else backbone(), None
+            if not isinstance(module, nn.Module):
+                raise ValueError(f"the backbone factory {backbone!r} returned {type(module).__name__}, no nn.Module")
+        if weights is not None and name is None:
+            module = _with_weights(module, weights)
+        module = _materialised(module, n_features)
+    return Backbone(module, _input_transform(module, preprocess or own, image_size))
+
+
+def _is_file_name(weights: str) -> bool:
+    return bool(Path(weights).suffix) or os.sep in weights
+
+
+def _weights_key(weights: str | os.PathLike[str] | None) -> Any:
+    if weights is None or (isinstance(weights, str) and not _is_file_name(weights)):
+        return weights
+    path = Path(weights)
+    if not path.is_file():
+        raise ValueError(f"weights={str(weights)!r} does not exist; pass a state-dict file, 'DEFAULT' or None")
+    info = path.stat()
+    return str(path.resolve()), info.st_mtime_ns, info.st_size
+
+
+def _with_weights(module: nn.Module, weights: str | os.PathLike[str]) -> nn.Module:
+    """A copy of the module with the weights of a file."""
+    if Path(weights).suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(weights)
+    else:
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"weights={str(weights)!r} is not a plain state dict: {error}") from error
+    module = copy.deepcopy(module)
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"weights={str(weights)!r} do not fit the backbone: {error}") from error
+    return module
+
+
+def _materialised(module: nn.Module, n_features: int | None) -> nn.Module:
+    """The module with its lazy layers given the width of the data."""
+    lazy = [part for part in module.modules() if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params()]
+    if not lazy:
+        return module
+    if n_features is None:
+        raise ValueError("a network with lazy layers needs 2-D data to take its width from")
+    module = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        module(torch.zeros(2, n_features))
+    return module
+
+
+def _input_transform(
+    module: nn.Module, transform: ImageTransform | None, image_size: int | None
+) -> ImageTransform | None:
+    first = first_layer(module)
+    if isinstance(first, nn.Linear):
+        if transform is not None or image_size is not None:
+            raise ValueError(
+                "image_size and preprocess are for networks on images; this one starts with a linear layer"
+            )
+        return None
+    channels = first.in_channels if isinstance(first, _ConvNd) else 3
+    if transform is None:
+        transform = ImageTransform(224, 224, *_GREY) if channels == 1 else ImageTransform(224, 224)
+    if transform.channels != channels:
+        raise ValueError(f"the pre-processing has {transform.channels} channels, but the network takes {channels}")
+    if image_size is not None:
+        check_count("image_size", image_size)
+        transform = replace(transform, resize=int(image_size), crop=int(image_size))
+    return transform

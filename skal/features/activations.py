@@ -1,0 +1,109 @@
+"""Activations of the frozen prefix, computed once an image.
+
+modAL copies rows at every query and GridSearchCV at every fold, so arrays cannot be recognised by identity. Activations
+are therefore kept under the content of an image (a hash of its bytes, or path, time and size of its file) together with
+the weights, the pre-processing and the point of the network they belong to. What is lacking is computed from the
+deepest point before it that is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import fx
+from tqdm import tqdm
+
+from skal.backbones.backbone import Backbone
+from skal.features.cache import CACHE, Cache
+from skal.features.pooling import pool
+from skal.images.inputs import Inputs
+
+#: Rows that are handled at a time; beyond float32 rounding, what is computed does not depend on it.
+BLOCK = 128
+
+
+class Point(NamedTuple):
+    """A tensor of a network: a node of its graph, flattened or averaged over space or not."""
+
+    node: fx.Node
+    pooled: bool = False
+
+
+def frozen_activations(
+    backbone: Backbone,
+    inputs: Inputs,
+    points: list[Point],
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    cache: Cache | None = CACHE,
+    verbose: bool = False,
+) -> Iterator[list[torch.Tensor]]:
+    """Activations of the pre-trained network, in blocks of rows; what is cached is not computed again.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    inputs : Inputs
+    points : list of Point
+        Where in the network. All points that an image lacks are computed in one pass, from the deepest cached point
+        before them.
+    batch_size : int, default=64
+        Images in a forward pass.
+    device : torch.device or str, default="cpu"
+    cache : ActivationCache, FolderCache or None, default=CACHE
+        None computes everything anew.
+    verbose : bool, default=False
+        Whether a bar shows the progress.
+
+    Yields
+    ------
+    activations : list of Tensor of shape (n_block, ...)
+        One tensor a point, on the CPU; blocks of 128 rows in order.
+    """
+    layers = backbone.layers
+    spaces = [_space(backbone, point) for point in points]
+    kept = [node for node in layers.flow_points if cache is not None and cache.holds(_space(backbone, Point(node)))]
+
+    def run(lacking: tuple[int, ...], start: fx.Node, x: torch.Tensor) -> list[torch.Tensor]:
+        outputs = layers.segment(start, [points[p].node for p in lacking]).to(device).eval()(x.to(device))
+        return [pool(out, points[p].pooled).cpu() for p, out in zip(lacking, outputs, strict=True)]
+
+    def starts(lacking: tuple[int, ...], without: list[int]) -> Iterator[tuple[fx.Node, dict[int, Any]]]:
+        """From where to compute what these rows lack: the deepest point that is kept, and at last the input."""
+        for node in reversed(kept):
+            if cache is not None and without and not any(layers.is_before(points[p].node, node) for p in lacking):
+                found = cache.get(_space(backbone, Point(node)), [keys[i] for i in without])
+                yield node, {without[i]: row for i, row in found.items()}
+                without = [row for i, row in enumerate(without) if i not in found]
+        yield layers.input, dict.fromkeys(without)
+
+    with tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:
+        for first in range(0, len(inputs), BLOCK):
+            rows = np.arange(first, min(first + BLOCK, len(inputs)))
+            keys = inputs.keys(rows) if cache is not None else []
+            known = [cache.get(space, keys) if cache is not None else {} for space in spaces]
+            lacks = [tuple(p for p in range(len(points)) if i not in known[p]) for i in range(len(rows))]
+            for lacking in sorted(set(lacks) - {()}):
+                for start, begun in starts(lacking, [i for i in range(len(rows)) if lacks[i] == lacking]):
+                    missing = np.array(list(begun), dtype=int)
+                    for batch in np.split(missing, range(batch_size, len(missing), batch_size)):
+                        if len(batch) == 0:
+                            continue
+                        from_input = start is layers.input
+                        x = inputs.load(rows[batch]) if from_input else torch.stack([begun[i] for i in batch])
+                        with torch.inference_mode():
+                            outputs = run(lacking, start, x)
+                        for p, values in zip(lacking, outputs, strict=True):
+                            known[p].update(zip(batch.tolist(), values, strict=True))
+                            if cache is not None:
+                                cache.put(spaces[p], [keys[i] for i in batch], values)
+            yield [torch.stack([rows_of[i] for i in range(len(rows))]) for rows_of in known]
+            progress.update(len(rows))
+
+
+def _space(backbone: Backbone, point: Point) -> bytes:
+    return backbone.space + f" {point.node.name} {point.pooled} ".encode()

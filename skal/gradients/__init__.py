@@ -1,0 +1,5 @@
+"""Products of per-sample gradients, computed without the gradients."""
+
+from skal.gradients.change import output_change
+
+__all__ = ["output_change"]

@@ -1,0 +1,52 @@
+"""Random crops and flips of images: the patches of an image that a strategy compares with each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from skal.images.decode import decode
+
+_SIDE = 0.875  # of a crop, as 224 pixels are of 256
+
+
+class RandomCrops:
+    """Crops of 7/8 of each side at random places, flipped or not, and resized to the size of the image.
+
+    Parameters
+    ----------
+    n : int
+        Images.
+    n_crops : int
+        Of each image.
+    generator : RandomState
+        Everything is drawn at once, so that crops do not depend on which images are asked for together.
+    """
+
+    def __init__(self, n: int, n_crops: int, generator: np.random.RandomState):
+        self.places = generator.random_sample((n, n_crops, 2))
+        self.flips = generator.random_sample((n, n_crops)) < 0.5
+
+    def of(self, rows: np.ndarray, images: Any) -> list[np.ndarray]:
+        """Crops (n_crops, ...) of each image, in the image's own form; those of files as uint8 (n_crops, H, W, 3)."""
+        return [self._of_image(i, image) for i, image in zip(rows, images, strict=True)]
+
+    def _of_image(self, i: int, image: Any) -> np.ndarray:
+        pixels = decode(image).numpy() if not isinstance(image, np.ndarray) else image
+        is_float = pixels.dtype.kind == "f"  # (channels, H, W), else (H, W) or (H, W, channels)
+        grey = pixels.ndim == 2
+        maps = torch.from_numpy(np.ascontiguousarray(pixels[..., None] if grey else pixels))
+        maps = maps if is_float else maps.permute(2, 0, 1)
+        size = maps.shape[1:]
+        height, width = (max(1, round(side * _SIDE)) for side in size)
+        crops = []
+        for (down, right), flip in zip(self.places[i], self.flips[i], strict=True):
+            top, left = round(down * (size[0] - height)), round(right * (size[1] - width))
+            crop = maps[:, top : top + height, left : left + width]
+            crops.append(crop.flip(2) if flip else crop)
+        resized = F.interpolate(torch.stack(crops), size=tuple(size), mode="bilinear", antialias=True)
+        resized = resized if is_float else resized.permute(0, 2, 3, 1)
+        return resized.numpy()[..., 0] if grey else resized.numpy()

@@ -1,0 +1,1 @@
+"""How the trainable layers are trained: one file per recipe."""

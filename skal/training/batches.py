@@ -1,0 +1,63 @@
+"""What a training step is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+
+
+class BatchLoader(DataLoader):
+    """Fetches a batch by one indexing, not row by row; in random order, or by given probabilities."""
+
+    def __init__(self, dataset: Any, batch_size: int, share_of: np.ndarray | None = None, **kwargs: Any):
+        order: Sampler[int] = RandomSampler(dataset)
+        if share_of is not None:
+            # Drawn with replacement, so every batch can be full: a last one of three images is a step of noise.
+            lacking = -len(dataset) % batch_size if len(dataset) > batch_size else 0
+            order = WeightedRandomSampler(share_of.tolist(), len(dataset) + lacking)
+        # A batch of one has no statistics for batch normalisation to train on.
+        sampler = BatchSampler(
+            order, batch_size, drop_last=len(dataset) > batch_size and len(dataset) % batch_size == 1
+        )
+        super().__init__(dataset, sampler=sampler, batch_size=None, **kwargs)
+
+
+class DrawnRows(Dataset):
+    """Labelled images whose activations are made each time they are drawn.
+
+    Parameters
+    ----------
+    load : callable
+        From rows to activations at the cut.
+    y : Tensor of shape (n,)
+    """
+
+    def __init__(self, load: Callable[[np.ndarray], torch.Tensor], y: torch.Tensor):
+        self.load = load
+        self.y = y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.load(rows), self.y[rows]
+
+
+def replay_shares(is_old: np.ndarray, replay: float) -> np.ndarray | None:
+    """Probability with which each image is drawn, so that a share `replay` of a step is old images.
+
+    None where all images are old or all are new: then nothing is to be balanced.
+
+    Examples
+    --------
+    >>> replay_shares(np.array([True, True, False]), 0.9)
+    array([0.45, 0.45, 0.1 ])
+    """
+    n_old = int(is_old.sum())
+    if n_old in (0, len(is_old)):
+        return None
+    return np.where(is_old, replay / n_old, (1 - replay) / (len(is_old) - n_old))

@@ -1,0 +1,114 @@
+"""The head: a logistic regression solved to convergence, under a penalty that follows the number of labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+#: Images for each unit of C, the inverse L2 penalty of the head on features scaled to a mean squared norm of 1. Fewer
+#: labels want a stronger penalty: see "Against logistic regression" in docs/results.md.
+IMAGES_PER_C = 20.0
+
+
+@dataclass(frozen=True)
+class HeadPenalty:
+    """L2 penalty of a linear head that does not depend on the scale of its features, nor on where they lie.
+
+    Minimised is sum of losses + ||W scale||^2 / (2 C), as in scikit-learn's LogisticRegression on features that were
+    centred and divided by `scale`.
+
+    Parameters
+    ----------
+    center : ndarray of shape (n_features,)
+    scale : float
+        Root mean squared norm of the centred features.
+    n : int
+        Number of images.
+    """
+
+    center: np.ndarray
+    scale: float
+    n: int
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> HeadPenalty:
+        """The penalty for these training features (n, n_features)."""
+        center = features.mean(axis=0, dtype=np.float64)
+        scale = float(np.sqrt(((features - center) ** 2).sum(axis=1).mean())) + 1e-12
+        return cls(center, scale, len(features))
+
+    @property
+    def C(self) -> float:
+        """Inverse strength: the fewer images, the stronger."""
+        return self.n / IMAGES_PER_C
+
+    @property
+    def per_image(self) -> float:
+        """Factor of ||W||^2 beside the mean loss of an image."""
+        return self.scale**2 / (2 * self.C * self.n)
+
+
+def solve_head(
+    head: nn.Linear,
+    features: np.ndarray,
+    y: np.ndarray,
+    penalty: HeadPenalty,
+    *,
+    sample_weight: np.ndarray | None = None,
+    new: np.ndarray | None = None,
+) -> None:
+    """Set a head to the multinomial logistic regression on given features, solved to convergence.
+
+    Parameters
+    ----------
+    head : nn.Linear
+        Changed in place.
+    features : ndarray of shape (n, n_features)
+    y : ndarray of shape (n,)
+        Outputs of the head, from 0.
+    penalty : HeadPenalty
+    sample_weight : ndarray of shape (n,), default=None
+    new : ndarray of int, default=None
+        Outputs that are solved for while the others keep their weights; None solves for all.
+
+    References
+    ----------
+    .. [1] Kumar, Raghunathan, Jones, Ma, Liang. "Fine-tuning can distort pretrained features and underperform
+       out-of-distribution", ICLR 2022, section 3.2 (LP-FT).
+    """
+    n, n_classes = len(features), head.out_features
+    new = np.arange(n_classes) if new is None else new
+    if len(new) == 0 or n_classes == 1:
+        return
+    z = (features - penalty.center) / penalty.scale
+    basis = None
+    if n < z.shape[1]:  # the solution lies in the span of the features
+        basis, triangle = np.linalg.qr(z.T)
+        z = triangle.T
+    with torch.no_grad():
+        fixed = features @ head.weight.double().numpy().T + head.bias.double().numpy()
+    weight = np.ones(n) if sample_weight is None else sample_weight / sample_weight.mean()
+    target = np.eye(n_classes)[y]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        rows = flat.reshape(len(new), -1)
+        logits = fixed.copy()
+        logits[:, new] = z @ rows[:, :-1].T + rows[:, -1]
+        logits -= logits.max(axis=1, keepdims=True)
+        log_proba = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        residual = ((np.exp(log_proba) - target) * weight[:, None])[:, new]
+        gradient = np.column_stack([residual.T @ z + rows[:, :-1] / penalty.C, residual.sum(axis=0)])
+        loss = -(weight * log_proba[np.arange(n), y]).sum() + (rows[:, :-1] ** 2).sum() / (2 * penalty.C)
+        return loss, gradient.ravel()
+
+    start = np.zeros(len(new) * (z.shape[1] + 1))
+    solved = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-4}).x
+    rows, bias = np.split(solved.reshape(len(new), -1), [-1], axis=1)
+    rows = (rows if basis is None else rows @ basis.T) / penalty.scale
+    with torch.no_grad():
+        head.weight[new] = torch.from_numpy(rows).float()
+        head.bias[new] = torch.from_numpy(bias[:, 0] - rows @ penalty.center).float()

@@ -1,0 +1,99 @@
+"""The trainable part of an adapted network: what follows the frozen prefix, and a new head."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from skal.backbones.graph import LayerGraph
+from skal.features.pooling import flat
+
+
+class Suffix(nn.Module):
+    """From the cut to the logits of the target classes.
+
+    Whatever followed the source head in the pre-trained network (in SqueezeNet a ReLU and the pooling, elsewhere a
+    softmax) is left out: the new head is a linear layer on the final representation, averaged over space.
+
+    Parameters
+    ----------
+    layers : LayerGraph
+        The pre-trained network; its layers are copied.
+    n_frozen : int
+        Number of frozen weight layers.
+    n_classes : int
+    n_features : int
+        Size of the final representation.
+    train_batch_norm : bool, default=False
+        Whether trainable batch normalisation uses, and updates, the statistics of its batch.
+    normalize : bool, default=False
+        Whether the head reads the final representation of every image scaled to one length: the root of `n_features`,
+        so that a feature has a mean square of 1.
+    """
+
+    def __init__(
+        self,
+        layers: LayerGraph,
+        n_frozen: int,
+        n_classes: int,
+        n_features: int,
+        train_batch_norm: bool = False,
+        normalize: bool = False,
+    ):
+        super().__init__()
+        body = layers.segment(layers.cut(n_frozen), [layers.features])
+        self.body: fx.GraphModule = copy.deepcopy(body)
+        self.head = nn.Linear(n_features, n_classes)
+        self.normalize = normalize
+        frozen = layers.frozen_parameters(n_frozen)
+        for name, parameter in self.body.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        evaluating = layers.frozen_modules(n_frozen)
+        if not train_batch_norm:
+            evaluating |= {name for name, part in self.body.named_modules() if isinstance(part, _NormBase)}
+        self._evaluating = sorted(evaluating & {name for name, _ in self.body.named_modules()})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (n, n_classes) of activations at the cut."""
+        return self.head(self.head_input(x))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Final representation (n, n_features)."""
+        return flat(self.body(x)[0])
+
+    def head_input(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head reads: the final representation, scaled to one length where asked."""
+        return self.scaled(self.features(x))
+
+    def scaled(self, features: torch.Tensor) -> torch.Tensor:
+        """A final representation as the head reads it."""
+        return F.normalize(features, dim=1) * features.shape[1] ** 0.5 if self.normalize else features
+
+    def train(self, mode: bool = True) -> Suffix:
+        """Set the mode, but keep frozen layers and pre-trained normalisation statistics in evaluation."""
+        super().train(mode)
+        for name in self._evaluating:
+            self.body.get_submodule(name).eval()
+        return self
+
+
+def interpolate(start: nn.Module, end: nn.Module, alpha: float) -> None:
+    """Move the weights of `end` to (1 - alpha) start + alpha end, in place."""
+    with torch.no_grad():
+        before = dict([*start.named_parameters(), *start.named_buffers()])
+        for name, value in [*end.named_parameters(), *end.named_buffers()]:  # a shared weight is named once
+            if value.is_floating_point():
+                value.lerp_(before[name].to(value.device), 1 - alpha)
+
+
+def grow_head(head: nn.Linear, kept: list[int], n_classes: int) -> nn.Linear:
+    """A head for more classes, in which old class i is row ``kept[i]`` with the weights it had."""
+    grown = nn.Linear(head.in_features, n_classes)
+    with torch.no_grad():
+        grown.weight[kept] = head.weight.cpu()
+        grown.bias[kept] = head.bias.cpu()
+    return grown

@@ -1,0 +1,141 @@
+"""The cache: what was computed once is not computed again, whoever asks, and the bound holds."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+from skal import FrozenPrefixClassifier
+from skal._random import seeded
+from skal.backbones.load import load_backbone
+from skal.features.activations import Point, frozen_activations
+from skal.features.cache import CACHE
+from skal.features.memory import ActivationCache
+from tests.conftest import SMALL, TinyConvNet
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """How many images went through the stem of the network."""
+    seen = []
+    original = torch.nn.Conv2d.forward
+
+    def counting(self, x):
+        if self.in_channels == 3 and torch.is_inference_mode_enabled():  # not the check of a new graph
+            seen.extend([0] * len(x))
+        return original(self, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", counting)
+    return seen
+
+
+def test_an_image_passes_the_prefix_once(classifier, pixels, forwards):
+    X, y = pixels
+    classifier.fit(X[:20], y[:20])
+    assert len(forwards) == 20
+    classifier.predict(X[:20])
+    clone(classifier).fit(X[5:15].copy(), y[5:15])
+    assert len(forwards) == 20
+    classifier.predict_proba(X)
+    assert len(forwards) == 40
+    classifier.activations(X[::-1], [-2], pooled=True)
+    assert len(forwards) == 40
+
+
+def test_an_unfitted_query_already_keeps_what_training_needs(classifier, pixels, forwards):
+    X, y = pixels
+    classifier.activations(X, [-4, -2], pooled=True)
+    assert len(forwards) == 40
+    classifier.fit(X, y).predict(X)
+    assert len(forwards) == 40
+
+
+def test_without_cache_everything_is_computed_anew(classifier, pixels, forwards):
+    X, y = pixels
+    CACHE.clear()
+    classifier.set_params(cache=False).fit(X, y).predict(X)
+    assert len(forwards) == 80
+    assert CACHE.n_bytes == 0
+
+
+def test_other_weights_other_sizes_other_rows(pixels):
+    X = pixels[0]
+    values = []
+    for seed, size in ((0, 16), (1, 16), (0, 12), (0, 16)):
+        backbone = load_backbone(TinyConvNet, image_size=size, seed=seed)
+        points = [Point(backbone.layers.features)]
+        (block,) = frozen_activations(backbone, backbone.inputs.check(X), points)
+        values.append(block[0])
+    torch.testing.assert_close(values[0], values[3], rtol=0, atol=0)
+    assert not torch.allclose(values[0], values[1])
+    assert not torch.allclose(values[0], values[2])
+
+
+def test_rows_come_in_order_across_blocks_and_partial_knowledge(monkeypatch, pixels):
+    backbone = load_backbone(TinyConvNet, preprocess=SMALL)
+    point, other = Point(backbone.layers.features), Point(backbone.layers.resolve("conv1"), True)
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 255, size=(1030, 16, 16, 3), dtype=np.uint8)
+    inputs = backbone.inputs.check(X)
+    expected = torch.cat([b[0] for b in frozen_activations(backbone, inputs, [point], cache=None)])
+    cache = ActivationCache()
+    list(frozen_activations(backbone, backbone.inputs.check(X[::3]), [point], cache=cache))
+    blocks = list(frozen_activations(backbone, inputs, [other, point], cache=cache, batch_size=50))
+    assert [len(block[0]) for block in blocks] == [128] * 8 + [6]
+    torch.testing.assert_close(torch.cat([block[1] for block in blocks]), expected)
+
+
+def test_the_bound_holds_and_the_oldest_go_first():
+    cache = ActivationCache(max_bytes=3 * 8)
+    row = torch.zeros(1, 2)
+    for key in (b"a", b"b", b"c"):
+        cache.put(b"s", [key], row)
+    cache.get(b"s", [b"a"])  # now b is the least recently used
+    cache.put(b"s", [b"d"], row)
+    assert [key for key in (b"a", b"b", b"c", b"d") if cache.get(b"s", [key])] == [b"a", b"c", b"d"]
+    assert cache.n_bytes == 24
+    cache.put(b"s", [b"big"], torch.zeros(1, 9))
+    assert cache.n_bytes == 24
+    cache.clear()
+    assert cache.n_bytes == 0
+
+
+def test_a_small_cache_changes_no_result(classifier, pixels, monkeypatch):
+    X, y = pixels
+    expected = classifier.fit(X, y).predict_proba(X)
+    CACHE.clear()
+    monkeypatch.setattr(CACHE, "max_bytes", 4000)
+    np.testing.assert_allclose(classifier.fit(X, y).predict_proba(X), expected, rtol=1e-5)
+    assert CACHE.n_bytes <= 4000
+
+
+def test_equal_images_in_a_full_cache(classifier, pixels, monkeypatch):
+    X, y = pixels
+    twice = np.concatenate([X, X])
+    monkeypatch.setattr(CACHE, "max_bytes", 20_000)
+    expected = classifier.fit(twice, np.concatenate([y, y])).predict_proba(twice)
+    for _ in range(3):
+        np.testing.assert_allclose(classifier.predict_proba(twice[::-1]), expected[::-1], atol=1e-6)
+    cache = ActivationCache(max_bytes=12)
+    cache.put(b"s", [b"a", b"a"], torch.ones(2, 1))
+    cache.put(b"s", [b"b", b"c", b"d"], torch.ones(3, 1))
+    assert cache.n_bytes == 12
+
+
+def test_a_tensor_that_is_no_parameter_tells_networks_apart(pixels):
+    class Shifted(TinyConvNet):
+        def __init__(self, shift):
+            super().__init__()
+            self.shift = torch.tensor(float(shift))
+
+        def forward(self, x):
+            return super().forward(x - self.shift)
+
+    with seeded(0):
+        first = Shifted(0)
+    second = copy.deepcopy(first)
+    second.shift = torch.tensor(5.0)
+    values = [FrozenPrefixClassifier(net, preprocess=SMALL).activations(pixels[0], [-2])[0] for net in (first, second)]
+    assert not np.allclose(*values)

@@ -1,0 +1,121 @@
+"""Pools block by block and on a Dask cluster: the same scores as in memory."""
+
+import os
+import signal
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from joblib import parallel_config
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+
+from skal import ActiveClassifier, Query, adma_sampling
+from skal.query._pool import score_pool
+
+da = pytest.importorskip("dask.array")
+
+
+def test_blocks_and_bar(capsys):
+    X = np.random.default_rng(0).normal(size=(1300, 3))
+    seen = []
+
+    def total(rows):
+        seen.append(len(rows))
+        return rows.sum(axis=1)
+
+    np.testing.assert_array_equal(score_pool(total, X, verbose=True), X.sum(axis=1))
+    assert seen == [512, 512, 276]
+    assert "1300/1300" in capsys.readouterr().err
+    seen.clear()
+    np.testing.assert_allclose(score_pool(total, da.from_array(X, chunks=(400, 2))), X.sum(axis=1))
+    assert sorted(seen) == [100, 400, 400, 400]
+
+
+def test_unknown_chunks():
+    X = np.arange(20.0).reshape(10, 2)
+    kept = da.from_array(X, chunks=(4, 2))
+    kept = kept[kept[:, 0] > 5]
+    np.testing.assert_array_equal(score_pool(lambda rows: rows.sum(axis=1), kept), X[3:].sum(axis=1))
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_adma_on_dask_picks_what_it_picks_in_memory(classifier, pixels, files, fitted):
+    X, y = pixels
+    if fitted:
+        classifier.fit(X[:12], y[:12])
+    for pool, chunks in ((X, (7, 8, 16, 3)), (files[0], 11)):
+        expected = adma_sampling(classifier, pool, 6, lam=0.3)
+        lazy = da.from_array(pool, chunks=chunks)
+        np.testing.assert_array_equal(adma_sampling(classifier, lazy, 6, lam=0.3), expected)
+
+
+def test_an_unfitted_estimator_says_so(classifier, pixels):
+    with pytest.raises(NotFittedError):
+        score_pool(classifier.predict_proba, da.from_array(pixels[0], chunks=(10, -1, -1, -1)))
+
+
+def sums_slowly(folder, rows):
+    """The first call leaves its process's number and waits to be killed; calls after that are quick."""
+    try:
+        with open(os.path.join(folder, "first"), "x") as file:
+            file.write(str(os.getpid()))
+        time.sleep(60)
+    except FileExistsError:
+        time.sleep(0.1)
+    return rows.sum(axis=1)
+
+
+@pytest.fixture(scope="module")
+def client():
+    distributed = pytest.importorskip("distributed")
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**settings) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.mark.filterwarnings("ignore")  # what a cluster says of a worker that dies is not ours
+def test_a_killed_worker_changes_no_score(client, tmp_path):
+    import threading
+
+    X = np.random.default_rng(0).normal(size=(60, 3))
+
+    def kill_the_first():
+        file = tmp_path / "first"
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.05)
+        os.kill(int(file.read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    scores = score_pool(partial(sums_slowly, str(tmp_path)), da.from_array(X, chunks=(5, -1)))
+    killer.join()
+    np.testing.assert_allclose(scores, X.sum(axis=1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_on_dask_finds_what_it_finds_here(client, classifier, pixels, tmp_path):
+    X, y = pixels
+    search = GridSearchCV(
+        ActiveClassifier(
+            classifier.set_params(cache=tmp_path), Query(adma_sampling), n_queries=2, batch_size=6, random_state=0
+        ),
+        {"query__lam": [0.0, 0.5], "estimator__n_frozen": [2, 3]},
+        cv=2,
+        error_score="raise",
+    )
+    here = search.fit(X, y)
+    best, scores = here.best_params_, here.cv_results_["mean_test_score"]
+    with parallel_config(backend="dask"):
+        there = search.fit(X, y)
+    assert there.best_params_ == best
+    np.testing.assert_allclose(there.cv_results_["mean_test_score"], scores)
+
+
+def test_a_filtered_dask_pool(classifier, pixels):
+    X, _ = pixels
+    lazy = da.from_array(X, chunks=(10, -1, -1, -1))
+    kept = lazy[da.from_array(np.repeat([True, False, True, True], 10), chunks=10)]  # its second chunk is empty
+    expected = adma_sampling(classifier, X[np.r_[:10, 20:40]], 4)
+    np.testing.assert_array_equal(adma_sampling(classifier, kept, 4), expected)

@@ -1,0 +1,269 @@
+"""DAN: what its loss holds, what it is given, and that it brings domains together."""
+
+import math
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from torch import nn
+
+from skal._random import seeded
+from skal.metrics import soft_neighborhood_density, target_density
+from skal.numerics.discrepancy import kernel_weights, median_bandwidths, mmd2
+from skal.training.dan import AdaptationNet, DANClassifier, TwoDomains, WithActivations
+from tests.conftest import SMALL
+
+
+@pytest.fixture
+def shifted():
+    """Two classes in 7 features, and the same moved so far that one lies where the other was."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    X = rng.normal(size=(120, 7)).astype(np.float32)
+    X[:, 0] += 3 * y
+    target = rng.normal(size=(120, 7)).astype(np.float32)
+    target[:, 0] += 3 * y
+    target[:, 0] += 2.0
+    return X, y, target
+
+
+@pytest.fixture
+def dan(mlp):
+    return DANClassifier(mlp, n_frozen=0, max_epochs=15, min_steps=0, random_state=0)
+
+
+def test_adaptation_brings_the_domains_together(dan, shifted):
+    X, y, target = shifted
+    dan.set_params(max_epochs=60, lr=1e-2)
+    alone = clone(dan).fit(X, y)
+    adapted = dan.set_params(lam=3.0).fit(X, y, X_target=target)
+
+    def discrepancy(model):
+        features = [model.transform(part) for part in (X, target)]
+        return mmd2(*features, bandwidths=median_bandwidths(*features))
+
+    assert discrepancy(adapted) < discrepancy(alone) / 2
+    assert adapted.score(target, y) > alone.score(target, y)
+
+
+@pytest.mark.parametrize("optimal", [False, True])
+@pytest.mark.parametrize("estimator", ["unbiased", "biased", "linear"])
+def test_the_loss_is_that_of_the_text(optimal, estimator):
+    with seeded(0):
+        module = nn.Module()
+        module.head = nn.Linear(3, 2)
+        logits, inner = torch.randn(18, 2), torch.randn(18, 5)
+    net = AdaptationNet(
+        module, lam=0.7, with_logits=True, n_kernels=3, optimal=optimal, estimator=estimator, n_rows=6, batch_size=6,
+        criterion=nn.CrossEntropyLoss, classes=[0, 1], train_split=None, max_epochs=4, head_penalty=0.1,
+    ).initialize()  # fmt: skip
+    for _ in range(2):
+        net.history.new_epoch()
+    net.history.new_batch()
+    y = torch.tensor([0, 1, 1, 0, 1, 0, 2, 3, 3, 2, 2, 3] + [-1] * 6)  # source, labelled target, target
+    loss = net.get_loss((logits, [inner]), y, training=True)
+    expected = nn.functional.cross_entropy(logits[:12], y[:12] % 2) + 0.1 * module.head.weight.square().sum()
+    p = 1 / 4  # one of four epochs is done
+    warm = 0.7 * (2 / (1 + math.exp(-10 * p)) - 1)
+    for values in (inner, logits):
+        source, target = values[:6], values[12:]
+        sigmas = median_bandwidths(source, target, 3)
+        beta = kernel_weights(source, target, bandwidths=sigmas) if optimal else None
+        expected = expected + warm * mmd2(source, target, bandwidths=sigmas, weights=beta, estimator=estimator)
+    torch.testing.assert_close(loss, expected.to(loss))
+
+
+def test_a_batch_holds_source_labelled_target_and_target():
+    labelled = torch.utils.data.TensorDataset(torch.arange(9.0)[:, None], torch.arange(9) % 3)
+    rows = TwoDomains(labelled, 6, 3, 20, 3, lambda rows: torch.as_tensor(rows)[:, None].float() + 100)
+    with seeded(0):
+        x, y = rows[[5, 0, 2, 1]]
+    assert x[:4, 0].tolist() == [5, 0, 2, 1]
+    assert y[:4].tolist() == [2, 0, 2, 1]
+    assert sorted(x[4:7, 0].tolist()) == [6, 7, 8]
+    assert (y[4:7] - 3).tolist() == (x[4:7, 0].int() % 3).tolist()
+    assert len(set(x[7:, 0].tolist())) == 4
+    assert (x[7:] >= 100).all()
+    assert y[7:].tolist() == [-1] * 4
+
+
+def test_the_target_is_changed_too(dan, shifted):
+    X, y, target = shifted
+    maxima = []
+    same = clone(dan).set_params(augment=lambda x: maxima.append(float(x[:, 0].max())) or x)
+    target = target + np.float32(100)
+    same.fit(X, y, X_target=target)
+    assert min(maxima) < 50 < max(maxima)
+    np.testing.assert_allclose(same.predict_proba(X), dan.fit(X, y, X_target=target).predict_proba(X), atol=1e-4)
+
+
+def test_activations_are_those_of_the_suffix_itself(convnet, pixels):
+    fitted = DANClassifier(convnet, preprocess=SMALL, n_frozen=1, random_state=0).fit(*pixels)
+    layers, suffix = fitted.backbone_.layers, fitted.net_.module_
+    both = WithActivations(suffix, layers.segment(layers.cut(1), [layers.resolve(-2), layers.features], suffix.body))
+    assert {id(p) for p in both.parameters()} == {id(p) for p in suffix.parameters()}
+    (at_cut,) = fitted.activations(pixels[0], [layers.cut(1).name])
+    x = torch.from_numpy(at_cut).view(40, *_shape(layers, pixels))
+    logits, (inner,) = both.eval()(x)
+    torch.testing.assert_close(logits, suffix.eval()(x))
+    np.testing.assert_allclose(inner.detach(), fitted.activations(pixels[0], [-2], pooled=True)[0], atol=1e-5)
+
+
+def _shape(layers, pixels):
+    example = SMALL(torch.from_numpy(pixels[0][:1]))
+    return layers.segment(layers.input, [layers.cut(1)]).eval()(example)[0].shape[1:]
+
+
+def test_three_forms_of_the_same_data(dan, shifted):
+    X, y, target = shifted
+    dan.set_params(max_epochs=3)
+    fits = [
+        clone(dan).fit(target[:10], y[:10], X_source=X, y_source=y, X_target=target[10:]),
+        clone(dan).fit(
+            np.concatenate([target[:10], X, target[10:]]),
+            np.concatenate([y[:10], y, np.full(110, -1)]),
+            sample_domain=np.concatenate([np.full(10, -2), np.full(120, 1), np.full(110, -2)]),
+        ),
+    ]
+    np.testing.assert_array_equal(*(fit.predict_proba(target) for fit in fits))
+    unlabelled = [
+        clone(dan).fit(X, y, X_target=target),
+        clone(dan).fit(
+            np.concatenate([X, target]),
+            np.concatenate([y, np.full(120, -1)]),
+            sample_domain=np.repeat([1, -1], 120),
+        ),
+    ]
+    np.testing.assert_array_equal(*(fit.predict_proba(target) for fit in unlabelled))
+    np.testing.assert_array_equal(unlabelled[0].X_source_, X)
+    np.testing.assert_array_equal(unlabelled[0].X_target_, target)
+
+
+def test_without_a_target_it_is_an_ordinary_classifier(dan, shifted):
+    from skal import FrozenPrefixClassifier
+
+    X, y, _ = shifted
+    plain = FrozenPrefixClassifier(dan.backbone, n_frozen=0, max_epochs=15, min_steps=0, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(dan.fit(X, y).predict_proba(X), plain.predict_proba(X))
+
+
+def test_new_classes_of_the_target_join_those_of_the_source(dan, shifted):
+    X, y, target = shifted
+    names = np.array(["zero", "one", "two"])
+    fitted = dan.fit(target[:6], names[[0, 1, 2, 2, 2, 2]], X_source=X, y_source=names[y], X_target=target[6:])
+    assert fitted.classes_.tolist() == ["one", "two", "zero"]
+
+
+def test_files_are_a_target(convnet, pixels, files):
+    fits = [
+        DANClassifier(convnet, preprocess=SMALL, max_epochs=2, random_state=0).fit(
+            part[0][:20], part[1][:20], X_target=part[0][20:]
+        )
+        for part in (pixels, files)
+    ]
+    np.testing.assert_allclose(fits[0].predict_proba(pixels[0]), fits[1].predict_proba(files[0]), atol=1e-5)
+
+
+def test_selection_without_target_labels(dan, shifted):
+    X, y, target = shifted
+    with sklearn.config_context(enable_metadata_routing=True):
+        dan.set_params(max_epochs=3).set_fit_request(X_target=True)
+        pipeline = make_pipeline(FunctionTransformer(), dan)
+        pipeline.fit(X, y, X_target=target[:100])
+        assert len(pipeline[-1].X_target_) == 100
+        grid = GridSearchCV(dan, {"lam": [0.0, 1.0]}, scoring=target_density, cv=2)
+        grid.fit(X, y, X_target=target[:100])
+        assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
+    with pytest.raises(ValueError, match="has seen no target images"):
+        target_density(clone(dan).fit(X, y))
+
+
+def test_density_equals_a_plain_version():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), 30)
+    unit = p / np.linalg.norm(p, axis=1, keepdims=True)
+    entropies = []
+    for i in range(30):
+        similar = np.exp(np.delete(unit @ unit[i], i) / 0.05)
+        similar /= similar.sum()
+        entropies.append(-(similar * np.log(similar)).sum())
+    assert soft_neighborhood_density(p) == pytest.approx(np.mean(entropies))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"X_source": 1}, "belong together"),
+        ({"sample_domain": np.ones(20), "X_target": 1}, "give no X_source and no X_target"),
+        ({"sample_domain": np.zeros(20)}, "must hold a positive number"),
+        ({"sample_domain": -np.ones(20)}, "there is no source"),
+        ({"sample_domain": np.ones(19)}, "inconsistent numbers of samples"),
+        ({"X_target": np.zeros((3, 7), np.float32)}, "there are 3 target images, but a discrepancy takes 4"),
+        ({"X_target": np.zeros((9, 6), np.float32)}, "features"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(dan, given, message):
+    X = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32)
+    given = {name: X if isinstance(value, int) else value for name, value in given.items()}
+    with pytest.raises(ValueError, match=message):
+        dan.fit(X, np.arange(20) % 2, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lam", -1), ("n_kernels", 0), ("kernel_weights", "best"), ("estimator", "exact")]
+)
+def test_parameters_out_of_range_are_refused(dan, shifted, name, value):
+    with pytest.raises(ValueError, match=f"'{name}' parameter"):
+        dan.set_params(**{name: value}).fit(*shifted[:2])
+
+
+def test_a_frozen_layer_cannot_be_adapted(convnet, pixels):
+    X, y = pixels
+    with pytest.raises(ValueError, match="frozen"):
+        DANClassifier(convnet, preprocess=SMALL, n_frozen=3, mmd_layers=["conv1"]).fit(X, y, X_target=X)
+
+
+def test_names_can_be_masked(dan, shifted):
+    X, y, target = shifted
+    names = np.array(["a", "b"])[y]
+    both, domain = np.concatenate([X, target]), np.repeat([1, -1], 120)
+    dan.set_params(max_epochs=2)
+    for masked in ([*names, *[-1] * 120], np.concatenate([names, ["-1"] * 120])):
+        fitted = clone(dan).fit(both, masked, sample_domain=domain)
+        assert fitted.classes_.tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="are of two kinds"):
+        dan.fit(target[:4], names[:4], X_source=X, y_source=y)
+
+
+def test_a_batch_too_small_for_a_discrepancy_is_refused(dan, shifted):
+    X, y, target = shifted
+    with pytest.raises(ValueError, match="batch_size=2 of 120 source images"):
+        dan.set_params(batch_size=2).fit(X, y, X_target=target)
+
+
+def test_the_loop_hands_on_the_whole_target(dan, shifted):
+    from skal import ActiveClassifier
+
+    X, y, target = shifted
+    active = ActiveClassifier(dan.set_params(max_epochs=1), n_queries=2, batch_size=5, random_state=0)
+    active.fit(target, y, X_source=X, y_source=y, X_target=target)
+    assert len(active.estimator_.X_target_) == 130  # and those labelled
+    assert len(active.estimator_.X_source_) == 120
+
+
+def test_behind_a_scaler_the_source_is_compared_as_the_network_saw_it(dan, shifted):
+    from sklearn.preprocessing import StandardScaler
+
+    from skal.query._features import features_of
+
+    X, y, target = shifted
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(StandardScaler(), dan.set_params(max_epochs=1).set_fit_request(X_target=True))
+        pipeline.fit(X, y, X_target=target[:60])
+    own = features_of(pipeline, target, own_source=pipeline[-1].X_source_).source
+    np.testing.assert_allclose(own, pipeline[-1].transform(pipeline[0].transform(X)), atol=1e-5)
