@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from skal.images.forms import as_paths
 from skal.images.transform import ImageTransform
 
 
+@runtime_checkable
 class Inputs(Protocol):
     """A sequence of network inputs that names its content."""
 
@@ -172,7 +173,7 @@ class InputSpec:
         )
 
     def check(self, X: Any) -> Inputs:
-        """Check `X` and wrap it, without reading more than it takes to refuse it.
+        """Check `X` and wrap it, without reading more than it takes to refuse it; inputs get this pre-processing.
 
         Raises
         ------
@@ -180,6 +181,8 @@ class InputSpec:
             If `X` is empty, has a wrong rank, number of channels or type, holds NaN or infinity, or names a file that
             does not exist.
         """
+        if isinstance(X, Inputs):
+            return X.with_transform(self.transform)
         paths = as_paths(X)
         if paths is not None:
             if self.transform is None:
