@@ -20,7 +20,7 @@ from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.problem import LastFit, Problem
-from skal.training.recipe import Recipe
+from skal.training.recipe import Recipe, Trained
 
 
 def train(
@@ -93,7 +93,7 @@ def train(
         is_old,
         labelled.sample_weight,
         foretold,
-        LastFit(estimator.net_.module_, estimator.classes_, _trained_classes(estimator)) if continues else None,
+        _last_fit(estimator, new) if continues else None,
     )
     if len(labelled.y):
         problem.activations  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
@@ -107,6 +107,7 @@ def train(
         **trained.attributes,
         "net_": trained.net,
         "classes_": trained.classes,
+        "trained_classes_": _trained_classes(problem, trained),
         "fused_": list(trained.fused),
         "backbone_": prefix.backbone,
         "n_frozen_": prefix.n_frozen,
@@ -179,8 +180,15 @@ def _arranged(
     return X, y, data
 
 
-def _trained_classes(estimator: Any) -> np.ndarray:
-    """Classes whose rows of the head have been trained; of a loaded classifier all, of a single class none."""
-    labels = np.unique(estimator.seen_.y)
-    taught = labels if len(labels) else estimator.classes_
-    return taught if len(taught) > 1 else taught[:0]
+def _last_fit(estimator: Any, new: Labelled) -> LastFit:
+    """The fit that is continued with new images, and which of its classes it has learned."""
+    trained = estimator.trained_classes_
+    corrected = estimator.seen_.corrected_by(new)
+    return LastFit(estimator.net_.module_, estimator.classes_, np.setdiff1d(trained, corrected), corrected)
+
+
+def _trained_classes(problem: Problem, trained: Trained) -> np.ndarray:
+    """Classes whose rows of the head have been trained by now; of a single class alone, none."""
+    before = problem.classes[:0] if problem.last is None else problem.last.trained_classes
+    labelled = np.intersect1d(trained.classes, np.concatenate([before, np.unique(problem.y)]))
+    return labelled if len(labelled) > 1 else labelled[:0]

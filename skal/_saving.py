@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from sklearn.utils.validation import check_is_fitted
 
 from skal._fitting import prefix_of
 from skal._random import seeded
+from skal.features.stored import StoredActivations
 from skal.training.checkpoint import load_models, read_checkpoint, write_checkpoint
 from skal.training.labelled import Labelled
 from skal.training.net import Options
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 class SavingMixin:
     """Methods of a classifier that write it and read it."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, include_labelled: bool = False) -> None:
         """Write the trained layers, head and classes (safetensors).
 
         The frozen prefix is not in the file: the pre-trained network it belongs to is named by its fingerprint.
@@ -32,9 +34,14 @@ class SavingMixin:
         Parameters
         ----------
         path : path
+        include_labelled : bool, default=False
+            Whether the labelled images travel with the file, as float32 activations at the cut, so that `partial_fit`
+            continues exactly as it would have without saving. It makes the file larger, by 96 kB per image for
+            MobileNetV2 at 129 pixels and default depth, and tells whoever reads it about the images: at ``n_frozen=0``
+            the activations are the pre-processed images themselves.
         """
         check_is_fitted(self)
-        save_classifier(self, path)
+        save_classifier(self, path, include_labelled)
 
     def load(self, path: str | os.PathLike[str]) -> Self:
         """Take the state that :meth:`save` wrote; runs no code from the file.
@@ -46,8 +53,8 @@ class SavingMixin:
         Returns
         -------
         self : FrozenPrefixClassifier
-            Fitted, with this estimator's own backbone and parameters. It remembers no training images: a later
-            `partial_fit` replays none.
+            Fitted, with this estimator's own backbone and parameters. Unless they were included it remembers no
+            labelled images: a later `partial_fit` replays none, and leaves classes without new images as they are.
 
         Raises
         ------
@@ -65,8 +72,16 @@ def take_state(classifier: Any, state: dict[str, Any]) -> None:
     vars(classifier).update(state)
 
 
-def save_classifier(classifier: Any, path: str | os.PathLike[str]) -> None:
-    """Write a fitted classifier."""
+def save_classifier(classifier: Any, path: str | os.PathLike[str], include_labelled: bool) -> None:
+    """Write a fitted classifier, with its labelled images as activations or without."""
+    seen = classifier.seen_ if include_labelled else Labelled.none(classifier.classes_)
+    further = {}
+    if len(seen.y):
+        further = {
+            "labelled.activations": torch.cat([*classifier._fitted_prefix().activations(seen.inputs)]),
+            "labelled.targets": torch.from_numpy(np.searchsorted(classifier.classes_, seen.y)),
+            "labelled.weights": torch.from_numpy(seen.weights),
+        }
     described = {
         "classes": classifier.classes_.tolist(),
         "n_frozen": classifier.n_frozen_,
@@ -75,8 +90,11 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str]) -> None:
         "preprocess": repr(classifier.backbone_.inputs.transform),
         "recipe": type(classifier.recipe_).__name__,
         "data": sorted(classifier.data_),
+        "trained_classes": np.searchsorted(classifier.classes_, classifier.trained_classes_).tolist(),
+        "labelled": seen.content.tolist(),
+        "weighted": seen.sample_weight is not None,
     }
-    write_checkpoint(path, [*classifier.fused_, classifier.net_.module_], described)
+    write_checkpoint(path, [*classifier.fused_, classifier.net_.module_], described, further)
 
 
 def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -102,7 +120,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         )
     options = Options.of(classifier)
     classes = np.array(described["classes"])
-    labelled = Labelled.none(classes)
+    labelled = _labelled(state, described, classes)
     prefix = replace(prefix, n_frozen=described["n_frozen"])
     n_classes, n_features = state["0.head.weight"].shape
     with seeded(0):
@@ -118,12 +136,14 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             for _ in range(described["n_models"])
         ]
     load_models(models, state)
-    problem = Problem(prefix, options, labelled.inputs, labelled.y, np.zeros(0, dtype=bool), foretold=classes)
+    nothing = Labelled.none(classes)
+    problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), foretold=classes)
     width = described["n_features_in"]
     return {
         **({} if width is None else {"n_features_in_": width}),
         "net_": problem.finished_net(models[-1]),
         "classes_": classes,
+        "trained_classes_": classes[described["trained_classes"]],
         "fused_": models[:-1],
         "backbone_": backbone,
         "n_frozen_": prefix.n_frozen,
@@ -132,3 +152,13 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         "_trained_by": described["recipe"],
         "_attributes": [],
     }
+
+
+def _labelled(state: dict[str, torch.Tensor], described: dict[str, Any], classes: np.ndarray) -> Labelled:
+    """The labelled images of a file, by their activations; none where they were not included."""
+    names = described["labelled"]
+    if not names:
+        return Labelled.none(classes)
+    stored = StoredActivations(state["labelled.activations"], [bytes.fromhex(name) for name in names])
+    weights = state["labelled.weights"].numpy() if described["weighted"] else None
+    return Labelled(stored, classes[state["labelled.targets"].numpy()], weights, np.array(names, dtype=str))

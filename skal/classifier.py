@@ -129,6 +129,8 @@ class FrozenPrefixClassifier(
         Further models whose probabilities are averaged with those of `net_`.
     seen_ : Labelled
         The labelled images trained on, which `partial_fit` replays.
+    trained_classes_ : ndarray
+        Those of `classes_` of which there have been images.
     n_features_in_ : int
         Number of features; only where X is 2-D features.
 
@@ -155,6 +157,7 @@ class FrozenPrefixClassifier(
 
     net_: NeuralNetClassifier
     classes_: np.ndarray
+    trained_classes_: np.ndarray
     backbone_: Backbone
     n_frozen_: int
     recipe_: Recipe

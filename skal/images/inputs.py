@@ -133,16 +133,16 @@ class JoinedInputs:
         return len(self.places)
 
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        return [key for inputs, own in self._runs(rows) for key in inputs.keys(own)]
+        return [key for inputs, own in self.runs(rows) for key in inputs.keys(own)]
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        return torch.cat([inputs.load(own) for inputs, own in self._runs(rows)])
+        return torch.cat([inputs.load(own) for inputs, own in self.runs(rows)])
 
     def with_transform(self, transform: ImageTransform | None) -> JoinedInputs:
         others = {id(inputs): inputs.with_transform(transform) for inputs, _ in self.places}
         return JoinedInputs(*((others[id(inputs)], [i]) for inputs, i in self.places))
 
-    def _runs(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Inputs, np.ndarray]]:
+    def runs(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Inputs, np.ndarray]]:
         """Rows of the same inputs that follow each other, together."""
         places = [self.places[i] for i in rows]
         for _, run in groupby(places, key=lambda place: id(place[0])):

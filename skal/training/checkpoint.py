@@ -16,7 +16,12 @@ from skal.training.suffix import Suffix
 _FORMAT = "skal.FrozenPrefixClassifier 1"
 
 
-def write_checkpoint(path: str | os.PathLike[str], models: Sequence[Suffix], described: dict[str, Any]) -> None:
+def write_checkpoint(
+    path: str | os.PathLike[str],
+    models: Sequence[Suffix],
+    described: dict[str, Any],
+    further: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write models that predict together, and a description that JSON can hold.
 
     Parameters
@@ -24,12 +29,15 @@ def write_checkpoint(path: str | os.PathLike[str], models: Sequence[Suffix], des
     path : path
     models : sequence of Suffix
     described : dict
+    further : dict of str to Tensor, default=None
+        Other tensors, under names of their own.
     """
     tensors = {
         f"{i}.{name}": tensor.cpu().clone().contiguous()
         for i, model in enumerate(models)
         for name, tensor in model.state_dict().items()
     }
+    tensors |= further or {}
     described = {"format": _FORMAT, "n_models": len(models), "normalize": models[-1].normalize, **described}
     save_file(tensors, path, metadata={"skal": json.dumps(described)})
 
@@ -40,7 +48,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
     Returns
     -------
     state : dict of str to Tensor
-        Tensors of all models, each named after its model's number.
+        Tensors of all models, each named after its model's number, and others.
     described : dict
 
     Raises
