@@ -143,6 +143,12 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
     return Prefix(backbone, depth, estimator.device, find_cache(estimator.cache), bool(estimator.verbose))
 
 
+def fitted_prefix(estimator: Any) -> Prefix:
+    """The frozen layers of the last fit."""
+    cache = find_cache(estimator.cache)
+    return Prefix(estimator.backbone_, estimator.n_frozen_, estimator.device, cache, bool(estimator.verbose))
+
+
 def is_same_network(estimator: Any, prefix: Prefix) -> bool:
     """Whether the last fit was of this network at this depth."""
     fingerprint = estimator.backbone_.fingerprint

@@ -12,9 +12,8 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
-from skal._fitting import checked_features, prefix_of
+from skal._fitting import checked_features, fitted_prefix, prefix_of
 from skal.backbones.backbone import Backbone
-from skal.features.cache import find_cache
 from skal.features.prefix import Prefix, run_batched
 from skal.gradients.cached import cached_output_change
 from skal.images.forms import as_data, is_images
@@ -46,12 +45,8 @@ class PredictionMixin:
             prefix = prefix_of(self, X)
         else:
             X = checked_features(self, X, reset=False)
-            prefix = self._fitted_prefix()
+            prefix = fitted_prefix(self)
         return prefix, prefix.check(X)
-
-    def _fitted_prefix(self) -> Prefix:
-        cache: Any = find_cache(self.cache)
-        return Prefix(self.backbone_, self.n_frozen_, self.device, cache, bool(self.verbose))
 
     def _run_suffix(self, X: Any, run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Run part of the fitted suffix on activations at the cut, block by block."""
@@ -198,7 +193,7 @@ class PredictionMixin:
         return cached_output_change(
             self.net_.module_,
             self.classes_,
-            self._fitted_prefix(),
+            fitted_prefix(self),
             checked_features(self, X_reference, reset=False),
             checked_features(self, X, reset=False),
             output=output,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNetClassifier
 
-from skal._fitting import prefix_of
+from skal._fitting import fitted_prefix, prefix_of
 from skal._random import seeded
 from skal.features.stored import StoredActivations
 from skal.training.checkpoint import load_models, read_checkpoint, write_checkpoint
+from skal.training.export import WholeNetwork
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.problem import Problem
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
 class SavingMixin:
     """Methods of a classifier that write it and read it."""
+
+    classes_: np.ndarray
+    fused_: Sequence[Suffix]
+    net_: NeuralNetClassifier
 
     def save(self, path: str | os.PathLike[str], *, include_labelled: bool = False) -> None:
         """Write the trained layers, head and classes (safetensors).
@@ -42,6 +49,20 @@ class SavingMixin:
         """
         check_is_fitted(self)
         save_classifier(self, path, include_labelled)
+
+    def to_module(self) -> WholeNetwork:
+        """The whole fitted network as one module, for ``torch.export``, ONNX, or a program without skal.
+
+        Returns
+        -------
+        module : nn.Module
+            In evaluation mode, on the CPU, independent of this classifier; from images (n, channels, H, W), resized and
+            cropped as its attributes `resize`, `image_size` and `interpolation` say and scaled to [0, 1], to the
+            probabilities of `classes`. Mean and deviation of the pre-processing are its buffers.
+        """
+        check_is_fitted(self)
+        names = [str(label) for label in self.classes_]
+        return WholeNetwork(fitted_prefix(self), [*self.fused_, self.net_.module_], names)
 
     def load(self, path: str | os.PathLike[str]) -> Self:
         """Take the state that :meth:`save` wrote; runs no code from the file.
@@ -78,7 +99,7 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
     further = {}
     if len(seen.y):
         further = {
-            "labelled.activations": torch.cat([*classifier._fitted_prefix().activations(seen.inputs)]),
+            "labelled.activations": torch.cat([*fitted_prefix(classifier).activations(seen.inputs)]),
             "labelled.targets": torch.from_numpy(np.searchsorted(classifier.classes_, seen.y)),
             "labelled.weights": torch.from_numpy(seen.weights),
         }
