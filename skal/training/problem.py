@@ -137,6 +137,13 @@ class Problem:
         if given is None or len(self.y) == 0:
             return None
         if isinstance(given, dict):
+            unknown = [label for label in given if label not in self.classes.tolist()]
+            unweighted = [label for label in self.classes.tolist() if label not in given]
+            if unknown and unweighted:  # classes that are still to come may have a weight
+                raise ValueError(
+                    f"class_weight holds {unknown[0]!r}, which is no class, and nothing for {unweighted[0]!r}; "
+                    f"the classes are {self.classes.tolist()}"
+                )
             return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
         labelled = np.unique(self.y)
         weights = np.ones(len(self.classes))
