@@ -33,6 +33,7 @@ _NO_MEMBERS = frozenset(
         "__firstlineno__",
         "__static_attributes__",
         "__abstractmethods__",
+        "__slotnames__",
         "_abc_impl",
     ]
 )

@@ -223,6 +223,8 @@ def _parts(value: Any) -> _Parts:
         learned = ("centers_", "classes_", "class_names_", "columns_", "layers_", "fingerprint_", "pooled")
         yield b"SourceProfile"
         yield from ((name, getattr(value, name)) for name in learned)
+    elif isinstance(value, os.PathLike):
+        yield "path", os.fspath(value)
     elif isinstance(value, torch.Generator):
         yield str(value.device).encode()
         yield "state", value.get_state()

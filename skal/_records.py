@@ -12,6 +12,8 @@ from typing import Any
 import xxhash
 from filelock import FileLock, Timeout
 
+_BEFORE_CHECKSUM = b', "checksum": "'
+
 
 class RecordFile:
     """The rounds of one run.
@@ -74,8 +76,9 @@ class RecordFile:
         self._write({"round": index, **record})
 
     def _write(self, line: dict[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({**line, "checksum": _checksum(line)}) + "\n")
+        body = json.dumps(line).encode()[:-1]
+        with open(self.path, "ab") as stream:
+            stream.write(body + _BEFORE_CHECKSUM + f'{_checksum(body)}"}}\n'.encode())
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -92,13 +95,10 @@ class RecordFile:
         return [{name: value for name, value in line.items() if name != "round"} for line in lines[1:]], n_bytes
 
     def _parsed(self, number: int, text: bytes) -> dict[str, Any]:
-        try:
-            line = json.loads(text)
-            checksum = line.pop("checksum")
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise self._refused(number, "is damaged: it is no record with a checksum") from error
-        if checksum != _checksum(line):
-            raise self._refused(number, "is damaged: its checksum is that of another content")
+        body, _, end = text.rpartition(_BEFORE_CHECKSUM)
+        if end != f'{_checksum(body)}"}}'.encode():
+            raise self._refused(number, "is damaged: its checksum is missing or that of another content")
+        line: dict[str, Any] = json.loads(body + b"}")
         return line
 
     def _refused(self, number: int, why: str) -> ValueError:
@@ -119,5 +119,5 @@ class RecordFile:
                 )
 
 
-def _checksum(line: dict[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(line).encode())
+def _checksum(body: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(body)
