@@ -181,6 +181,7 @@ def without_seconds(records):
 SLOW = """
 import sys, time
 from tests.test_experiment import iris
+from skal._records import RecordFile
 append = RecordFile.append
 def slow(*args):
     append(*args)
