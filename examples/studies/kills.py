@@ -1,8 +1,8 @@
 """Kill work at random moments, run it again, and compare with work that was never disturbed.
 
 Five jobs on small images and a small network: a fit, a query, a pass through the cached layers, a retrieval of
-neighbours, and an experiment. Each is sent SIGKILL and SIGINT (Ctrl-C) six times at seeded random moments, 30 of either.
-Checked are:
+neighbours, and an experiment. Each is sent SIGKILL and SIGINT (Ctrl-C) six times at seeded random moments, 30 times
+each in all. Checked are:
 
 - an interrupt reaches the caller: the job does not return;
 - an experiment's files then hold finished rounds only, each equal to the undisturbed one;
