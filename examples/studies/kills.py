@@ -34,7 +34,7 @@ from skal.experiment import Task, run_experiment
 from skal.query import uherding_sampling
 from skal.selective import FilterBankDescriptor, SymmetricKLNeighbors
 
-N_IMAGES, SIDE, N_CLASSES = 600, 32, 4
+N_IMAGES, SIDE, N_CLASSES = 600, 16, 4
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGINT": signal.SIGINT}
 
 
@@ -49,9 +49,9 @@ def images(seed, n=N_IMAGES):
 def network():
     torch.manual_seed(0)
     layers = []
-    for n_in, n_out in [(3, 32), (32, 32), (32, 64), (64, 64), (64, 64)]:
+    for n_in, n_out in [(3, 16), (16, 16), (16, 32), (32, 32), (32, 32)]:
         layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
 X, Y = images(0)
@@ -60,12 +60,12 @@ NET = network()
 
 def classifier(folder, **params):
     return FrozenPrefixClassifier(
-        NET, preprocess=ImageTransform(SIDE, SIDE), n_frozen=3, cache=folder / "cache", random_state=0, **params
+        NET, preprocess=ImageTransform(SIDE, SIDE), n_frozen=2, cache=folder / "cache", random_state=0, **params
     )
 
 
 def fit(folder):
-    return classifier(folder).fit(X[:80], Y[:80]).predict_proba(X[-50:])
+    return classifier(folder, max_epochs=10, min_steps=0).fit(X[:80], Y[:80]).predict_proba(X[-50:])
 
 
 def query(folder):
@@ -86,7 +86,7 @@ def retrieval(folder):
 
 def experiment(folder):
     records = run_experiment(
-        classifier(folder, min_steps=30),
+        classifier(folder, max_epochs=5, min_steps=0),
         {"random": random_sampling, "uherding": uherding_sampling},
         {"colours": Task(X[:200], Y[:200], X[-50:], Y[-50:])},
         n_queries=4,
@@ -156,6 +156,7 @@ def undisturbed(job, folder):
         start = time.perf_counter()
         assert exit_code(started(job, folder)) == 0, f"{job} failed without being disturbed"
         seconds = time.perf_counter() - start
+    print(f"{job}: {seconds:.1f} s", flush=True)
     return seconds
 
 
