@@ -28,6 +28,9 @@ ORDER = [
     "query",
     "metrics",
     "active",
+    "_code",
+    "_fingerprint",
+    "_records",
     "experiment",
     "plots",
 ]
