@@ -144,7 +144,7 @@ class _ExampleTracer(Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node = proxy.node
-        args, kwargs = (fx.node.map_arg(a, self.values.__getitem__) for a in (node.args, node.kwargs))
+        args, kwargs = (fx.node.map_arg(a, self._value_of) for a in (node.args, node.kwargs))
         value: Any
         with torch.no_grad(), _untraced():
             if kind == "placeholder":
@@ -159,6 +159,11 @@ class _ExampleTracer(Tracer):
                 value = target(*args, **kwargs) if callable(target) else None
         self.values[node] = value
         return proxy
+
+    def _value_of(self, node: fx.Node) -> Any:
+        if node not in self.values:  # a tensor among the arguments, such as a buffer of indices, has a node without proxy
+            self.values[node] = attribute(self.root, str(node.target))
+        return self.values[node]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _KnownProxy(node, self)
@@ -189,6 +194,8 @@ def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
             except Exception as error:  # a forward may fail in any way
                 failure = error
                 break
+            finally:
+                _drop_proxies(module)
             _prune(module, graph)
             for part in module.modules():
                 if hasattr(part, "inplace"):
@@ -197,6 +204,15 @@ def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
     raise ValueError(
         f"cannot follow the forward of {type(module).__name__}: {type(failure).__name__}: {failure}"
     ) from failure
+
+
+def _drop_proxies(module: nn.Module) -> None:
+    """Empty the caches that a forward filled with the stand-ins of its trace, such as attention biases by device."""
+    for part in module.modules():
+        for cache in vars(part).values():
+            if isinstance(cache, dict):
+                for key in [key for key, value in cache.items() if isinstance(value, fx.Proxy)]:
+                    del cache[key]
 
 
 def _prune(module: nn.Module, graph: fx.Graph) -> None:

@@ -86,7 +86,7 @@ class DANClassifier(FrozenPrefixClassifier):
         self,
         backbone: BackboneLike,
         *,
-        weights: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = "auto",
         n_frozen: int | None = None,
         lam: float = 1.0,
         mmd_layers: Sequence[int | str] = (-2, -1),

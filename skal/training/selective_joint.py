@@ -100,7 +100,7 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
         self,
         backbone: BackboneLike,
         *,
-        weights: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = "auto",
         n_frozen: int | None = 0,
         descriptor: FilterBankDescriptor | None = None,
         n_neighbors: int = 100,
