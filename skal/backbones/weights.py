@@ -76,6 +76,6 @@ def download_error(name: str, weights: str, origin: str | None, error: Exception
     """The error for weights of a named network that a library could not fetch."""
     where = f" from {origin}" if origin else ""
     return OSError(
-        f"cannot load the weights {weights!r} of {name!r}{where}: {type(error).__name__}: {error}. Download the file on "
-        "a machine with access and pass it with weights=FILE, or pass weights=None for random weights"
+        f"cannot load the weights {weights!r} of {name!r}{where}: {type(error).__name__}: {error}. Download the file "
+        "on a machine with access and pass it with weights=FILE, or pass weights=None for random weights"
     )
