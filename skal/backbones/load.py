@@ -86,7 +86,7 @@ def load_backbone(
 
 
 def _remembered(backbone: BackboneLike, recipe: tuple[Any, ...], load: Callable[[], Backbone]) -> Backbone:
-    """What was loaded by the same recipe, if it is still known, else what is loaded now."""
+    """The backbone loaded earlier with the same arguments, if it is still cached; else the one loaded now."""
     if isinstance(backbone, nn.Module):
         recipe += (content_name(backbone),)  # it may be changed in place between two calls
         memo = _of_modules.setdefault(backbone, OrderedDict())
@@ -134,7 +134,7 @@ def _load(
 
 
 def _weights_key(backbone: BackboneLike, weights: Weights) -> Any:
-    """Names the weights asked for; checks them where that takes no library."""
+    """Key of the requested weights; checks files, and the weights of modules, before any work."""
     file = weights_file(weights)
     if file is not None:
         info = file.stat()
@@ -150,7 +150,7 @@ def _weights_key(backbone: BackboneLike, weights: Weights) -> Any:
 
 
 def _materialised(module: nn.Module, n_features: int | None) -> nn.Module:
-    """The module with its lazy layers given the width of the data."""
+    """The module with its lazy layers initialised for the width of the data."""
     lazy = [part for part in module.modules() if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params()]
     if not lazy:
         return module

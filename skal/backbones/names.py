@@ -104,7 +104,7 @@ def torchvision_network(asked: NamedNetwork) -> Built:
         if hasattr(
             module, "transform_input"
         ):  # GoogLeNet and Inception: torchvision sets it with its own weights alone
-            module.transform_input = True
+            module.transform_input = True  # type: ignore[assignment]
 
     def transform() -> ImageTransform:
         given = own.transforms()

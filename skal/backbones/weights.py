@@ -1,4 +1,4 @@
-"""Weights from files, and what is said where they cannot be had."""
+"""Weights from files, and the errors for weights that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Weights = str | os.PathLike[str] | None
 
 
 def weights_file(weights: Weights) -> Path | None:
-    """The file that `weights` names, or None where it names none.
+    """The file that `weights` names, or None if it is not a file.
 
     A string is a file if it has a suffix or a separator of folders.
 
@@ -73,7 +73,7 @@ def with_weights(module: nn.Module, path: Path) -> nn.Module:
 
 
 def download_error(name: str, weights: str, origin: str | None, error: Exception) -> OSError:
-    """The error for weights of a named network that a library could not fetch."""
+    """The error to raise where a library could not download the weights of a named network."""
     where = f" from {origin}" if origin else ""
     return OSError(
         f"cannot load the weights {weights!r} of {name!r}{where}: {type(error).__name__}: {error}. Download the file "
