@@ -14,8 +14,8 @@ from skal.backbones import load_backbone
 from skal.images import ImageTransform
 
 QUICK = ["test_convnext", "test_vit", "efficientvit_m0"]
-#: Families whose forward no graph expresses: it assigns to slices, takes dictionaries, or asks a tensor for its device.
-NOT_FOLLOWED = {"convit", "efficientvit_mit", "gemma4_vit", "mvitv2", "naflexvit"}
+#: Families whose forward no graph expresses: it assigns to slices, or asks a tensor for the kind of its device.
+NOT_FOLLOWED = {"convit", "efficientvit_mit", "mvitv2"}
 _MOST = 30e6  # parameters: larger networks take a minute and gigabytes
 
 
