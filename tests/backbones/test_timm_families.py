@@ -24,7 +24,9 @@ def smallest(family):
     counted = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in timm.list_models(module=family):
+        names = timm.list_models(module=family)
+        toys = [name for name in names if name.startswith("test_")]
+        for name in toys or names:
             with torch.device("meta"):
                 try:
                     model = timm.create_model(name)
