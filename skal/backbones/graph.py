@@ -263,6 +263,8 @@ class LayerGraph:
 
     def _segment(self, start: fx.Node, ends: Sequence[fx.Node], root: nn.Module) -> fx.GraphModule:
         needed = set(ends).union(*(_ancestors(end, stop={start} | self._batch_sizes) for end in ends))
+        if self.input in needed and start is not self.input:
+            raise ValueError(f"{', '.join(end.name for end in ends)} cannot be computed from {start.name!r} alone")
         piece = fx.Graph(tracer_cls=Tracer)
         values: dict[fx.Node, fx.Node] = {start: piece.placeholder("x")}
         for node in self.nodes:
@@ -279,7 +281,7 @@ class LayerGraph:
         Raises
         ------
         ValueError
-            If the network has no head.
+            If the network has no head, or its outputs depend on more than the final representation.
         """
         if self.head is None:
             raise ValueError("this network has no head of its own, so it gives no probabilities of source classes")

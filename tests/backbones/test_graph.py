@@ -154,6 +154,25 @@ def test_branches_are_followed_along_an_example():
     torch.testing.assert_close(layers.head_segment()(features)[0], net(x))
 
 
+class TwoHeads(nn.Module):
+    """Its output is a sum of two heads that read different tensors, as VOLO's is."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.main, self.aux = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.main(self.b(x)) + self.aux(x.relu())
+
+
+def test_outputs_that_need_more_than_the_features_raise():
+    with seeded(0):
+        layers = LayerGraph(TwoHeads().eval(), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="cannot be computed from 'relu' alone"):
+        layers.head_segment()
+
+
 class BiasByIndex(nn.Module):
     """Adds learned biases, looked up by a buffer of indices and cached by device, as the attention of TinyViT does."""
 
