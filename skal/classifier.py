@@ -47,10 +47,11 @@ class FrozenPrefixClassifier(
     Parameters
     ----------
     backbone : str, nn.Module or callable
-        A torchvision classification model's name, a module (copied, never mutated), or a function making one.
-    weights : str, path or None, default=None
-        ``"DEFAULT"`` or another name of torchvision's, a state-dict file (``.safetensors``, or what
-        ``torch.load(weights_only=True)`` reads), or None for the module's own.
+        A torchvision name, ``"timm:NAME"``, ``"efficientnet_lite0"``, a module (copied, never mutated), or a function
+        making one.
+    weights : {"auto"}, name of torchvision weights, path or None, default="auto"
+        ``"auto"``: a network given by name is pre-trained, a module stays as it is. None: random weights for a name.
+        Files are state dicts (``.safetensors``, or what ``torch.load(weights_only=True)`` reads).
     n_frozen : int or None, default=None
         Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. None freezes
         up to layer A of the transformation pattern, the fourth weight layer from the end. The ADMA paper uses 2 for
@@ -169,7 +170,7 @@ class FrozenPrefixClassifier(
         self,
         backbone: BackboneLike,
         *,
-        weights: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = "auto",
         n_frozen: int | None = None,
         recipe: Recipe | None = None,
         source: SourceProfile | None = None,

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from skal._device import find_device
 from skal.backbones.backbone import Backbone
 from skal.backbones.load import BackboneLike, load_backbone
 from skal.features.activations import Point, frozen_activations
@@ -37,7 +38,7 @@ class SourceProfile(BaseEstimator):
     ----------
     backbone : str, nn.Module, callable or None
         As in :class:`FrozenPrefixClassifier`. None for a loaded profile, which cannot be fitted again.
-    weights : str, path or None, default=None
+    weights : {"auto"}, name of torchvision weights, path or None, default="auto"
     image_size : int or None, default=None
     preprocess : ImageTransform or None, default=None
     layers : list of pairs (A, B), default=None
@@ -45,7 +46,8 @@ class SourceProfile(BaseEstimator):
         choice, ``[(-4, -2)]``. Two pairs such as ``[(-4, -2), (-5, -2)]`` make the text's ADMA-2.
     pooled : bool, default=True
         Whether maps are averaged over space. It keeps the profile small: 1,000 centres with a 7 x 7 map do not ship.
-    device : str, default="cpu"
+    device : str, default="auto"
+        ``"auto"`` takes a GPU where there is one.
 
     Attributes
     ----------
@@ -81,12 +83,12 @@ class SourceProfile(BaseEstimator):
         self,
         backbone: BackboneLike | None,
         *,
-        weights: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = "auto",
         image_size: int | None = None,
         preprocess: ImageTransform | None = None,
         layers: Sequence[LayerPair] | None = None,
         pooled: bool = True,
-        device: str = "cpu",
+        device: str = "auto",
     ):
         self.backbone = backbone
         self.weights = weights
@@ -124,10 +126,11 @@ class SourceProfile(BaseEstimator):
         Raises
         ------
         ValueError
-            If X is not what the network takes, y has another length, or layers are unknown.
+            If X is not what the network takes, y has another length, layers are unknown, or there is no such device.
         """
         if self.backbone is None:
             raise ValueError("this profile was loaded without its backbone and cannot be fitted again")
+        device = find_device(self.device)
         y = column_or_1d(y)
         check_consistent_length(X, y)
         X = as_data(X)
@@ -151,12 +154,12 @@ class SourceProfile(BaseEstimator):
 
         finals = [
             flat(block[0]).numpy()
-            for block in frozen_activations(backbone, inputs, [Point(layers.features)], device=self.device)
+            for block in frozen_activations(backbone, inputs, [Point(layers.features)], device=device)
         ]
         centers = class_centers(np.concatenate(finals), members)
         points = [Point(nodes[name], self.pooled) for name in names]
         chosen = backbone.inputs.check(X[centers])
-        blocks = list(frozen_activations(backbone, chosen, points, device=self.device))
+        blocks = list(frozen_activations(backbone, chosen, points, device=device))
 
         self.classes_ = classes
         self.class_names_ = [str(name) for name in (classes if class_names is None else class_names)]

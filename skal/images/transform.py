@@ -26,6 +26,8 @@ class ImageTransform:
         Per channel, for pixels scaled to [0, 1].
     interpolation : {"bilinear", "bicubic"}, default="bilinear"
         Always with antialiasing.
+    squash : bool, default=False
+        Whether both sides become `resize`, which distorts images that are not square, instead of the short side.
 
     Examples
     --------
@@ -38,10 +40,19 @@ class ImageTransform:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
             raise ValueError(f"crop={self.crop} is not between 1 and resize={self.resize}")
+
+    def __repr__(self) -> str:
+        # Profiles, models and caches name their pre-processing by this text: squash joins it only where it is set.
+        squash = ", squash=True" if self.squash else ""
+        return (
+            f"ImageTransform(resize={self.resize!r}, crop={self.crop!r}, mean={self.mean!r}, std={self.std!r}, "
+            f"interpolation={self.interpolation!r}{squash})"
+        )
 
     @property
     def channels(self) -> int:
@@ -51,8 +62,8 @@ class ImageTransform:
         """Network inputs (n, channels, crop, crop), float32, of uint8 images (n, H, W, 1 or 3)."""
         x = pixels.permute(0, 3, 1, 2)
         short = min(x.shape[2:])
-        if short != self.resize:
-            size = [int(side * self.resize / short) for side in x.shape[2:]]
+        size = [self.resize if self.squash else int(side * self.resize / short) for side in x.shape[2:]]
+        if size != list(x.shape[2:]):
             x = F.interpolate(x, size=size, mode=self.interpolation, antialias=True)
         top, left = (round((side - self.crop) / 2) for side in x.shape[2:])
         x = x[:, :, top : top + self.crop, left : left + self.crop].float() / 255

@@ -17,6 +17,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
+from skal._device import find_device
 from skal._validation import check_count
 from skal.backbones.backbone import Backbone
 from skal.backbones.load import BackboneLike, load_backbone
@@ -54,7 +55,8 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         Side of the images, resized and cropped at the centre. None takes the network's own, for the Gabor bank 128.
     preprocess : ImageTransform or None, default=None
         Pre-processing of pixels; None takes the network's own.
-    device : str, default="cpu"
+    device : str, default="auto"
+        ``"auto"`` takes a GPU where there is one.
     verbose : bool, default=False
         Whether a bar shows the progress.
 
@@ -88,13 +90,13 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         bank: str = "gabor",
         *,
         backbone: BackboneLike | None = None,
-        weights: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = "auto",
         layers: int | Sequence[str] = 2,
         n_bins: int = 100,
         activation: bool = True,
         image_size: int | None = None,
         preprocess: ImageTransform | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         verbose: bool = False,
     ):
         self.bank = bank
@@ -124,7 +126,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the bank or its layers are unknown, there is no backbone, or X is no images.
+            If the bank, its layers or the device are unknown, there is no backbone, or X is no images.
         """
         responses, inputs = self._responses(X)
         low, high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
@@ -239,11 +241,12 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
     def _bank(self) -> GaborResponses | ConvResponses:
         if self.bank not in BANKS:
             raise ValueError(f"bank={self.bank!r} is not one of {BANKS}")
+        device = find_device(self.device)
         if self.bank == "gabor":
-            return GaborResponses(self.device)
+            return GaborResponses(device)
         if self.backbone is None:
-            raise ValueError("bank='conv' needs a backbone, such as 'alexnet' with weights='DEFAULT'; got None")
-        return ConvResponses(self._load_backbone(), self.layers, self.activation, self.device)
+            raise ValueError("bank='conv' needs a backbone, such as 'alexnet'; got None")
+        return ConvResponses(self._load_backbone(), self.layers, self.activation, device)
 
     def _load_backbone(self) -> Backbone:
         assert self.backbone is not None

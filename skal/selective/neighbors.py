@@ -17,6 +17,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 from tqdm import tqdm
 
+from skal._device import find_device
 from skal._validation import check_count
 
 _BLOCK_BYTES = 128 << 20  # of a block of source rows
@@ -40,7 +41,8 @@ class SymmetricKLNeighbors(BaseEstimator):
         Added inside each logarithm. A larger one changes what is near: 1e-3 keeps half of the nearest 100.
     block_size : int or None, default=None
         Source rows at a time; None takes 128 MiB of them. No result depends on it.
-    device : str, default="cpu"
+    device : str, default="auto"
+        ``"auto"`` takes a GPU where there is one.
     verbose : bool, default=False
         Whether a bar shows the progress through the source.
 
@@ -71,7 +73,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         weights: ArrayLike | None = None,
         eps: float = 2.2e-16,
         block_size: int | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         verbose: bool = False,
     ):
         self.n_neighbors = n_neighbors
@@ -101,6 +103,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         """
         if not isinstance(self.eps, Real) or not self.eps > 0:
             raise ValueError(f"eps={self.eps!r} is not a positive number")
+        find_device(self.device)
         check_count("n_neighbors", self.n_neighbors)
         if self.block_size is not None:
             check_count("block_size", self.block_size)
@@ -162,7 +165,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         n_source = None if _is_blocks(self._source) else len(self._source)
         if n_source is not None and k > n_source - itself:
             raise ValueError(f"n_neighbors={k} is not possible: there are {n_source - itself} source rows")
-        search = _Search(queries, k, self._weights(), float(self.eps), self.device, itself)
+        search = _Search(queries, k, self._weights(), float(self.eps), find_device(self.device), itself)
         name = self._named(queries, k, itself) if checkpoint is not None else ""
         done = search.restore(Path(checkpoint), name) if checkpoint is not None else 0
         with tqdm(total=n_source, initial=done, unit="row", desc="neighbours", disable=not self.verbose) as progress:
