@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from skal._device import find_device
 from skal._random import draw_seed, seeded
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
@@ -140,13 +141,14 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
     )
     n_frozen = estimator.n_frozen
     depth = default_depth(backbone) if n_frozen is None else backbone.layers.check_n_frozen(n_frozen)
-    return Prefix(backbone, depth, estimator.device, find_cache(estimator.cache), bool(estimator.verbose))
+    device, cache = find_device(estimator.device), find_cache(estimator.cache)
+    return Prefix(backbone, depth, device, cache, bool(estimator.verbose))
 
 
 def fitted_prefix(estimator: Any) -> Prefix:
     """The frozen layers of the last fit."""
-    cache = find_cache(estimator.cache)
-    return Prefix(estimator.backbone_, estimator.n_frozen_, estimator.device, cache, bool(estimator.verbose))
+    device, cache = find_device(estimator.device), find_cache(estimator.cache)
+    return Prefix(estimator.backbone_, estimator.n_frozen_, device, cache, bool(estimator.verbose))
 
 
 def is_same_network(estimator: Any, prefix: Prefix) -> bool:

@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
+from skal._device import find_device
 from skal._fitting import checked_features, fitted_prefix, prefix_of
 from skal.backbones.backbone import Backbone
 from skal.features.prefix import Prefix, run_batched
@@ -85,7 +86,8 @@ class PredictionMixin:
     def _log_proba(self, X: Any) -> torch.Tensor:
         """Logarithm of the models' mean probabilities."""
         check_is_fitted(self)
-        models = [model.to(self.device).eval() for model in (*self.fused_, self.net_.module_)]
+        device = find_device(self.device)
+        models = [model.to(device).eval() for model in (*self.fused_, self.net_.module_)]
         return self._run_suffix(
             X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
         ).log_softmax(1)
@@ -104,7 +106,7 @@ class PredictionMixin:
         features : ndarray of shape (n, n_features_out)
         """
         check_is_fitted(self)
-        module = self.net_.module_.to(self.device).eval()
+        module = self.net_.module_.to(find_device(self.device)).eval()
         return self._run_suffix(X, module.features).numpy()
 
     @property

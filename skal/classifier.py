@@ -53,9 +53,9 @@ class FrozenPrefixClassifier(
         ``"auto"``: a network given by name is pre-trained, a module stays as it is. None: random weights for a name.
         Files are state dicts (``.safetensors``, or what ``torch.load(weights_only=True)`` reads).
     n_frozen : int or None, default=None
-        Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. None freezes
-        up to layer A of the transformation pattern, the fourth weight layer from the end. The ADMA paper uses 2 for
-        AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
+        Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
+        number leaves so many trainable below the head. None freezes up to layer A of the transformation pattern, the
+        fourth weight layer from the end. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
     recipe : Recipe or None, default=None
         How the trainable layers are trained: :class:`FineTuning` (None), :class:`DAN`, :class:`SelectiveJoint` or one
         of your own. Its parameters can be searched as ``recipe__name``.
@@ -104,7 +104,8 @@ class FrozenPrefixClassifier(
     cache : bool, path or cache, default=True
         Where activations of the frozen prefix are cached for other fits, folds and queries: in memory
         (``skal.features.CACHE``), in a folder that processes and later runs share, in a cache object, or not at all.
-    device : str, default="cpu"
+    device : str, default="auto"
+        Where the network runs: "auto" takes a CUDA GPU where there is one, else the CPU.
     random_state : int, RandomState or None, default=None
         Draws the head, the order of batches, dropout, and a network without weights of its own (an int only; else
         such a network is drawn with seed 0).
@@ -191,7 +192,7 @@ class FrozenPrefixClassifier(
         train_batch_norm: bool = False,
         warm_start: bool = False,
         cache: bool | str | os.PathLike[str] | Cache = True,
-        device: str = "cpu",
+        device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
         net_params: dict[str, Any] | None = None,
@@ -233,6 +234,7 @@ class FrozenPrefixClassifier(
         "cache": ["boolean", str, os.PathLike, HasMethods(["holds", "get", "put"])],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "device": [str, torch.device],
     }
 
     # ---------------------------------------------------------------- fitting

@@ -179,14 +179,14 @@ class LayerGraph:
     # --------------------------------------------------------------- freezing
 
     def check_n_frozen(self, n_frozen: int) -> int:
-        """Return `n_frozen` if it is a valid depth, else raise a ValueError that names the range."""
+        """Number of frozen weight layers; a negative one leaves so many trainable. A ValueError names the range."""
         n = len(self.weight_layers)
-        if isinstance(n_frozen, bool) or not isinstance(n_frozen, Integral) or not 0 <= n_frozen <= n:
+        if isinstance(n_frozen, bool) or not isinstance(n_frozen, Integral) or not -n <= n_frozen <= n:
             raise ValueError(
                 f"n_frozen={n_frozen!r} is not possible: this network has {n} weight layers below its head, "
-                f"so n_frozen is an integer from 0 to {n}"
+                f"so n_frozen is an integer from 0 to {n}, or from -{n} to -1 to count from the end"
             )
-        return int(n_frozen)
+        return int(n_frozen) + (n if n_frozen < 0 else 0)
 
     def frozen_parameters(self, n_frozen: int) -> set[str]:
         """Names of the body's parameters that are frozen when the first `n_frozen` weight layers are.

@@ -323,3 +323,12 @@ class FixedBatch(nn.Module):
 def test_a_graph_that_holds_for_one_batch_size_alone_is_refused():
     with seeded(0), pytest.raises(ValueError, match="FixedBatch fails on 3 samples"):
         LayerGraph(FixedBatch(), torch.zeros(2, 3, 8, 8))
+
+
+def test_a_negative_depth_counts_from_the_end(mlp):
+    layers = LayerGraph(mlp)
+    assert layers.weight_layers == ["0", "2", "4"]
+    assert [layers.check_n_frozen(n) for n in (-1, -3, 0, 3)] == [2, 0, 0, 3]
+    for n in (-4, 4, True, 1.0):
+        with pytest.raises(ValueError, match=f"n_frozen={n} is not possible.*from -3 to -1"):
+            layers.check_n_frozen(n)
