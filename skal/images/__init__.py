@@ -3,6 +3,7 @@
 from skal.images.decode import decode
 from skal.images.forms import Pool
 from skal.images.inputs import InputSpec
+from skal.images.readable import Readable, readable
 from skal.images.transform import ImageTransform
 
-__all__ = ["ImageTransform", "InputSpec", "Pool", "decode"]
+__all__ = ["ImageTransform", "InputSpec", "Pool", "Readable", "decode", "readable"]
