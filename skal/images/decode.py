@@ -96,6 +96,8 @@ def pixels_of(image: Any, background: tuple[int, int, int] = WHITE) -> np.ndarra
             raise ValueError(f"it is empty, of {image.width} x {image.height} pixels")
         copy = ImageOps.exif_transpose(image)  # so that the caller's image stays as it is
         return _rgb(copy, background)
+    if not hasattr(image, "__array__"):
+        raise ValueError(f"it is of type {type(image).__name__}, neither an image nor a path")
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
         raise ValueError(f"it has shape {array.shape} and type {array.dtype}, not (H, W, 3) or (H, W) and uint8")

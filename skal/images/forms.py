@@ -74,6 +74,8 @@ def as_data(X: Any) -> Any:
             return X  # for scikit-learn to say what it lacks
         X = X.to_numpy(dtype=object) if hasattr(X, "to_numpy") else np.asarray(X, dtype=object)
     if isinstance(X, np.ndarray):
+        if np.ma.is_masked(X):
+            raise ValueError("X is a masked array; pass X.filled(value), or the rows that are whole")
         if X.dtype.kind == "S":
             raise ValueError(f"X holds bytes, such as {X.flat[:1]!r}; {_FOR_BYTES}")
         if X.dtype.kind in "UT" and X.ndim != 1:
@@ -118,16 +120,18 @@ def image_of(item: Any) -> Any:
     Raises
     ------
     ValueError
-        If the row is a dict, bytes or nothing.
+        If the row is a dict, bytes, an open file or nothing.
     """
     if isinstance(item, (tuple, list)) and item:
         item = item[0]
     if isinstance(item, Mapping):
-        raise ValueError(f"is a dict with keys {[*item]}; pass the column of images alone, such as X['image']")
+        raise ValueError(f"it is a dict with keys {[*item]}; pass images alone: [row['image'] for row in X]")
     if isinstance(item, (bytes, bytearray, np.bytes_)):
-        raise ValueError(f"is bytes; {_FOR_BYTES}")
+        raise ValueError(f"it is bytes; {_FOR_BYTES}")
+    if hasattr(item, "read") and not isinstance(item, os.PathLike):
+        raise ValueError("it is an open file; pass its path, or the image in it: PIL.Image.open(file)")
     if item is None or item is pd.NA or item is pd.NaT or (isinstance(item, float) and np.isnan(item)):
-        raise ValueError(f"is {item!r}, and neither a path nor an image; drop the row")
+        raise ValueError(f"it is {item!r}, neither a path nor an image; drop the row")
     if isinstance(item, torch.Tensor):
         return _numbers(item)
     return item
@@ -206,7 +210,7 @@ def _of_items(items: list[Any]) -> np.ndarray:
         try:
             images.append(image_of(item))
         except ValueError as error:
-            raise ValueError(f"X[{i}] {error}") from None
+            raise ValueError(f"X[{i}] cannot be read: {error}") from None
     is_path = [isinstance(image, (str, os.PathLike)) for image in images]
     if any(is_path):
         odd = is_path.index(False) if not all(is_path) else None
