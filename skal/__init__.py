@@ -7,21 +7,21 @@ from skal.gradients import output_change
 from skal.images import ImageTransform, Pool
 from skal.query import Query, adma_sampling, emoc_sampling, random_sampling
 from skal.source import SourceProfile
-from skal.training.dan import DANClassifier
-from skal.training.selective_joint import SelectiveJointClassifier
+from skal.training import DAN, FineTuning, SelectiveJoint
 
 repair_modal()
 declare_torchvision_operators()
 
 __version__ = "0.1.0"
 __all__ = [
+    "DAN",
     "ActiveClassifier",
-    "DANClassifier",
+    "FineTuning",
     "FrozenPrefixClassifier",
     "ImageTransform",
     "Pool",
     "Query",
-    "SelectiveJointClassifier",
+    "SelectiveJoint",
     "SourceProfile",
     "adma_sampling",
     "emoc_sampling",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
 
 
 def check_options(**options: tuple[Any, tuple[Any, ...]]) -> None:
@@ -82,3 +82,15 @@ def _kind(label: Any) -> str:
         if isinstance(label, kind):
             return name
     return type(label).__name__
+
+
+def check_sample_weight(sample_weight: Any, y: np.ndarray) -> np.ndarray | None:
+    """Weights (n,) of rows as an array; a ValueError if they are negative, all 0, not finite or not as many as `y`."""
+    if sample_weight is None:
+        return None
+    weights: np.ndarray = _check_sample_weight(sample_weight, y, dtype=np.float64)
+    if (weights < 0).any():
+        raise ValueError(f"sample_weight holds {weights.min()}, but a weight is at least 0")
+    if not weights.any():
+        raise ValueError("sample_weight is 0 for every row: there is nothing to learn from, not even a class")
+    return weights

@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skal.images.forms import as_data
-from skal.training.dan import DANClassifier
 
 
 def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
@@ -212,15 +211,16 @@ def soft_neighborhood_density(proba: ArrayLike, *, temperature: float = 0.05) ->
     return float(-torch.special.xlogy(near, near).sum(1).mean())
 
 
-def target_density(estimator: DANClassifier, X: Any = None, y: Any = None) -> float:
-    """Score of a fitted :class:`DANClassifier` without a label of the target, for ``GridSearchCV(scoring=...)``.
+def target_density(estimator: Any, X: Any = None, y: Any = None) -> float:
+    """Score of a classifier adapted to a target domain, without target labels, for ``GridSearchCV(scoring=...)``.
 
     Parameters
     ----------
-    estimator : DANClassifier
-        Fitted with target images; the density of its predictions for them is taken (of 2,000 of them, equally spaced).
+    estimator : FrozenPrefixClassifier
+        Fitted with ``X_unlabeled``; the density of its predictions for those images is taken (of 2,000 of them, equally
+        spaced).
     X, y : ignored
-        What a search holds out are source images.
+        What a search holds out are labelled images.
 
     Returns
     -------
@@ -230,23 +230,24 @@ def target_density(estimator: DANClassifier, X: Any = None, y: Any = None) -> fl
     Raises
     ------
     ValueError
-        If the estimator has seen no target.
+        If the estimator was fitted without unlabelled images.
 
     Examples
     --------
     >>> from sklearn.model_selection import GridSearchCV
     >>> from torch import nn
-    >>> from skal import DANClassifier
+    >>> from skal import DAN, FrozenPrefixClassifier, Pool
     >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> X, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2  # not as many as of the target
-    >>> search = GridSearchCV(DANClassifier(net, random_state=0), {"lam": [0.1, 1]}, scoring=target_density, cv=2)
-    >>> search.fit(X, y, X_target=X[:30] + 1).best_params_["lam"] in (0.1, 1)
+    >>> X, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2
+    >>> dan = FrozenPrefixClassifier(net, recipe=DAN(labels="source"), random_state=0)
+    >>> search = GridSearchCV(dan, {"recipe__lam": [0.1, 1]}, scoring=target_density, cv=2)
+    >>> search.fit(X, y, X_unlabeled=Pool(X + 1)).best_params_["recipe__lam"] in (0.1, 1)
     True
     """
     check_is_fitted(estimator)
-    X_target = getattr(estimator, "X_target_", None)
+    X_target = getattr(estimator, "data_", {}).get("X_unlabeled")
     if X_target is None:
-        raise ValueError("the estimator has seen no target images: fit it with X_target or sample_domain")
+        raise ValueError("the estimator has seen no target images: fit it with X_unlabeled or sample_domain")
     X_target = as_data(X_target)
     rows = np.linspace(0, len(X_target) - 1, min(len(X_target), 2000)).astype(int)
     return soft_neighborhood_density(estimator.predict_proba(_safe_indexing(X_target, rows)))

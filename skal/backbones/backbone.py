@@ -42,6 +42,12 @@ class Backbone:
         return Backbone, (self.layers.module, self.inputs.transform)
 
     @cached_property
+    def n_features(self) -> int | None:
+        """Width of the 2-D features that the network takes; None for a network on images."""
+        first = first_layer(self.layers.module)
+        return first.in_features if self.inputs.transform is None and isinstance(first, nn.Linear) else None
+
+    @cached_property
     def fingerprint(self) -> str:
         """Names the weights: equal weights, equal fingerprint, on any machine."""
         state = self.layers.module.state_dict()

@@ -62,6 +62,8 @@ def as_data(X: Any) -> Any:
         If `X` is none of the forms that the guide lists; the message says what to pass instead.
     """
     X = unwrap(X)
+    if hasattr(X, "with_transform"):  # Inputs, which are checked already
+        return X
     _refuse_single(X)
     if isinstance(X, torch.Tensor):
         return _numbers(X)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from skal.images.forms import as_data, as_paths, image_of, is_dataset, is_items
 from skal.images.transform import ImageTransform
 
 
+@runtime_checkable
 class Inputs(Protocol):
     """A sequence of network inputs that names its content."""
 
@@ -235,7 +236,7 @@ class InputSpec:
         )
 
     def check(self, X: Any) -> Inputs:
-        """Check `X` and wrap it, without reading more than it takes to refuse it.
+        """Check `X` and wrap it, without reading more than it takes to refuse it; inputs get this pre-processing.
 
         Raises
         ------
@@ -243,6 +244,8 @@ class InputSpec:
             If `X` is empty, has a wrong rank, number of channels or type, holds NaN or infinity, or names files that
             do not exist or cannot be opened.
         """
+        if isinstance(X, Inputs):
+            return X.with_transform(self.transform)
         X = as_data(X)
         paths = as_paths(X)
         if paths is not None:

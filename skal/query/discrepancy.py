@@ -46,7 +46,7 @@ def mmd_sampling(
     n_instances : int, default=1
     X_source : array-like, default=None
         Images of the source. None takes those the estimator was adapted from
-        (:class:`skal.DANClassifier` keeps them), or a profile.
+        (by :class:`skal.DAN`), or a profile.
     profile : SourceProfile, default=None
         Its class centres stand for the source, and the pre-trained network's layer B for the features. None takes the
         estimator's own where there is no `X_source`.
@@ -241,7 +241,8 @@ def _prepared(
     network, _ = last_step(members(learner)[0], X_pool)
     own = None
     if X_source is None and profile is None:
-        own, profile = getattr(network, "X_source_", None), getattr(network, "source", None)
+        own = getattr(network, "data_", {}).get("X_source")
+        profile = getattr(network, "source", None)
     if X_source is not None or own is not None:
         features = features_of(learner, X_pool, X_source, own_source=own)
         return features, features.source, generator

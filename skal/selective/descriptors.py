@@ -253,7 +253,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         """The bank, and the images as it takes them."""
         check_count("n_bins", self.n_bins, 2)
         bank, X = self._bank(), as_data(X)
-        if not is_images(X):
+        if not isinstance(X, Inputs) and not is_images(X):
             raise ValueError(f"X of shape {np.shape(X)} is no images: they are arrays of 3 or 4 dimensions, or paths")
         if self.bank == "conv":
             return bank, self._load_backbone().inputs.check(X)

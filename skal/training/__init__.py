@@ -1,1 +1,9 @@
 """How the trainable layers are trained: one file per recipe."""
+
+from skal.training.dan import DAN
+from skal.training.fine_tuning import FineTuning
+from skal.training.problem import Problem
+from skal.training.recipe import Recipe, Trained
+from skal.training.selective_joint import SelectiveJoint
+
+__all__ = ["DAN", "FineTuning", "Problem", "Recipe", "SelectiveJoint", "Trained"]

@@ -26,25 +26,35 @@ class BatchLoader(DataLoader):
         super().__init__(dataset, sampler=sampler, batch_size=None, **kwargs)
 
 
-class DrawnRows(Dataset):
-    """Labelled images whose activations are made each time they are drawn.
+class LabelledRows(Dataset):
+    """Labelled images as activations at the cut, with their targets.
 
     Parameters
     ----------
     load : callable
-        From rows to activations at the cut.
-    y : Tensor of shape (n,)
+        From rows to activations; called each time rows are drawn.
+    targets : Tensor of shape (n,)
+        Outputs of the head.
+    weights : Tensor of shape (n,) or None, default=None
+
+    Returns
+    -------
+    batch : tuple (activations, labels)
+        Labels are the targets, or where rows have weights a dict of ``target`` and ``weight``.
     """
 
-    def __init__(self, load: Callable[[np.ndarray], torch.Tensor], y: torch.Tensor):
+    def __init__(self, load: Callable[[Any], torch.Tensor], targets: torch.Tensor, weights: torch.Tensor | None = None):
         self.load = load
-        self.y = y
+        self.targets = targets
+        self.weights = weights
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(self.targets)
 
-    def __getitem__(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.load(rows), self.y[rows]
+    def __getitem__(self, rows: Any) -> tuple[torch.Tensor, Any]:
+        if self.weights is None:
+            return self.load(rows), self.targets[rows]
+        return self.load(rows), {"target": self.targets[rows], "weight": self.weights[rows]}
 
 
 def replay_shares(is_old: np.ndarray, replay: float) -> np.ndarray | None:

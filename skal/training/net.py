@@ -2,100 +2,166 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import Interval, StrOptions
 from skorch import NeuralNetClassifier
 from skorch.callbacks import LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR
 
 from skal.training.batches import BatchLoader
-from skal.training.suffix import Suffix
+
+
+@dataclass(frozen=True)
+class Options:
+    """Parameters of training that every recipe obeys; each as in :class:`FrozenPrefixClassifier`."""
+
+    lr: float
+    relative_lr: bool
+    max_epochs: int
+    min_steps: int
+    batch_size: int
+    optimizer: type[torch.optim.Optimizer]
+    weight_decay: float
+    class_weight: dict[Any, float] | str | None
+    augment: Callable[[torch.Tensor], torch.Tensor] | None
+    normalize: bool
+    wise_alpha: float | None
+    head_init: str
+    train_batch_norm: bool
+    net_params: dict[str, Any] | None
+
+    constraints: ClassVar[dict[str, list[Any]]] = {
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "relative_lr": ["boolean"],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "min_steps": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "optimizer": [callable],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "augment": [callable, None],
+        "normalize": ["boolean"],
+        "wise_alpha": [Interval(Real, 0, 1, closed="both"), None],
+        "head_init": [StrOptions({"linear_probe", "random"})],
+        "train_batch_norm": ["boolean"],
+        "net_params": [dict, None],
+    }
+
+    @classmethod
+    def of(cls, estimator: Any) -> Options:
+        """Those of an estimator that has parameters of these names."""
+        return cls(**{option.name: getattr(estimator, option.name) for option in fields(cls)})
 
 
 class SuffixNet(NeuralNetClassifier):
-    """skorch's classifier whose training loss includes the penalty of the head."""
+    """skorch's classifier whose training loss includes the penalty of the head, and weights of rows."""
 
     def __init__(self, *args: Any, head_penalty: float = 0.0, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.head_penalty = head_penalty
 
-    def get_loss(self, y_pred: torch.Tensor, y_true: torch.Tensor, X: Any = None, training: bool = False) -> Any:
-        loss = super().get_loss(y_pred, y_true, X=X, training=training)
+    def get_loss(self, y_pred: torch.Tensor, y_true: Any, X: Any = None, training: bool = False) -> Any:
+        """Loss of a batch; labels are targets, or a dict of ``target`` and ``weight``."""
+        if isinstance(y_true, dict):
+            loss = self._weighted_loss(y_pred, y_true["target"], y_true["weight"])
+        else:
+            loss = super().get_loss(y_pred, y_true, X=X, training=training)
         if training and self.head_penalty:
             loss = loss + self.head_penalty * self.module_.head.weight.square().sum()
         return loss
 
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> SuffixNet:
+        """As skorch's, which takes an interrupt for the end of training; here it reaches the caller."""
+        if not self.initialized_:
+            self.initialize()
+        self.notify("on_train_begin", X=X, y=y)
+        self.fit_loop(X, y, **fit_params)
+        self.notify("on_train_end", X=X, y=y)
+        return self
+
+    def _weighted_loss(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Mean of the rows' losses, weighted by their own weights and those of their classes."""
+        of_rows = copy.copy(self.criterion_)
+        of_rows.reduction = "none"
+        target, weight = target.to(logits.device), weight.to(logits.device)
+        by_class = getattr(of_rows, "weight", None)
+        total = weight if by_class is None else weight * by_class[target]
+        return (of_rows(logits, target) * weight).sum() / total.sum()
+
 
 def build_net(
-    suffix: Suffix,
-    n_images: int,
+    module: Any,
+    n_rows: int,
+    options: Options,
     *,
-    lr: float,
-    relative_lr: bool,
-    max_epochs: int,
-    min_steps: int,
-    batch_size: int,
-    optimizer: type[torch.optim.Optimizer],
-    weight_decay: float,
     head_penalty: float,
     class_weight: np.ndarray | None,
     share_of: np.ndarray | None,
-    net_class: type[SuffixNet],
     device: str,
-    further: dict[str, Any],
+    net_class: Callable[..., SuffixNet] = SuffixNet,
+    n_parts: int = 1,
 ) -> SuffixNet:
     """The skorch net that trains a suffix, with a learning rate that falls linearly to zero.
 
     Parameters
     ----------
-    suffix : Suffix
-        Trained in place.
-    n_images : int
-        Training images, which with `min_steps` give the number of epochs.
-    lr, relative_lr, max_epochs, min_steps, batch_size, optimizer, weight_decay, device
-        As in :class:`FrozenPrefixClassifier`.
+    module : nn.Module
+        A suffix, or what holds one; trained in place.
+    n_rows : int
+        Rows of an epoch, which with `min_steps` give the number of epochs.
+    options : Options
+        Its `net_params` are other arguments of :class:`skorch.NeuralNetClassifier`; callbacks are added, others replace
+        what is set here.
     head_penalty : float
         Factor of the squared norm of the head's weights in the loss.
     class_weight : ndarray of shape (n_classes,) or None
-    share_of : ndarray of shape (n_images,) or None
-        Probability with which a training step draws each image; None takes every image once an epoch.
-    net_class : type
-    further : dict
-        Other arguments of :class:`skorch.NeuralNetClassifier`; callbacks are added, others replace what is set here.
+    share_of : ndarray of shape (n_rows,) or None
+        Probability with which a training step draws each row; None takes every row once per epoch.
+    device : str
+    net_class : callable, default=SuffixNet
+    n_parts : int, default=1
+        The epochs and steps of a fit are shared by so many nets.
     """
-    n_classes = suffix.head.out_features
+    n_classes: int = module.head.out_features
+    max_epochs, min_steps = (math.ceil(budget / n_parts) for budget in (options.max_epochs, options.min_steps))
     epochs = 0
-    if max_epochs and n_images and n_classes > 1:  # a single class teaches nothing
-        epochs = max(max_epochs, math.ceil(min_steps / math.ceil(n_images / batch_size)))
+    if max_epochs and n_rows and n_classes > 1:  # a single class teaches nothing
+        epochs = max(max_epochs, math.ceil(min_steps / math.ceil(n_rows / options.batch_size)))
     schedule = LRScheduler(policy=LinearLR, start_factor=1.0, end_factor=0.0, total_iters=max(epochs, 1))
     parameters: dict[str, Any] = {
         "criterion": nn.CrossEntropyLoss,
-        "optimizer": optimizer,
-        "optimizer__weight_decay": weight_decay,
+        "optimizer": options.optimizer,
+        "optimizer__weight_decay": options.weight_decay,
         "head_penalty": head_penalty,
-        "lr": lr,
+        "lr": options.lr,
         "max_epochs": epochs,
-        "batch_size": batch_size,
+        "batch_size": options.batch_size,
         "train_split": None,
         "classes": list(range(n_classes)),
         "device": device,
         "verbose": 0,
     }
+    further = options.net_params or {}
     if "iterator_train" not in further:
         parameters |= {"iterator_train": BatchLoader, "iterator_train__share_of": share_of}
-    if relative_lr:
+    if options.relative_lr:
         parameters["optimizer__param_groups"] = [
-            (name, {"lr": lr * _typical_size(weight)}) for name, weight in suffix.named_parameters()
+            (name, {"lr": options.lr * _typical_size(weight)}) for name, weight in module.named_parameters()
         ]
     if class_weight is not None:
         parameters["criterion__weight"] = torch.from_numpy(class_weight).float()
     given = further.get("callbacks") or []
     callbacks = given if given == "disable" else [schedule, *given]
-    return net_class(suffix, **(parameters | further | {"callbacks": callbacks}))
+    return net_class(module, **(parameters | further | {"callbacks": callbacks}))
 
 
 def _typical_size(weight: torch.Tensor) -> float:

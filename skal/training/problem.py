@@ -1,56 +1,275 @@
-"""What a recipe is given."""
+"""What a recipe is given: labelled images as activations at the cut, and what all recipes share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from sklearn.utils.class_weight import compute_class_weight
 
-from skal.backbones.backbone import Backbone
-from skal.images.inputs import Inputs
-from skal.training.head import HeadPenalty
-from skal.training.suffix import Suffix, interpolate
+from skal._validation import check_labels
+from skal.features.pooling import flat
+from skal.features.prefix import Prefix, run_batched
+from skal.images.inputs import Inputs, JoinedInputs
+from skal.training.batches import LabelledRows
+from skal.training.head import HeadPenalty, solve_head
+from skal.training.net import Options, SuffixNet, build_net
+from skal.training.suffix import Suffix, grow_head, interpolate
 
 
 @dataclass(frozen=True)
-class FineTuning:
-    """Where fine-tuning starts: the head is solved, the layers are those before.
+class LastFit:
+    """The fit that is continued.
 
     Parameters
     ----------
-    backbone : Backbone
-    inputs : Inputs
-        Labelled images.
-    activations : Tensor of shape (n, ...)
-        Of these images at the cut.
-    targets : Tensor of shape (n,)
-        Outputs of the head, from 0.
-    is_old, is_right : ndarray of bool, shape (n,)
-        Which images an earlier fit has seen, and which of all it gets right, as far as it matters.
+    suffix : Suffix
+    classes : ndarray of shape (n_classes,)
+    trained_classes : ndarray
+        Classes whose rows of the head have been trained.
+    """
+
+    suffix: Suffix
+    classes: np.ndarray
+    trained_classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts: the head is solved, the other layers are those before.
+
+    Parameters
+    ----------
     suffix : Suffix
         To be trained in place.
     penalty : HeadPenalty
-    class_weight : ndarray of shape (n_classes,) or None
     probe : Suffix or None
         The suffix as it is before training; None where its head is random.
-    wise_alpha : float
+    alpha : float
         Weight of what was trained in the mean with the probe.
     """
 
-    backbone: Backbone
-    inputs: Inputs
-    activations: torch.Tensor
-    targets: torch.Tensor
-    is_old: np.ndarray
-    is_right: np.ndarray
     suffix: Suffix
     penalty: HeadPenalty
-    class_weight: np.ndarray | None
     probe: Suffix | None
-    wise_alpha: float
+    alpha: float
 
     def settle(self, trained: Suffix) -> None:
         """Average the weights of a trained suffix with the probe's, in place."""
         if self.probe is not None:
-            interpolate(self.probe, trained, self.wise_alpha)
+            interpolate(self.probe, trained, self.alpha)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Labelled images of a task, and everything that recipes share.
+
+    Parameters
+    ----------
+    prefix : Prefix
+        The frozen layers, and the cache of their activations.
+    options : Options
+        Parameters of training that all recipes obey.
+    inputs : Inputs
+        Labelled images.
+    y : ndarray of shape (n,)
+        Their labels.
+    is_old : ndarray of bool, shape (n,)
+        Which of them the last fit has seen.
+    sample_weight : ndarray of shape (n,) or None, default=None
+    foretold : ndarray or None, default=None
+        Classes that have an output, whether or not there is an image of them.
+    last : LastFit or None, default=None
+        The fit that is continued.
+    """
+
+    prefix: Prefix
+    options: Options
+    inputs: Inputs
+    y: np.ndarray
+    is_old: np.ndarray
+    sample_weight: np.ndarray | None = None
+    foretold: np.ndarray | None = None
+    last: LastFit | None = None
+
+    # ------------------------------------------------------------ labelled rows
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """Class of each output of the head, sorted."""
+        known = [self.y, *([] if self.foretold is None else [self.foretold])]
+        return np.unique(np.concatenate([*known, *([] if self.last is None else [self.last.classes])]))
+
+    @cached_property
+    def targets(self) -> torch.Tensor:
+        """Output of the head (n,) that belongs to each label."""
+        return torch.from_numpy(np.searchsorted(self.classes, self.y))
+
+    @cached_property
+    def activations(self) -> torch.Tensor:
+        """Activations at the cut (n, ...)."""
+        return torch.cat([*self.prefix.activations(self.inputs)])
+
+    @cached_property
+    def class_weights(self) -> np.ndarray | None:
+        """Weight of each class in the loss; a class without images weighs 1."""
+        given = self.options.class_weight
+        if given is None:
+            return None
+        if isinstance(given, dict):
+            return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
+        labelled = np.unique(self.y)
+        weights = np.ones(len(self.classes))
+        weights[np.searchsorted(self.classes, labelled)] = compute_class_weight(
+            "balanced", classes=labelled, y=self.y, sample_weight=self.sample_weight
+        )
+        return weights
+
+    def with_rows(self, X: Any, y: ArrayLike) -> Problem:
+        """The problem with more labelled images of the same task, in front of its own.
+
+        Parameters
+        ----------
+        X : images, or Inputs
+        y : array-like of labels
+        """
+        inputs, labels = self.check(X), check_labels("y_source", X, y)
+        if len(self.y) and (labels.dtype.kind in "OSU") != (self.y.dtype.kind in "OSU"):
+            raise ValueError(
+                f"labels of the source, such as {labels[0]!r}, and of the target, such as {self.y[0]!r}, "
+                "are of two kinds"
+            )
+        n = len(labels)
+        weights = None if self.sample_weight is None else np.concatenate([np.ones(n), self.sample_weight])
+        return replace(
+            self,
+            inputs=JoinedInputs((inputs, range(n)), (self.inputs, range(len(self.y)))),
+            y=np.concatenate([labels, self.y]) if len(self.y) else labels,
+            is_old=np.concatenate([np.zeros(n, dtype=bool), self.is_old]),
+            sample_weight=weights,
+        )
+
+    def check(self, X: Any) -> Inputs:
+        """Images as network inputs; a ValueError if the network does not take them."""
+        return self.prefix.check(X)
+
+    def load(self, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
+        """A function from rows of images to activations as training takes them: augmented anew, or from the cache."""
+        if self.options.augment is None:
+            return lambda rows: torch.cat([*self.prefix.activations(JoinedInputs((inputs, np.atleast_1d(rows))))])
+        augment, run = self.options.augment, self.prefix.uncached()
+        return lambda rows: run(augment(inputs.load(np.atleast_1d(rows))))
+
+    def rows(self, chosen: np.ndarray | None = None) -> LabelledRows:
+        """Labelled images, or chosen ones of them, as a data set of activations and targets."""
+        own = np.arange(len(self.y)) if chosen is None else chosen
+        if self.options.augment is None:
+            load = self.activations[own].__getitem__
+        else:
+            load = self.load(JoinedInputs((self.inputs, own)))
+        weights = None if self.sample_weight is None else torch.from_numpy(self.sample_weight[own]).float()
+        return LabelledRows(load, self.targets[own], weights)
+
+    # ----------------------------------------------------------------- training
+
+    def start(self) -> Start:
+        """The suffix to be trained, with its head solved on the features it gives now."""
+        suffix = self._suffix()
+        features = run_batched(suffix.to(self.prefix.device).eval().head_input, self.activations, self.prefix.device)
+        suffix.cpu()
+        penalty = HeadPenalty.of(features.numpy())
+        if self.options.head_init == "linear_probe" and len(np.unique(self.y)) > 1:
+            solve_head(
+                suffix.head,
+                features.numpy(),
+                self.targets.numpy(),
+                penalty,
+                sample_weight=self._row_weights(),
+                # Training starts from the optimum of all rows; without it (max_epochs=0) the trained ones stay.
+                new=self._untrained() if self.options.max_epochs == 0 else None,
+            )
+        per_class = len(self.y) / len(self.classes)
+        alpha = self.options.wise_alpha
+        return Start(
+            suffix,
+            penalty,
+            probe=None if self.options.head_init == "random" else copy.deepcopy(suffix),
+            alpha=per_class / (per_class + 5) if alpha is None else alpha,
+        )
+
+    def net(
+        self,
+        module: Any,
+        n_rows: int,
+        *,
+        penalty: HeadPenalty | None = None,
+        share_of: np.ndarray | None = None,
+        net_class: Callable[..., SuffixNet] = SuffixNet,
+        n_parts: int = 1,
+    ) -> SuffixNet:
+        """The skorch net that trains a suffix, or a module around it.
+
+        Parameters
+        ----------
+        module : nn.Module
+            With a ``head``.
+        n_rows : int
+            Rows of an epoch.
+        penalty : HeadPenalty or None, default=None
+        share_of : ndarray of shape (n_rows,) or None, default=None
+            Probability with which a step draws each row; None takes every row once per epoch.
+        net_class : callable, default=SuffixNet
+        n_parts : int, default=1
+            The epochs and steps of a fit are shared by so many nets.
+        """
+        made_here = {"iterator_train", "train_split"} & set(self.options.net_params or {})
+        if made_here and net_class is not SuffixNet:
+            raise ValueError(f"net_params holds {sorted(made_here)}, but this recipe makes its batches itself")
+        return build_net(
+            module,
+            n_rows,
+            self.options,
+            head_penalty=0.0 if penalty is None else penalty.per_image,
+            class_weight=self.class_weights,
+            share_of=share_of,
+            device=self.prefix.device,
+            net_class=net_class,
+            n_parts=n_parts,
+        )
+
+    def finished_net(self, suffix: Suffix, history: list[dict[str, Any]] | None = None) -> SuffixNet:
+        """The net of a suffix that has been trained otherwise, with the history of that."""
+        net = self.net(suffix, 1).initialize()
+        net.history_.extend(history or [])
+        return net
+
+    def _suffix(self) -> Suffix:
+        """The pre-trained layers after the cut with a new head, or those of the last fit with rows for new classes."""
+        if self.last is not None:
+            suffix = copy.deepcopy(self.last.suffix)
+            if len(self.classes) > len(self.last.classes):
+                kept = np.searchsorted(self.classes, self.last.classes).tolist()
+                suffix.head = grow_head(suffix.head, kept, len(self.classes))
+            return suffix
+        layers, n_frozen = self.prefix.backbone.layers, self.prefix.n_frozen
+        rest = layers.segment(self.prefix.cut, [layers.features]).to(self.prefix.device).eval()
+        n_features = run_batched(lambda x: flat(rest(x)[0]), self.activations[:1], self.prefix.device).shape[1]
+        options = self.options
+        return Suffix(layers, n_frozen, len(self.classes), n_features, options.train_batch_norm, options.normalize)
+
+    def _untrained(self) -> np.ndarray:
+        """Outputs of the head that no fit has trained yet."""
+        trained = self.classes[:0] if self.last is None else self.last.trained_classes
+        return np.flatnonzero(~np.isin(self.classes, trained))
+
+    def _row_weights(self) -> np.ndarray | None:
+        """Weight of each labelled row: that of its class times its own."""
+        parts = [] if self.class_weights is None else [self.class_weights[self.targets.numpy()]]
+        parts += [] if self.sample_weight is None else [self.sample_weight]
+        return np.prod(parts, axis=0) if parts else None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,67 +15,57 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
-from skorch import NeuralNetClassifier
 from torch import nn
 from torch.utils.data import Dataset
 
-from skal.adapted import run_batched
-from skal.backbones.backbone import Backbone
-from skal.backbones.load import BackboneLike
-from skal.classifier import FrozenPrefixClassifier
-from skal.images.forms import as_data, is_images
+from skal.features.folder import FolderCache
+from skal.features.prefix import run_batched
+from skal.images.forms import unwrap
 from skal.images.inputs import Inputs, JoinedInputs
-from skal.images.transform import ImageTransform
 from skal.selective.descriptors import FilterBankDescriptor
 from skal.selective.neighbors import SymmetricKLNeighbors
-from skal.source import SourceProfile
+from skal.training.batches import LabelledRows
+from skal.training.fine_tuning import FineTuning
 from skal.training.head import HeadPenalty, solve_head
 from skal.training.net import SuffixNet
-from skal.training.problem import FineTuning
+from skal.training.problem import Problem, Start
+from skal.training.recipe import Recipe, Trained
 from skal.training.suffix import Suffix
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
-
-class SelectiveJointClassifier(FrozenPrefixClassifier):
-    """Classifier that is fine-tuned together with a source task, on the source images whose low-level look is nearest.
+class SelectiveJoint(Recipe):
+    """Fine-tune together with a source task, on the source images whose low-level look is nearest.
 
     For each labelled image its nearest neighbours among the source images are found by histograms of filter responses.
     Target and source task share all layers but their heads; each training step takes labelled images and, for each of
-    them, one of its neighbours. Images that stay hard are given more neighbours, iteration by iteration. Without source
-    data it is a :class:`FrozenPrefixClassifier`.
+    them, one of its neighbours. Images that stay hard are given more neighbours, iteration by iteration.
 
     Parameters
     ----------
-    backbone
-        As in :class:`FrozenPrefixClassifier`, like all parameters that are not described here. By default the whole
-        network is trained, as in the text [1]_ (``n_frozen=0``). `max_epochs` and `min_steps` are those of one
-        iteration.
-    descriptor : FilterBankDescriptor or None, default=None
-        What makes images alike; it is fitted on the labelled images. None takes the first two convolutions of the
-        backbone.
     n_neighbors : int, default=100
         Neighbours of each labelled image in the first iteration (K_0).
     n_iterations : int, default=5
         An image that is misclassified after an iteration is given 4 K_0 neighbours more, one that is right but
-        uncertain 2 K_0 (Eq. 3).
+        uncertain 2 K_0 (Eq. 3). The epochs and steps of the classifier are shared by the iterations.
+    descriptor : FilterBankDescriptor or None, default=None
+        What makes images alike; it is fitted on the labelled images. None takes the first two convolutions of the
+        backbone.
     delta : float, default=0.1
         Entropy, in nats, from which on a prediction is uncertain.
     min_per_class : int, default=2
         Source classes of which fewer images are borrowed are left out.
     fusion : bool, default=True
-        Whether predictions average the probabilities of the models after all iterations; else the last one counts. It
-        may be changed after `fit`.
+        Whether predictions average the probabilities of the models after all iterations; else the last one counts.
 
-    Attributes
-    ----------
-    n_neighbors_ : ndarray of shape (n_iterations, n)
-        Neighbours of each labelled image in each iteration; only after a fit with source data, as the next two.
-    borrowed_ : list of ndarray
-        Rows of the source that each iteration trained on.
-    neighbors_ : ndarray of shape (n, k)
-        Rows of the source nearest to each labelled image, the nearest first.
+    Notes
+    -----
+    ``fit`` takes ``X_source, y_source``: the source images and their labels, or tuples of several such sets, whose
+    classes are different classes. The fitted classifier has the attributes ``n_neighbors_``, an ndarray of shape
+    (n_iterations, n) with the neighbours of each labelled image in each iteration; ``borrowed_``, for each iteration
+    the rows of the source that it trained on; and ``neighbors_``, an ndarray of shape (n, k) with the rows of the
+    source nearest to each labelled image, the nearest first.
+
+    The paper trains the whole network (``n_frozen=0``). Without source data it is :class:`FineTuning`.
 
     References
     ----------
@@ -86,252 +74,153 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
 
     Examples
     --------
-    >>> from torch import nn
+    >>> from skal import FrozenPrefixClassifier, SelectiveJoint
     >>> rng = np.random.default_rng(0)
     >>> X, X_source = (rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8) for n in (12, 40))
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
     ...                     nn.Flatten(), nn.Linear(4, 2))
-    >>> classifier = SelectiveJointClassifier(net, image_size=16, n_neighbors=3, n_iterations=2, random_state=0)
+    >>> recipe = SelectiveJoint(n_neighbors=3, n_iterations=2)
+    >>> classifier = FrozenPrefixClassifier(net, n_frozen=0, image_size=16, recipe=recipe, random_state=0)
     >>> classifier.fit(X, np.arange(12) % 2, X_source=X_source, y_source=np.arange(40) % 4).borrowed_[0].shape[0] <= 36
     True
     """
 
-    def __init__(
-        self,
-        backbone: BackboneLike,
-        *,
-        weights: str | os.PathLike[str] | None = None,
-        n_frozen: int | None = 0,
-        descriptor: FilterBankDescriptor | None = None,
-        n_neighbors: int = 100,
-        n_iterations: int = 5,
-        delta: float = 0.1,
-        min_per_class: int = 2,
-        fusion: bool = True,
-        source: SourceProfile | None = None,
-        image_size: int | None = None,
-        preprocess: ImageTransform | None = None,
-        lr: float = 3e-3,
-        relative_lr: bool = True,
-        max_epochs: int = 6,
-        min_steps: int = 30,
-        batch_size: int = 32,
-        optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
-        weight_decay: float = 0.01,
-        class_weight: dict[Any, float] | str | None = "balanced",
-        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        normalize: bool = True,
-        wise_alpha: float | None = None,
-        head_init: str = "linear_probe",
-        train_batch_norm: bool = False,
-        warm_start: bool = False,
-        replay: float | str = 0.9,
-        cache: bool | str | os.PathLike[str] = True,
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: bool = False,
-        net_params: dict[str, Any] | None = None,
-    ):
-        super().__init__(
-            backbone,
-            weights=weights,
-            n_frozen=n_frozen,
-            source=source,
-            image_size=image_size,
-            preprocess=preprocess,
-            lr=lr,
-            relative_lr=relative_lr,
-            max_epochs=max_epochs,
-            min_steps=min_steps,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            weight_decay=weight_decay,
-            class_weight=class_weight,
-            augment=augment,
-            normalize=normalize,
-            wise_alpha=wise_alpha,
-            head_init=head_init,
-            train_batch_norm=train_batch_norm,
-            warm_start=warm_start,
-            replay=replay,
-            cache=cache,
-            device=device,
-            random_state=random_state,
-            verbose=verbose,
-            net_params=net_params,
-        )
-        self.descriptor = descriptor
-        self.n_neighbors = n_neighbors
-        self.n_iterations = n_iterations
-        self.delta = delta
-        self.min_per_class = min_per_class
-        self.fusion = fusion
-
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **FrozenPrefixClassifier._parameter_constraints,
-        "descriptor": [FilterBankDescriptor, None],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "n_iterations": [Interval(Integral, 1, None, closed="left")],
+        "descriptor": [FilterBankDescriptor, None],
         "delta": [Interval(Real, 0, None, closed="left")],
         "min_per_class": [Interval(Integral, 1, None, closed="left")],
         "fusion": ["boolean"],
     }
 
-    def fit(self, X: Any, y: ArrayLike, *, X_source: Any = None, y_source: Any = None) -> Self:
-        """Fine-tune on labelled images and on what is borrowed from a source.
+    def __init__(
+        self,
+        n_neighbors: int = 100,
+        *,
+        n_iterations: int = 5,
+        descriptor: FilterBankDescriptor | None = None,
+        delta: float = 0.1,
+        min_per_class: int = 2,
+        fusion: bool = True,
+    ):
+        self.n_neighbors = n_neighbors
+        self.n_iterations = n_iterations
+        self.descriptor = descriptor
+        self.delta = delta
+        self.min_per_class = min_per_class
+        self.fusion = fusion
 
-        Parameters
-        ----------
-        X, y
-            As in :meth:`FrozenPrefixClassifier.fit`.
-        X_source : images of length n_source, or a tuple of several such sets; default=None
-            None makes it an ordinary fit, with as many epochs as all iterations have.
-        y_source : array-like of shape (n_source,), or a tuple of as many; default=None
-            Labels of the source task. Classes of different sets are different classes.
-
-        Returns
-        -------
-        self : SelectiveJointClassifier
-
-        Raises
-        ------
-        ValueError
-            As :meth:`FrozenPrefixClassifier.fit`; if only one of `X_source` and `y_source` is given, or they differ in
-            length or number of sets; if X is no images.
-        """
-        if (X_source is None) != (y_source is None):
-            raise ValueError("X_source and y_source belong together, but only one of them is given")
-        self._validate_params()
-        if X_source is None:
-            return self._fit(
-                X,
-                y,
-                continues=self.warm_start,
-                replays=False,
-                fine_tune=partial(self._fine_tune, n_times=self.n_iterations),
-            )
-        if y is not None and not is_images(as_data(X)):
-            raise ValueError("borrowing compares images by their low-level look, but X is 2-D features")
-        sets = list(zip(*_as_sets(X_source, y_source), strict=True))
-        return self._fit(
-            X, y, continues=self.warm_start, replays=False, fine_tune=partial(self._joint, X=as_data(X), sets=sets)
-        )
-
-    def _train(self, X: Any, y: Any, **further: Any) -> Self:
-        for name in ("n_neighbors_", "borrowed_", "neighbors_"):
-            self.__dict__.pop(name, None)
-        return super()._train(X, y, **further)
-
-    def _joint(
-        self, start: FineTuning, X: Any, sets: Sequence[tuple[Any, Any]]
-    ) -> tuple[NeuralNetClassifier, list[Suffix]]:
+    def train(self, problem: Problem, *, X_source: Any = None, y_source: Any = None) -> Trained:
         """Train the suffix in iterations, each on what the one before found hard."""
-        inputs = [start.backbone.inputs.check(as_data(images)) for images, _ in sets]
-        source = JoinedInputs(*((part, range(len(part))) for part in inputs))
-        y_source = np.concatenate([of_set + offset for of_set, offset in _encoded([labels for _, labels in sets])])
-        n_target, n_source = len(start.targets), len(y_source)
+        if X_source is None:
+            return FineTuning().train(problem)
+        if problem.prefix.backbone.inputs.transform is None:
+            raise ValueError("borrowing compares images by their low-level look, but X is 2-D features")
+        sets = [(problem.check(images), labels) for images, labels in as_sets(X_source, y_source)]
+        source = _Source(problem, sets)
+        n_target, n_source = len(problem.y), len(source.y)
         most = min(n_source, self.n_neighbors * (1 + 4 * (self.n_iterations - 1)))
-        nearest = self._nearest(start.backbone, X, [images for images, _ in sets], most)
+        nearest = self._nearest(problem, [images for images, _ in sets], most)
 
+        start = problem.start()
         n_near = np.full(n_target, min(self.n_neighbors, n_source))
-        counts, borrowed_in, models = [], [], []
-        head, classes = None, np.empty(0, dtype=int)
-        histories = []
+        counts, borrowed_in, models, histories = [], [], [], []
         for _ in range(self.n_iterations):
             lists = [nearest[i, : n_near[i]] for i in range(n_target)]
             borrowed = np.unique(np.concatenate(lists))
-            kept, sizes = np.unique(y_source[borrowed], return_counts=True)
+            kept, sizes = np.unique(source.y[borrowed], return_counts=True)
             kept = kept[sizes >= self.min_per_class]
-            borrowed = borrowed[np.isin(y_source[borrowed], kept)]
-            lists = [rows[np.isin(y_source[rows], kept)] for rows in lists]
+            borrowed = borrowed[np.isin(source.y[borrowed], kept)]
+            lists = [rows[np.isin(source.y[rows], kept)] for rows in lists]
             counts.append(n_near)
             borrowed_in.append(borrowed)
-            head = self._source_head(start, source, borrowed, np.searchsorted(kept, y_source), head, classes, kept)
-            classes = kept
-            net = self._train_jointly(start, source, np.searchsorted(kept, y_source), lists, head)
+            targets = np.searchsorted(kept, source.y)
+            net = problem.net(
+                TwoHeads(start.suffix, source.next_head(start, borrowed, kept)),
+                n_target,
+                penalty=start.penalty,
+                net_class=JointNet,
+                n_parts=self.n_iterations,
+            )
+            net.fit(PairedRows(problem.rows(), lists, targets, problem.load(source.inputs)), None)
             histories += net.history.to_list()
             models.append(copy.deepcopy(start.suffix).cpu())
             start.settle(models[-1])
-            n_near = np.minimum(self._more(n_near, models[-1], start), n_source)
-        self.n_neighbors_, self.borrowed_, self.neighbors_ = np.stack(counts), borrowed_in, nearest
-        net = self._net(models[-1], n_target).initialize()
-        net.history_.extend(histories)
-        return net, models[:-1]
+            n_near = np.minimum(self._more(n_near, models[-1], problem), n_source)
+        return Trained(
+            problem.finished_net(models[-1], histories),
+            problem.classes,
+            fused=models[:-1] if self.fusion else [],
+            attributes={"n_neighbors_": np.stack(counts), "borrowed_": borrowed_in, "neighbors_": nearest},
+        )
 
-    def _averaged(self) -> list[Suffix]:
-        return super()._averaged() if self.fusion else [self.net_.module_]
-
-    def _nearest(self, backbone: Backbone, X: Any, sources: Sequence[Any], k: int) -> np.ndarray:
+    def _nearest(self, problem: Problem, sources: Sequence[Inputs], k: int) -> np.ndarray:
         """Source rows nearest to each target image, by descriptors whose bins fit the target."""
+        backbone, prefix = problem.prefix.backbone, problem.prefix
         descriptor = self.descriptor
         if descriptor is None:
             descriptor = FilterBankDescriptor(
                 "conv",
                 backbone=backbone.layers.module,
                 preprocess=backbone.inputs.transform,
-                device=self.device,
-                verbose=self.verbose,
+                device=prefix.device,
+                verbose=prefix.verbose,
             )
-        descriptor = clone(descriptor).fit(X)
-        search = SymmetricKLNeighbors(k, weights=descriptor.weights_, device=self.device, verbose=self.verbose)
-        queries = descriptor.transform(X)
-        if isinstance(self.cache, bool):
-            return search.fit([descriptor.transform(as_data(part)) for part in sources]).kneighbors(queries)[1]
+        descriptor = clone(descriptor).fit(problem.inputs)
+        search = SymmetricKLNeighbors(k, weights=descriptor.weights_, device=prefix.device, verbose=prefix.verbose)
+        queries = descriptor.transform(problem.inputs)
+        if not isinstance(prefix.cache, FolderCache):
+            return search.fit([descriptor.transform(part) for part in sources]).kneighbors(queries)[1]
         # In a folder, so that a pass that was killed continues.
-        names = [descriptor.fingerprint(as_data(part)) for part in sources]
-        folder = Path(self.cache)
-        parts = [descriptor.write(as_data(part), folder / name) for name, part in zip(names, sources, strict=True)]
+        names = [descriptor.fingerprint(part) for part in sources]
+        folder = Path(prefix.cache.folder)
+        parts = [descriptor.write(part, folder / name) for name, part in zip(names, sources, strict=True)]
         named = xxhash.xxh3_64_hexdigest(" ".join(names).encode() + queries.tobytes())
         return search.fit(parts).kneighbors(queries, checkpoint=folder / f"nearest-{named}-{k}.npz")[1]
 
-    def _source_head(
-        self,
-        start: FineTuning,
-        source: Inputs,
-        borrowed: np.ndarray,
-        targets: np.ndarray,
-        head: nn.Linear | None,
-        classes: np.ndarray,
-        kept: np.ndarray,
-    ) -> nn.Linear:
+    def _more(self, n_near: np.ndarray, model: Suffix, problem: Problem) -> np.ndarray:
+        """Neighbours in the next iteration: more where the model is wrong or unsure (Eq. 2 and 3)."""
+        device = problem.prefix.device
+        proba = run_batched(model.to(device).eval(), problem.activations, device).double().softmax(1)
+        entropy = -torch.special.xlogy(proba, proba).sum(1).numpy()
+        is_right = proba.argmax(1).numpy() == problem.targets.numpy()
+        return more_neighbors(n_near, is_right, entropy, self.n_neighbors, self.delta)
+
+
+class _Source:
+    """The source task: its images, their classes, and its head from one iteration to the next."""
+
+    def __init__(self, problem: Problem, sets: Sequence[tuple[Inputs, np.ndarray]]):
+        self.problem = problem
+        self.inputs = JoinedInputs(*((images, range(len(images))) for images, _ in sets))
+        encoded, offset = [], 0
+        for _, labels in sets:
+            classes, codes = np.unique(labels, return_inverse=True)
+            encoded.append(codes + offset)
+            offset += len(classes)
+        self.y = np.concatenate(encoded)  # classes of different sets are different classes
+        self.head: nn.Linear | None = None
+        self.classes = np.empty(0, dtype=int)
+
+    def next_head(self, start: Start, borrowed: np.ndarray, kept: np.ndarray) -> nn.Linear:
         """A head for the source classes of an iteration: solved, or with the rows it had before."""
         new = nn.Linear(start.suffix.head.in_features, max(len(kept), 1))
-        if self.head_init == "random":
-            if head is not None:
-                stayed = np.intersect1d(classes, kept)
+        if self.problem.options.head_init == "random":
+            if self.head is not None:
+                stayed = np.intersect1d(self.classes, kept)
+                before, after = np.searchsorted(self.classes, stayed), np.searchsorted(kept, stayed)
                 with torch.no_grad():
-                    new.weight[np.searchsorted(kept, stayed)] = head.weight.cpu()[np.searchsorted(classes, stayed)]
-                    new.bias[np.searchsorted(kept, stayed)] = head.bias.cpu()[np.searchsorted(classes, stayed)]
+                    new.weight[after] = self.head.weight.cpu()[before]
+                    new.bias[after] = self.head.bias.cpu()[before]
         elif len(kept) > 1:
-            read = start.suffix.to(self.device).eval().head_input
-            of_blocks = self._at_cut(start.backbone, source, borrowed)
-            features = torch.cat([run_batched(read, block, self.device) for block in of_blocks]).numpy()
-            solve_head(new, features, targets[borrowed], HeadPenalty.of(features))
+            prefix = self.problem.prefix
+            read = start.suffix.to(prefix.device).eval().head_input
+            blocks = prefix.activations(JoinedInputs((self.inputs, borrowed)))
+            features = torch.cat([run_batched(read, block, prefix.device) for block in blocks]).numpy()
+            solve_head(new, features, np.searchsorted(kept, self.y[borrowed]), HeadPenalty.of(features))
+        self.head, self.classes = new, kept
         return new
-
-    def _train_jointly(
-        self, start: FineTuning, source: Inputs, y_source: np.ndarray, lists: list[np.ndarray], head: nn.Linear
-    ) -> NeuralNetClassifier:
-        """One iteration: both tasks' losses are added, each over its own images."""
-        both = TwoHeads(start.suffix, head)
-        net = self._net(
-            both,  # type: ignore[arg-type]
-            len(start.targets),
-            head_penalty=start.penalty.per_image,
-            class_weight=start.class_weight,
-            net_class=JointNet,
-        )
-        drawn = self._drawn(start.backbone, source)
-        net.fit(PairedRows(self._labelled(start), lists, y_source, drawn), None)
-        return net
-
-    def _more(self, n_near: np.ndarray, model: Suffix, start: FineTuning) -> np.ndarray:
-        """Neighbours in the next iteration: more where the model is wrong or unsure (Eq. 2 and 3)."""
-        proba = run_batched(model.to(self.device).eval(), start.activations, self.device).double().softmax(1)
-        entropy = -torch.special.xlogy(proba, proba).sum(1).numpy()
-        return more_neighbors(
-            n_near, proba.argmax(1).numpy() == start.targets.numpy(), entropy, self.n_neighbors, self.delta
-        )
 
 
 def more_neighbors(
@@ -381,15 +270,23 @@ class TwoHeads(nn.Module):
 
 
 class JointNet(SuffixNet):
-    """Adds the losses of the two tasks; labels below 0 are the source's, -1 being its first class."""
+    """Adds the losses of the two tasks, each over its own images.
 
-    def get_loss(self, y_pred: torch.Tensor, y_true: torch.Tensor, X: Any = None, training: bool = False) -> Any:
+    Labels are a dict of ``target``, ``is_source``, and perhaps ``weight`` of the target's images.
+    """
+
+    def get_loss(
+        self, y_pred: torch.Tensor, y_true: dict[str, torch.Tensor], X: Any = None, training: bool = False
+    ) -> Any:
         n_classes = self.module_.head.out_features
-        of_target = y_true >= 0
-        loss = super().get_loss(y_pred[of_target, :n_classes], y_true[of_target], X, training)
-        if not of_target.all():
-            of_source = y_pred[~of_target, n_classes:]
-            loss = loss + nn.functional.cross_entropy(of_source, -1 - y_true[~of_target])
+        is_source, target = y_true["is_source"], y_true["target"]
+        labels: Any = target[~is_source]
+        if "weight" in y_true:
+            labels = {"target": labels, "weight": y_true["weight"]}
+        loss = super().get_loss(y_pred[~is_source, :n_classes], labels, X, training)
+        if is_source.any():
+            logits = y_pred[is_source, n_classes:]
+            loss = loss + nn.functional.cross_entropy(logits, target[is_source].to(logits.device))
         return loss
 
 
@@ -398,19 +295,18 @@ class PairedRows(Dataset):
 
     Parameters
     ----------
-    target : Dataset
-        Gives activations and labels of several rows at once.
+    target : LabelledRows
     lists : list of ndarray
         Source rows from which the neighbour of each target image is drawn; with torch's generator.
     y_source : ndarray of shape (n_source,)
-        From 0.
+        Outputs of the source head.
     load : callable
         From source rows to activations.
     """
 
     def __init__(
         self,
-        target: Dataset,
+        target: LabelledRows,
         lists: list[np.ndarray],
         y_source: np.ndarray,
         load: Callable[[np.ndarray], torch.Tensor],
@@ -423,19 +319,22 @@ class PairedRows(Dataset):
     def __len__(self) -> int:
         return len(self.lists)
 
-    def __getitem__(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = self.target[rows]
+    def __getitem__(self, rows: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x, labels = self.target[rows]
+        labels = dict(labels) if isinstance(labels, dict) else {"target": labels}
         with_some = [self.lists[i] for i in rows if len(self.lists[i])]
-        if not with_some:
-            return x, y
-        chances = torch.rand(len(with_some)).tolist()
-        drawn = np.array([near[int(chance * len(near))] for near, chance in zip(with_some, chances, strict=True)])
-        of_source = torch.from_numpy(-1 - self.y_source[drawn])
-        return torch.cat([x, self.load(drawn)]), torch.cat([y, of_source])
+        n, n_borrowed = len(x), len(with_some)
+        if with_some:
+            chances = torch.rand(n_borrowed).tolist()
+            drawn = np.array([near[int(chance * len(near))] for near, chance in zip(with_some, chances, strict=True)])
+            x = torch.cat([x, self.load(drawn)])
+            labels["target"] = torch.cat([labels["target"], torch.from_numpy(self.y_source[drawn])])
+        return x, {**labels, "is_source": torch.arange(n + n_borrowed) >= n}
 
 
-def _as_sets(X_source: Any, y_source: Any) -> tuple[list[Any], list[np.ndarray]]:
-    """Source images and labels as lists of sets of equal length."""
+def as_sets(X_source: Any, y_source: Any) -> list[tuple[Any, np.ndarray]]:
+    """Source images and labels as sets of equal length; a ValueError where they do not belong together."""
+    X_source, y_source = unwrap(X_source), unwrap(y_source)
     if isinstance(X_source, tuple) != isinstance(y_source, tuple):
         raise ValueError("several source sets are two tuples, of images and of labels, but only one is a tuple")
     images, labels = (list(X_source), list(y_source)) if isinstance(X_source, tuple) else ([X_source], [y_source])
@@ -444,14 +343,4 @@ def _as_sets(X_source: Any, y_source: Any) -> tuple[list[Any], list[np.ndarray]]
     labels = [column_or_1d(of_set) for of_set in labels]
     for part, of_set in zip(images, labels, strict=True):
         check_consistent_length(part, of_set)
-    return images, labels
-
-
-def _encoded(labels: Sequence[np.ndarray]) -> list[tuple[np.ndarray, int]]:
-    """Labels of each set from 0, and where its classes start among those of all sets."""
-    encoded, offset = [], 0
-    for of_set in labels:
-        classes, codes = np.unique(of_set, return_inverse=True)
-        encoded.append((codes, offset))
-        offset += len(classes)
-    return encoded
+    return list(zip(images, labels, strict=True))

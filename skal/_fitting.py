@@ -1,0 +1,186 @@
+"""From what a user gives `fit` to fitted attributes; nothing of the estimator changes on the way."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from skal._random import draw_seed, seeded
+from skal.backbones.load import load_backbone
+from skal.features.cache import find_cache
+from skal.features.prefix import Prefix, default_depth
+from skal.images.forms import as_data, is_images, unwrap
+from skal.training.fine_tuning import FineTuning
+from skal.training.labelled import Labelled
+from skal.training.net import Options
+from skal.training.problem import LastFit, Problem
+from skal.training.recipe import Recipe
+
+
+def train(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    data: dict[str, Any],
+    *,
+    continues: bool,
+    replays: bool,
+    classes: Any,
+) -> dict[str, Any]:
+    """Fitted attributes of an estimator.
+
+    Parameters
+    ----------
+    estimator : FrozenPrefixClassifier
+        Not changed.
+    X, y, sample_weight
+        As in its `fit`.
+    data : dict of str to object or None
+        What recipes take beside those.
+    continues : bool
+        Whether to continue from the last fit, where there is one of the same network at the same depth.
+    replays : bool
+        Whether images seen before are trained on again; the network must then be the same.
+    classes : array-like or None
+        Classes that may come later.
+    """
+    continues = continues and hasattr(estimator, "net_")
+    if y is None:
+        raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
+    shape = copy.copy(estimator)  # learns the width of X, so that a fit that fails changes nothing
+    X = checked_features(shape, X, reset=not (continues and replays))
+    prefix = prefix_of(estimator, X)
+    if estimator.source is not None:
+        estimator.source.check_backbone(prefix.backbone)
+    is_same = continues and is_same_network(estimator, prefix)
+    if continues and replays and not is_same:
+        raise ValueError(
+            f"partial_fit continues a fit with {estimator.n_frozen_} frozen layers of "
+            f"{estimator.backbone_.fingerprint!r}, but there are {prefix.n_frozen} of {prefix.backbone.fingerprint!r} "
+            "now; call fit"
+        )
+    continues = is_same
+    recipe = _recipe_of(estimator, continues)
+    X, y, data = _arranged(recipe, X, y, data, estimator.data_ if continues else {}, replays)
+    if X is None:
+        if sample_weight is not None:
+            raise ValueError(f"sample_weight weighs labelled target images, of which {type(recipe).__name__} has none")
+        new = Labelled.none(np.asarray(data["y_source"]))
+    else:
+        new = Labelled.checked(estimator, prefix.check(X), y, sample_weight)
+    foretold = None if classes is None else np.unique(np.asarray(classes))
+    if foretold is not None and not np.isin(new.y, foretold).all():
+        raise ValueError(f"y holds {np.setdiff1d(new.y, foretold)[0]!r}, which is not among classes={foretold}")
+    if continues and (estimator.classes_.dtype.kind in "OSU") != (new.y.dtype.kind in "OSU"):
+        raise ValueError(f"y holds {new.y[0]!r}, but the classes so far are {estimator.classes_}, of another kind")
+    labelled, is_old = new, np.zeros(len(new.y), dtype=bool)
+    if continues and replays:
+        labelled, is_old = estimator.seen_.followed_by(new)
+    elif continues:
+        is_old = np.isin(new.content, estimator.seen_.content)
+    problem = Problem(
+        prefix,
+        Options.of(estimator),
+        labelled.inputs,
+        labelled.y,
+        is_old,
+        labelled.sample_weight,
+        foretold,
+        LastFit(estimator.net_.module_, estimator.classes_, _trained_classes(estimator)) if continues else None,
+    )
+    if len(labelled.y):
+        problem.activations  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
+    with seeded(draw_seed(check_random_state(estimator.random_state))):
+        trained = recipe.train(problem, **data)
+    if not all(torch.isfinite(weight).all() for weight in trained.net.module_.parameters()):
+        raise ValueError(f"training diverged: weights are not finite with lr={estimator.lr}; a lower rate helps")
+    learned = {name: value for name, value in vars(shape).items() if name in ("n_features_in_", "feature_names_in_")}
+    return {
+        **learned,
+        **trained.attributes,
+        "net_": trained.net,
+        "classes_": trained.classes,
+        "fused_": list(trained.fused),
+        "backbone_": prefix.backbone,
+        "n_frozen_": prefix.n_frozen,
+        "recipe_": recipe,
+        "data_": data,
+        "seen_": labelled,
+        "_trained_by": type(recipe).__name__,
+        "_attributes": list(trained.attributes),
+    }
+
+
+def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """2-D data as scikit-learn checks it; images are left to the network's own check."""
+    X = as_data(X)
+    return X if is_images(X) else validate_data(estimator, X, dtype=np.float32, reset=reset)
+
+
+def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> Prefix:
+    """The frozen layers that an estimator's parameters mean, for data like `X` or of so many features."""
+    if X is not None and not is_images(X):
+        n_features = X.shape[1]
+    backbone = load_backbone(
+        estimator.backbone,
+        estimator.weights,
+        image_size=estimator.image_size,
+        preprocess=estimator.preprocess,
+        n_features=n_features,
+        # Of a network that has no weights of its own; the same before and after a fit.
+        seed=int(estimator.random_state) if isinstance(estimator.random_state, (int, np.integer)) else 0,
+    )
+    n_frozen = estimator.n_frozen
+    depth = default_depth(backbone) if n_frozen is None else backbone.layers.check_n_frozen(n_frozen)
+    return Prefix(backbone, depth, estimator.device, find_cache(estimator.cache), bool(estimator.verbose))
+
+
+def is_same_network(estimator: Any, prefix: Prefix) -> bool:
+    """Whether the last fit was of this network at this depth."""
+    fingerprint = estimator.backbone_.fingerprint
+    return bool(estimator.n_frozen_ == prefix.n_frozen and fingerprint == prefix.backbone.fingerprint)
+
+
+def _recipe_of(estimator: Any, continues: bool) -> Recipe:
+    """A clone of the recipe; a fit is continued only by the kind of recipe that made it."""
+    recipe: Recipe = FineTuning() if estimator.recipe is None else clone(estimator.recipe)
+    recipe._validate_params()
+    if continues and type(recipe).__name__ != estimator._trained_by:
+        raise ValueError(
+            f"the fit to be continued was made by recipe={estimator._trained_by}(), but the recipe is "
+            f"{type(recipe).__name__}() now; call fit with warm_start=False"
+        )
+    return recipe
+
+
+def _arranged(
+    recipe: Recipe, X: Any, y: Any, given: dict[str, Any], before: dict[str, Any], replays: bool
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Data as the recipe takes them; what is not given is that of the fit that is continued."""
+    data = {name: unwrap(value) for name, value in given.items() if value is not None}
+    recipe.check_data(data)
+    if replays and "sample_domain" not in data:
+        data = {**before, **data}
+    X, y, data = recipe.arrange(X, y, data)
+    data = {**before, **data}
+    lost = [name for name, value in data.items() if value is None]
+    if lost:
+        raise ValueError(
+            f"the fit to be continued was given {' and '.join(lost)}, which a loaded classifier does not hold: "
+            f"pass {'it' if len(lost) == 1 else 'them'} again"
+        )
+    return X, y, data
+
+
+def _trained_classes(estimator: Any) -> np.ndarray:
+    """Classes whose rows of the head have been trained; of a loaded classifier all, of a single class none."""
+    labels = np.unique(estimator.seen_.y)
+    taught = labels if len(labels) else estimator.classes_
+    return taught if len(taught) > 1 else taught[:0]

@@ -1,0 +1,211 @@
+"""What a classifier on a frozen prefix answers: predictions, features, activations, and output change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNetClassifier
+
+from skal._fitting import checked_features, prefix_of
+from skal.backbones.backbone import Backbone
+from skal.features.cache import find_cache
+from skal.features.prefix import Prefix, run_batched
+from skal.gradients.cached import cached_output_change
+from skal.images.forms import as_data, is_images
+from skal.images.inputs import Inputs
+from skal.source import SourceProfile
+from skal.training.suffix import Suffix
+
+
+class PredictionMixin:
+    """Methods of a classifier; activations may be asked for before the first fit, and then are the pre-trained ones."""
+
+    net_: NeuralNetClassifier
+    backbone_: Backbone
+    classes_: np.ndarray
+    n_frozen_: int
+    fused_: Sequence[Suffix]
+    cache: Any
+    device: str
+    verbose: bool
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "net_")
+
+    def _checked(self, X: Any) -> tuple[Prefix, Inputs]:
+        """The frozen layers and, as they take them, images or features."""
+        if not self.__sklearn_is_fitted__():
+            X = as_data(X)
+            X = X if is_images(X) else check_array(X, dtype=np.float32)
+            prefix = prefix_of(self, X)
+        else:
+            X = checked_features(self, X, reset=False)
+            prefix = self._fitted_prefix()
+        return prefix, prefix.check(X)
+
+    def _fitted_prefix(self) -> Prefix:
+        cache: Any = find_cache(self.cache)
+        return Prefix(self.backbone_, self.n_frozen_, self.device, cache, bool(self.verbose))
+
+    def _run_suffix(self, X: Any, run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Run part of the fitted suffix on activations at the cut, block by block."""
+        check_is_fitted(self)
+        prefix, inputs = self._checked(X)
+        return torch.cat([run_batched(run, block, prefix.device) for block in prefix.activations(inputs)])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        proba : ndarray of shape (n, n_classes)
+            Columns in the order of `classes_`; float32, each row sums to 1.
+        """
+        return self._log_proba(X).exp().numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable class.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        y : ndarray of shape (n,)
+        """
+        return self.classes_[self._log_proba(X).argmax(dim=1).numpy()]
+
+    def _log_proba(self, X: Any) -> torch.Tensor:
+        """Logarithm of the models' mean probabilities."""
+        check_is_fitted(self)
+        models = [model.to(self.device).eval() for model in (*self.fused_, self.net_.module_)]
+        return self._run_suffix(
+            X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
+        ).log_softmax(1)
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Final representation under the current network.
+
+        Before the first fit, ``activations(X, [-2], pooled=True)`` gives the pre-trained network's.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        features : ndarray of shape (n, n_features_out)
+        """
+        check_is_fitted(self)
+        module = self.net_.module_.to(self.device).eval()
+        return self._run_suffix(X, module.features).numpy()
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.net_.module_.head.in_features
+
+    def activations(
+        self, X: Any, layers: Sequence[int | str], *, pooled: bool = False, pretrained: bool = False
+    ) -> list[np.ndarray]:
+        """Activations at layers of the network, flattened.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        layers : sequence of int or str
+            Negative counts of weight layers from the end (-2 is layer B of the ADMA paper, -4 its layer A), or names
+            of submodules.
+        pooled : bool, default=False
+            Whether maps are averaged over space.
+        pretrained : bool, default=False
+            Whether the pre-trained network M0 is asked instead of the current one. Before the first fit they are the
+            same.
+
+        Returns
+        -------
+        activations : list of ndarray of shape (n, D)
+            One array per layer, float32.
+
+        Raises
+        ------
+        ValueError
+            If a layer does not exist; the message names those that do.
+        """
+        prefix, inputs = self._checked(X)
+        current = self.__sklearn_is_fitted__() and not pretrained
+        trained = self.net_.module_.to(prefix.device).body if current else None
+        return prefix.layer_activations(inputs, layers, pooled=pooled, trained=trained)
+
+    def source_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the source classes under the pre-trained network and its own head.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        proba : ndarray of shape (n, n_source_outputs)
+
+        Raises
+        ------
+        ValueError
+            If the network has no head of its own.
+        """
+        prefix, inputs = self._checked(X)
+        return prefix.source_proba(inputs)
+
+    def output_change(
+        self,
+        X_reference: Any,
+        X: Any,
+        *,
+        output: str = "logit",
+        labels: str | ArrayLike = "map",
+        norm: str = "l1",
+        max_memory: int = 2 << 30,
+    ) -> np.ndarray:
+        """How far a gradient step on each image would move the outputs of reference images.
+
+        Parameters
+        ----------
+        X_reference, X : as in `fit`
+        output, labels, norm, max_memory
+            As in :func:`skal.output_change`; an array of labels holds classes.
+
+        Returns
+        -------
+        scores : ndarray of shape (n,), or (n, n_classes) for ``labels="each"``
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown, there are no images, or a label is none of the classes.
+        """
+        check_is_fitted(self)
+        return cached_output_change(
+            self.net_.module_,
+            self.classes_,
+            self._fitted_prefix(),
+            checked_features(self, X_reference, reset=False),
+            checked_features(self, X, reset=False),
+            output=output,
+            labels=labels,
+            norm=norm,
+            max_memory=max_memory,
+        )
+
+    def check_source(self, source: SourceProfile, X: Any) -> None:
+        """Raise a ValueError if a profile belongs to another backbone than the one that takes `X`."""
+        source.check_backbone(self._checked(X[:1])[0].backbone)

@@ -1,0 +1,156 @@
+"""The frozen prefix of a network: from images to activations, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from skal.backbones import Backbone
+from skal.features.activations import Point, frozen_activations
+from skal.features.cache import Cache
+from skal.features.pooling import pool
+from skal.images.forms import as_data
+from skal.images.inputs import Inputs, TensorInputs
+
+_INFERENCE_BATCH = 256
+_SILENT = 512  # images that pass without a progress bar: a query asks for the pool in blocks of this size
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first layers of a pre-trained network, frozen, and where their activations are cached.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    n_frozen : int
+        Number of frozen weight layers.
+    device : str, default="cpu"
+    cache : Cache or None, default=None
+    verbose : bool, default=False
+        Whether a bar shows the progress where more than 512 images pass.
+
+    Examples
+    --------
+    >>> from skal.backbones import load_backbone
+    >>> backbone = load_backbone(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)))
+    >>> prefix = Prefix(backbone, n_frozen=1)
+    >>> inputs = backbone.inputs.check(np.zeros((3, 4)))
+    >>> [block.shape for block in prefix.activations(inputs)]
+    [torch.Size([3, 8])]
+    """
+
+    backbone: Backbone
+    n_frozen: int
+    device: str = "cpu"
+    cache: Cache | None = None
+    verbose: bool = False
+
+    @property
+    def cut(self) -> fx.Node:
+        """Where the prefix ends: the last tensor before anything trainable."""
+        return self.backbone.layers.cut(self.n_frozen)
+
+    def check(self, X: Any) -> Inputs:
+        """Images or features as the network takes them; a ValueError says what is wrong with them."""
+        inputs = self.backbone.inputs.check(as_data(X))
+        expected = self.backbone.n_features
+        if isinstance(inputs, TensorInputs) and expected not in (None, inputs.array.shape[1]):
+            raise ValueError(f"X has {inputs.array.shape[1]} features, but the network takes {expected}")
+        return inputs
+
+    def activations(self, inputs: Inputs) -> Iterator[torch.Tensor]:
+        """Activations at the cut, in blocks of rows."""
+        for (block,) in self.at(inputs, [Point(self.cut)]):
+            yield block
+
+    def at(self, inputs: Inputs, points: list[Point]) -> Iterator[list[torch.Tensor]]:
+        """Activations at several points of the pre-trained network, in blocks of rows."""
+        return frozen_activations(
+            self.backbone,
+            inputs,
+            points,
+            device=self.device,
+            cache=self.cache,
+            verbose=self.verbose and len(inputs) > _SILENT,
+        )
+
+    def uncached(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function from network inputs to activations at the cut, for images that are never the same twice."""
+        layers = self.backbone.layers
+        module = layers.segment(layers.input, [self.cut]).to(self.device).eval()
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return module(images.to(self.device))[0].cpu()
+
+        return run
+
+    def layer_activations(
+        self, inputs: Inputs, layers: Sequence[int | str], *, pooled: bool = False, trained: nn.Module | None = None
+    ) -> list[np.ndarray]:
+        """Activations at layers before and after the cut, flattened.
+
+        Parameters
+        ----------
+        inputs : Inputs
+        layers : sequence of int or str
+            Negative counts of weight layers from the end, or names.
+        pooled : bool, default=False
+            Whether maps are averaged over space.
+        trained : nn.Module or None, default=None
+            The layers after the cut as they are now; None takes the pre-trained ones.
+
+        Returns
+        -------
+        activations : list of ndarray of shape (n, D)
+            One array per layer, float32.
+        """
+        graph, cut = self.backbone.layers, self.cut
+        nodes = [graph.resolve(layer) for layer in layers]
+        distinct = dict.fromkeys(nodes)
+        after = [node for node in distinct if trained is not None and graph.is_before(cut, node)]
+        frozen = [node for node in distinct if node not in after and node is not cut]
+        suffix = graph.segment(cut, after, root=trained).eval() if after else None
+        parts: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in nodes}
+        # The cut is always among the points: whoever asks for activations will train or predict on it next.
+        for at_cut, *others in self.at(inputs, [Point(cut), *(Point(node, pooled) for node in frozen)]):
+            for node, values in zip(frozen, others, strict=True):
+                parts[node].append(values.flatten(1))
+            if cut in parts:
+                parts[cut].append(pool(at_cut, pooled).flatten(1))
+            if suffix is not None:
+                with torch.inference_mode():
+                    for batch in at_cut.split(_INFERENCE_BATCH):
+                        for node, values in zip(after, suffix(batch.to(self.device)), strict=True):
+                            parts[node].append(pool(values, pooled).flatten(1).cpu())
+        return [torch.cat(parts[node]).numpy() for node in nodes]
+
+    def source_proba(self, inputs: Inputs) -> np.ndarray:
+        """Probabilities (n, n_outputs) of the source classes under the pre-trained network and its own head."""
+        graph = self.backbone.layers
+        head = graph.head_segment().to(self.device)
+        logits = [
+            run_batched(lambda x: head(x)[0], block, self.device)
+            for (block,) in self.at(inputs, [Point(graph.features)])
+        ]
+        return torch.cat(logits).softmax(dim=1).numpy()
+
+
+def default_depth(backbone: Backbone) -> int:
+    """Number of weight layers up to layer A of the transformation pattern; 0 where a network is too shallow for one."""
+    layers = backbone.layers
+    if len(layers.weight_layers) < 3:
+        return 0
+    return layers.depth(layers.resolve(layers.pattern_layers()[0][0]))
+
+
+def run_batched(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, device: str) -> torch.Tensor:
+    """Part of a network in evaluation on many rows, batch by batch."""
+    with torch.inference_mode():
+        return torch.cat([run(batch.to(device)).cpu() for batch in x.split(_INFERENCE_BATCH)])

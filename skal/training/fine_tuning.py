@@ -1,0 +1,75 @@
+"""Fine-tuning: the default recipe."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skal.features.prefix import run_batched
+from skal.training.batches import replay_shares
+from skal.training.problem import Problem
+from skal.training.recipe import Recipe, Trained
+
+
+class FineTuning(Recipe):
+    """Fine-tune the trainable layers and the head on labelled images.
+
+    Parameters
+    ----------
+    replay : float or "misclassified", default=0.9
+        Where a fit continues from the last one (`warm_start`, `partial_fit`), the share of images seen before in each
+        training step; new ones share the rest [1]_. "misclassified" trains on new images and on those seen before that
+        the last fit gets wrong, all alike [2]_.
+
+    References
+    ----------
+    .. [1] Käding, Rodner, Freytag, Denzler. "Active and continuous exploration with deep neural networks and expected
+       model output changes", 2016, section 4 (0.9 old, 0.1 new).
+    .. [2] Zhou, Shin, Gurudu, Gotway, Liang. "Active, continual fine tuning of convolutional neural networks for
+       reducing annotation efforts", Medical Image Analysis 2021, section 3.3.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from skal import FrozenPrefixClassifier
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    >>> classifier = FrozenPrefixClassifier(net, recipe=FineTuning(replay=0.5), random_state=0)
+    >>> X, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 2
+    >>> classifier.fit(X[:10], y[:10]).partial_fit(X[10:], y[10:]).predict(X).shape
+    (20,)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "replay": [Interval(Real, 0, 1, closed="neither"), StrOptions({"misclassified"})],
+    }
+
+    def __init__(self, replay: float | str = 0.9):
+        self.replay = replay
+
+    def train(self, problem: Problem) -> Trained:
+        """Solve the head, train all that is trainable, and average it with where it started."""
+        start = problem.start()
+        shares, chosen = None, np.arange(len(problem.y))
+        if self.replay == "misclassified":
+            chosen = np.flatnonzero(~(problem.is_old & _is_right(problem)))
+        else:
+            shares = replay_shares(problem.is_old, float(self.replay))
+        net = problem.net(start.suffix, len(chosen), penalty=start.penalty, share_of=shares)
+        if len(chosen):
+            net.fit(problem.rows(chosen), None)
+        else:
+            net.initialize()
+        start.settle(net.module_)
+        return Trained(net, problem.classes)
+
+
+def _is_right(problem: Problem) -> np.ndarray:
+    """Which images the last fit gets right; none where there is none."""
+    if problem.last is None or not problem.is_old.any():
+        return np.zeros(len(problem.y), dtype=bool)
+    device = problem.prefix.device
+    logits = run_batched(problem.last.suffix.to(device).eval(), problem.activations, device)
+    return problem.last.classes[logits.argmax(dim=1).numpy()] == problem.y
