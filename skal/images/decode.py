@@ -78,7 +78,7 @@ def decode(path: str | os.PathLike[str], background: tuple[int, int, int] = WHIT
             ImageOps.exif_transpose(image, in_place=True)
             return torch.from_numpy(_rgb(image, background))
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise UnreadableImageError(os.fspath(path), _reason(path, error)) from error
+        raise UnreadableImageError(str(path), _reason(path, error)) from error
 
 
 def pixels_of(image: Any, background: tuple[int, int, int] = WHITE) -> np.ndarray:
