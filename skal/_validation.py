@@ -74,7 +74,8 @@ def _as_given(y: Any) -> Any:
         named = " and ".join(f"{label!r} ({kind})" for kind, label in list(kinds.items())[:2])
         raise ValueError(f"y holds labels of several kinds, such as {named}; make them one, as by [str(k) for k in y]")
     # scikit-learn would make floats of pandas's nullable integers.
-    return y.to_numpy(dtype=dtype.numpy_dtype) if is_nullable and hasattr(dtype, "numpy_dtype") and values else y
+    number = getattr(dtype, "numpy_dtype", None)
+    return y.to_numpy(dtype=number) if is_nullable and number is not None and values else y
 
 
 def _kind(label: Any) -> str:

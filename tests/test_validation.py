@@ -72,5 +72,5 @@ def test_labels_that_are_none_are_named(y, message):
 
 
 def test_bytes_are_no_labels():
-    with pytest.raises(TypeError, match="y is no array of class labels: .*bytes"):
+    with pytest.raises(TypeError, match=r"y is no array of class labels: .*bytes"):
         check_labels(None, X, [b"a", b"b", b"a"])

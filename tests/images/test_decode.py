@@ -145,7 +145,9 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path):
     assert_array_equal(decode(path)[0, 0], [255, 0, 0])
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I;16"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I;16"]
+)
 def test_open_images_of_any_mode_are_taken_and_left_as_they_were(mode):
     image = Image.new(mode, (5, 7))
     exif = image.getexif()
@@ -203,6 +205,13 @@ def test_a_bomb_is_named_with_its_size_before_it_is_decoded(tmp_path, monkeypatc
 
 def test_arrays_of_one_image_are_checked():
     assert pixels_of(np.zeros((4, 5), np.uint8)).shape == (4, 5, 1)
-    for wrong in (np.zeros((4, 5, 4), np.uint8), np.zeros((4, 5)), np.zeros(3, np.uint8), torch.zeros(0, 4), 3, object()):
+    for wrong in (
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5)),
+        np.zeros(3, np.uint8),
+        torch.zeros(0, 4),
+        3,
+        object(),
+    ):
         with pytest.raises(ValueError, match=r"it has shape|it is of type"):
             pixels_of(wrong)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 
-from skal.images import InputSpec, ImageTransform, readable
+from skal.images import ImageTransform, InputSpec, readable
 from skal.images import decode as decode_file
 
 SPEC = InputSpec(ImageTransform(12, 10))
