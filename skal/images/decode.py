@@ -60,8 +60,8 @@ def decode(path: str | os.PathLike[str], background: tuple[int, int, int] = WHIT
     UnreadableImageError
         A ValueError: if the file cannot be read, is no image or is damaged; if it holds floating-point or negative
         values, or integers beyond 16 bits without a declared largest value, which have no range; if it has more than
-        twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (179 million unless changed, about 2 GB while it is decoded). The
-        message names the file.
+        twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (179 million unless changed, which take 2 GB, or 4 GB if they are
+        transparent). The message names the file.
 
     Examples
     --------

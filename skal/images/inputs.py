@@ -175,7 +175,7 @@ class ItemInputs:
                 raise ValueError("it contains NaN or infinity")
             return image
         except Exception as error:  # whatever a data set raises, its row is named
-            raise ValueError(f"X[{i}] cannot be read: {error or type(error).__name__}") from error
+            raise ValueError(f"X[{i}] cannot be read: {str(error) or type(error).__name__}") from error
 
 
 class JoinedInputs:

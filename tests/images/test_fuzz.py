@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
-from PIL import Image
+from PIL import Image, features
 
 from skal._validation import check_labels
 from skal.images.decode import UnreadableImageError, decode
@@ -40,6 +40,8 @@ def small_images():
     kinds = [("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]
     kinds += [(form, "RGB") for form in ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA", "ICO", "PCX")]
     kinds += [("JPEG", "L"), ("JPEG", "CMYK"), ("WEBP", "RGBA"), ("TIFF", "I;16"), ("TIFF", "F"), ("TIFF", "LAB")]
+    kinds += [("AVIF", "RGB")] if features.check("avif") else []  # not in older versions of Pillow
+    kinds += [("JPEG2000", "RGB")] if features.check("jpg_2000") else []
     found = []
     for form, mode in kinds:
         image = pixels.convert("L").convert("I;16") if mode == "I;16" else pixels
