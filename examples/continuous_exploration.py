@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from quickstart import load_task
 from torch import nn
 
-from skal import FrozenPrefixClassifier, ImageTransform, Query
+from skal import FineTuning, FrozenPrefixClassifier, ImageTransform, Query
 from skal.experiment import Task, run_experiment
 from skal.query import emoc_set_sampling, set_sampling
 
@@ -162,7 +162,7 @@ def continuing(
         normalize=False,
         head_init="random",
         warm_start=True,
-        replay=0.9,
+        recipe=FineTuning(replay=0.9),
     )
 
 

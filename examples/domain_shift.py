@@ -30,7 +30,7 @@ from quickstart import add_images_option, add_network_options, load_task, networ
 from sklearn.base import clone
 from torch import nn
 
-from skal import DANClassifier
+from skal import DAN, FrozenPrefixClassifier
 from skal._random import seeded
 from skal.active import Learner
 from skal.query import STRATEGIES
@@ -59,19 +59,22 @@ def degraded(images: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(part.resize(images.shape[1:3]).convert("RGB")) for part in small])
 
 
-def load(args: argparse.Namespace) -> tuple[Pair, DANClassifier]:
+def load(args: argparse.Namespace) -> tuple[Pair, FrozenPrefixClassifier]:
     """All images of both domains, and the network."""
     if args.digits is not None:
         X, y, *_ = load_digits(args.digits[0])
         target = load_digits(args.digits[1])
         file = args.output / f"lenet_{args.digits[0].stem}.safetensors"
-        net = DANClassifier(trained_lenet(X, y, file), image_size=28, n_frozen=1, batch_size=64, max_epochs=10)
+        lenet = trained_lenet(X, y, file)
+        net = FrozenPrefixClassifier(lenet, recipe=DAN(), image_size=28, n_frozen=1, batch_size=64, max_epochs=10)
         return Pair(X, y, *target), net
     X, y, X_test, y_test = load_task(args.images)
     size = args.image_size or 224
     X, X_test = pixels(X, size), pixels(X_test, size)
     half = np.random.RandomState(0).permutation(len(X)) < len(X) // 2
-    net = DANClassifier(**network(args.backbone, args.weights, args.image_size), n_frozen=args.n_frozen)
+    net = FrozenPrefixClassifier(
+        **network(args.backbone, args.weights, args.image_size), recipe=DAN(), n_frozen=args.n_frozen
+    )
     return Pair(X[half], y[half], degraded(X[~half]), y[~half], degraded(X_test), y_test), net
 
 
@@ -85,13 +88,13 @@ def drawn(pair: Pair, n: int, seed: int) -> Pair:
     )  # fmt: skip
 
 
-def unlabelled(pair: Pair, net: DANClassifier, seed: int) -> Iterator[tuple[str, float, float]]:
+def unlabelled(pair: Pair, net: FrozenPrefixClassifier, seed: int) -> Iterator[tuple[str, float, float]]:
     """Accuracy on the target, with no label of it: name of the method, share of labels, accuracy."""
-    source_only = clone(net).fit(pair.X_source, pair.y_source)
+    source_only = clone(net).set_params(recipe=None).fit(pair.X_source, pair.y_source)
     yield "source only", 0.0, source_only.score(pair.X_test, pair.y_test)
     for weights in ("uniform", "optimal"):
-        dan = clone(net).set_params(kernel_weights=weights)
-        dan.fit(pair.X_source, pair.y_source, X_target=pair.X_target)
+        dan = clone(net).set_params(recipe=DAN(kernel_weights=weights, labels="source"))
+        dan.fit(pair.X_source, pair.y_source, X_unlabeled=pair.X_target)
         yield f"DAN, {weights}", 0.0, dan.score(pair.X_test, pair.y_test)
     if isinstance(net.backbone, nn.Module) and importlib.util.find_spec("skada"):
         yield "scikit-adaptation", 0.0, of_scikit_adaptation(pair, net, seed)
@@ -108,13 +111,13 @@ class TakesWeights(nn.Module):
         return self.net(x)
 
 
-def of_scikit_adaptation(pair: Pair, net: DANClassifier, seed: int) -> float:
+def of_scikit_adaptation(pair: Pair, net: FrozenPrefixClassifier, seed: int) -> float:
     """Accuracy of that package's deep DAN, with the same network, epochs and batches."""
     from skada.deep import DAN
 
     with seeded(seed):
         dan = DAN(
-            TakesWeights(net.backbone), layer_name="net.7", reg=net.lam, optimizer=torch.optim.AdamW, lr=1e-4,
+            TakesWeights(net.backbone), layer_name="net.7", reg=net.recipe.lam, optimizer=torch.optim.AdamW, lr=1e-4,
             max_epochs=net.max_epochs, batch_size=net.batch_size, train_split=None, verbose=0,
         )  # fmt: skip
         X = np.concatenate([pair.X_source, pair.X_target])
@@ -126,7 +129,7 @@ def of_scikit_adaptation(pair: Pair, net: DANClassifier, seed: int) -> float:
 
 
 def labelled(
-    pair: Pair, net: DANClassifier, seed: int, name: str, start: DANClassifier
+    pair: Pair, net: FrozenPrefixClassifier, seed: int, name: str, start: FrozenPrefixClassifier
 ) -> Iterator[tuple[str, float, float]]:
     """Accuracy on the target as labels are queried."""
     learner = Learner(copy.copy(start), pair.X_target, pair.y_target)
@@ -140,7 +143,7 @@ def labelled(
         left = np.delete(left, picks)
         learner.estimator = clone(net).fit(
             learner.X_training, learner.y_training,
-            X_source=pair.X_source, y_source=pair.y_source, X_target=pair.X_target[left],
+            X_source=pair.X_source, y_source=pair.y_source, X_unlabeled=pair.X_target[left],
         )  # fmt: skip
         yield f"DAN + {name}", share, learner.estimator.score(pair.X_test, pair.y_test)
 
@@ -202,7 +205,8 @@ def main() -> None:
             runs = [] if "DAN, optimal" in done else [unlabelled(pair, seeded_net, seed)]
             missing = [query for query in QUERIED if f"DAN + {query}" not in done]
             if missing:
-                start = clone(seeded_net).fit(pair.X_source, pair.y_source, X_target=pair.X_target)
+                start = clone(seeded_net).set_params(recipe__labels="source")
+                start.fit(pair.X_source, pair.y_source, X_unlabeled=pair.X_target)
                 runs += [labelled(pair, seeded_net, seed, query, start) for query in missing]
             for run in runs:
                 for method, share, accuracy in run:

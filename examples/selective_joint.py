@@ -17,6 +17,7 @@ neighbors.png: labelled images and their 1st, 10th, 20th, 30th and 40th neighbou
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,8 +32,9 @@ from quickstart import add_network_options, class_folders, load_task, network
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score
 
+from skal import FrozenPrefixClassifier, SelectiveJoint
 from skal.plots import contact_sheet
-from skal.selective import FilterBankDescriptor, SelectiveJointClassifier
+from skal.selective import FilterBankDescriptor
 
 mpl.use("Agg")
 
@@ -81,30 +83,36 @@ def split(data: Any, args: argparse.Namespace, seed: int) -> tuple[np.ndarray, .
 
 
 def rows_of(
-    net: SelectiveJointClassifier, seed: int, data: tuple[np.ndarray, ...]
-) -> dict[str, Callable[[int], SelectiveJointClassifier]]:
+    net: FrozenPrefixClassifier, seed: int, data: tuple[np.ndarray, ...]
+) -> dict[str, Callable[[int], FrozenPrefixClassifier]]:
     """How each row of the table is trained; given is how many images selective fine-tuning borrows."""
     X, y, _, _, X_source, y_source = data
-    n_source, steps = len(X_source), net.n_iterations
-    at_once = {"n_iterations": 1, "max_epochs": steps * net.max_epochs, "min_steps": steps * net.min_steps}
+    n_source = len(X_source)
     gabor = FilterBankDescriptor("gabor", image_size=X.shape[2])
 
-    def joint(rows: Any = slice(None), **changed: Any) -> SelectiveJointClassifier:
+    def joint(rows: Any = slice(None), **changed: Any) -> FrozenPrefixClassifier:
         seeded = clone(net).set_params(random_state=seed, **changed)
         return seeded.fit(X, y, X_source=X_source[rows], y_source=y_source[rows])
 
-    def at_random(n_borrowed: int) -> SelectiveJointClassifier:
+    def at_random(n_borrowed: int) -> FrozenPrefixClassifier:
         rows = np.random.RandomState(seed).permutation(n_source)[:n_borrowed]
-        return joint(rows, n_neighbors=n_borrowed, **at_once)
+        return joint(rows, recipe__n_neighbors=n_borrowed, recipe__n_iterations=1)
 
     return {
         "selective": lambda _: joint(),
-        "selective, no iterations": lambda _: joint(**at_once),
-        "Gabor": lambda _: joint(descriptor=gabor),
+        "selective, no iterations": lambda _: joint(recipe__n_iterations=1),
+        "Gabor": lambda _: joint(recipe__descriptor=gabor),
         "random source": at_random,
-        "all source": lambda _: joint(n_neighbors=n_source, **at_once),
+        "all source": lambda _: joint(recipe__n_neighbors=n_source, recipe__n_iterations=1),
         "fine-tuning": lambda _: clone(net).set_params(random_state=seed).fit(X, y),
     }
+
+
+def with_models(fitted: FrozenPrefixClassifier, fused: list[Any]) -> FrozenPrefixClassifier:
+    """The classifier with other models averaged with its last one."""
+    other = copy.copy(fitted)
+    other.fused_ = fused
+    return other
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +136,7 @@ def picture(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else image[0]
 
 
-def sheet(fitted: SelectiveJointClassifier, X: np.ndarray, X_source: np.ndarray, path: Path) -> None:
+def sheet(fitted: FrozenPrefixClassifier, X: np.ndarray, X_source: np.ndarray, path: Path) -> None:
     """Eight labelled images, each with some of its neighbours, the nearest first."""
     images, captions = [], []
     for i in np.linspace(0, len(X) - 1, 8).astype(int):
@@ -157,12 +165,13 @@ def main() -> None:
     file = args.output / "records.csv"
     records = pd.read_csv(file).to_dict("records") if file.exists() else []
     everything = load(args)
+    recipe = SelectiveJoint(args.neighbors)
     if args.digits is not None:
-        scratch = {"wise_alpha": 1.0, "lr": 0.03, "max_epochs": 12, "min_steps": 60}  # there is no probe to stay near
-        net = SelectiveJointClassifier(lenet, image_size=28, n_neighbors=args.neighbors, **scratch)
+        scratch = {"wise_alpha": 1.0, "lr": 0.03, "max_epochs": 60, "min_steps": 300}  # there is no probe to stay near
+        net = FrozenPrefixClassifier(lenet, recipe=recipe, n_frozen=0, image_size=28, **scratch)
     else:
-        net = SelectiveJointClassifier(
-            **network(args.backbone, args.weights, args.image_size), n_frozen=args.n_frozen, n_neighbors=args.neighbors
+        net = FrozenPrefixClassifier(
+            **network(args.backbone, args.weights, args.image_size), recipe=recipe, n_frozen=args.n_frozen
         )
     for seed in range(args.seeds):
         data = split(everything, args, seed)
@@ -179,7 +188,8 @@ def main() -> None:
                 sheet(fitted, X, X_source, args.output / "neighbors.png")
             for fusion in (True, False) if method == "selective" else (False,):
                 name = f"{method} + fusion" if fusion else method
-                accuracy = balanced_accuracy_score(y_test, fitted.set_params(fusion=fusion).predict(X_test))
+                models = fitted.fused_ if fusion else []
+                accuracy = balanced_accuracy_score(y_test, with_models(fitted, models).predict(X_test))
                 records.append({"method": name, "accuracy": round(accuracy, 4), **row})
                 print(records[-1], flush=True)
             pd.DataFrame(records).to_csv(file, index=False)

@@ -84,7 +84,8 @@ class PredictionMixin:
         -------
         y : ndarray of shape (n,)
         """
-        return self.classes_[self._log_proba(X).argmax(dim=1).numpy()]
+        log_proba = self._log_proba(X)
+        return self.classes_[log_proba.argmax(dim=1).numpy()]
 
     def _log_proba(self, X: Any) -> torch.Tensor:
         """Logarithm of the models' mean probabilities."""

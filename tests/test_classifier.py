@@ -17,8 +17,8 @@ from skorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader
 
-import skal.classifier
-from skal import FrozenPrefixClassifier
+import skal.training.fine_tuning
+from skal import FineTuning, FrozenPrefixClassifier
 from skal._random import seeded
 from skal.training.batches import BatchLoader, replay_shares
 from skal.training.suffix import interpolate
@@ -286,7 +286,7 @@ def test_partial_fit_forgets_nothing(classifier, pixels):
     np.testing.assert_array_equal(classifier.classes_, ["b", "g", "r", "y"])
     assert classifier.score(X[old], y[old]) == 1
     assert classifier.score(X[new], y[new]) > 0.9
-    assert len(classifier.seen_y_) == 40
+    assert len(classifier.seen_.y) == 40
     assert not torch.equal(classifier.net_.module_.head.weight[1:3], head)
 
 
@@ -309,10 +309,10 @@ def test_an_image_given_again_takes_its_new_label(classifier, pixels, files):
     wrong = y.copy()
     wrong[:4] = np.roll(y[:4], 1)
     classifier.fit(X, wrong).partial_fit(X[:4], y[:4])
-    assert len(classifier.seen_y_) == 40
-    np.testing.assert_array_equal(np.sort(classifier.seen_y_), np.sort(y))
+    assert len(classifier.seen_.y) == 40
+    np.testing.assert_array_equal(np.sort(classifier.seen_.y), np.sort(y))
     classifier.partial_fit(files[0][:3], y[:3])  # other forms join them
-    assert len(classifier.seen_y_) == 43
+    assert len(classifier.seen_.y) == 43
     assert classifier.score(X, y) > 0.9
 
 
@@ -320,13 +320,13 @@ def test_replayed_and_new_images_share_the_steps(classifier, pixels, monkeypatch
     """With replay = 0.9 nine in ten images of a step are old ones, also where most of all images are new."""
     X, y = pixels
     drawn = []
-    original = skal.classifier.replay_shares
+    original = skal.training.fine_tuning.replay_shares
 
     def recorded(is_old, replay):
         drawn.append((is_old.tolist(), replay))
         return original(is_old, replay)
 
-    monkeypatch.setattr("skal.classifier.replay_shares", recorded)
+    monkeypatch.setattr("skal.training.fine_tuning.replay_shares", recorded)
     classifier.set_params(warm_start=True).fit(X[:8], y[:8])
     classifier.fit(X[2:20], y[2:20])
     classifier.partial_fit(X[19:24], y[19:24])
@@ -560,7 +560,7 @@ def test_only_what_is_new_or_wrong_is_trained_on(classifier, pixels, monkeypatch
         original(self, dataset, *args, **kwargs)
 
     monkeypatch.setattr(BatchLoader, "__init__", recorded)
-    classifier.set_params(warm_start=True, replay="misclassified", optimizer=Recorded).fit(X[:20], y[:20])
+    classifier.set_params(warm_start=True, recipe=FineTuning("misclassified"), optimizer=Recorded).fit(X[:20], y[:20])
     assert set(seen) == {20}
     relabelled = np.array(y[:24])
     relabelled[3] = "r" if y[3] != "r" else "g"
@@ -575,7 +575,7 @@ def test_only_what_is_new_or_wrong_is_trained_on(classifier, pixels, monkeypatch
     assert Recorded.steps == steps
     assert classifier.score(X[rows], relabelled[rows]) > 0.9
     with pytest.raises(ValueError, match="replay"):
-        classifier.set_params(replay="wrong").fit(X, y)
+        classifier.set_params(recipe=FineTuning("wrong")).fit(X, y)
 
 
 def test_replayed_batches_are_all_full():

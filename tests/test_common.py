@@ -9,11 +9,12 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 from torch import nn
 
 from skal import (
+    DAN,
     ActiveClassifier,
-    DANClassifier,
+    FineTuning,
     FrozenPrefixClassifier,
     Query,
-    SelectiveJointClassifier,
+    SelectiveJoint,
     random_sampling,
 )
 from skal.selective import SymmetricKLNeighbors
@@ -30,8 +31,9 @@ ESTIMATORS = [
     FrozenPrefixClassifier(
         toy_backbone, max_epochs=10, min_steps=0, n_frozen=0, warm_start=False, head_init="random", lr=0.02
     ),
-    SelectiveJointClassifier(toy_backbone(), max_epochs=2, min_steps=0),
-    DANClassifier(toy_backbone(), max_epochs=10, min_steps=0),
+    FrozenPrefixClassifier(toy_backbone(), recipe=FineTuning("misclassified"), max_epochs=10, min_steps=0),
+    FrozenPrefixClassifier(toy_backbone(), recipe=DAN(), max_epochs=10, min_steps=0),
+    FrozenPrefixClassifier(toy_backbone(), recipe=SelectiveJoint(), max_epochs=10, min_steps=0),
     ActiveClassifier(LogisticRegression(), Query(random_sampling)),
     ActiveClassifier(LogisticRegression(), margin_sampling, n_initial=10),
     ActiveClassifier(FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0), Query(random_sampling)),
@@ -44,7 +46,14 @@ def _global_generators_untouched():
     """The checks leave random_state=None, which draws from numpy's global generator as everywhere in scikit-learn."""
 
 
-@parametrize_with_checks(ESTIMATORS)
+def expected_failures(estimator):
+    """A weight makes the loss of a row larger; a repeated row is drawn more often: these are not the same steps."""
+    if not isinstance(estimator, FrozenPrefixClassifier):
+        return {}
+    return {"check_sample_weight_equivalence_on_dense_data": "batches are drawn, as in scikit-learn's SGDClassifier"}
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_sklearn_check(estimator, check):
     try:
         check(estimator)

@@ -579,11 +579,11 @@ def test_nothing_is_forgotten_under_replay(convnet, pixels, way):
     assert classifier.classes_.tolist() == ["b", "g", "r", "y"]
     assert classifier.score(X[old], y[old]) >= 0.95
     assert classifier.score(X[~old], y[~old]) >= 0.95
-    assert len(classifier.seen_y_) == len(y)
+    assert len(classifier.seen_.y) == len(y)
     for _ in range(2):  # rounds with images of one class alone
         classifier.partial_fit(X[y == "b"], y[y == "b"])
     assert classifier.score(X, y) >= 0.95
-    assert len(classifier.seen_y_) == len(y)
+    assert len(classifier.seen_.y) == len(y)
 
 
 def test_partial_fit_on_its_own(pixels):
@@ -597,8 +597,8 @@ def test_partial_fit_on_its_own(pixels):
         on_features().partial_fit(X, y, classes=["ant", "bee"])
     relabelled = np.where(y == "ant", "bee", y)
     a.partial_fit(X, relabelled)
-    assert len(a.seen_y_) == 40
-    assert sorted(a.seen_y_) == sorted(relabelled)
+    assert len(a.seen_.y) == 40
+    assert sorted(a.seen_.y) == sorted(relabelled)
 
 
 def test_modal_teach_drives_a_class_that_appears_later(convnet, pixels):

@@ -120,7 +120,7 @@ class Problem:
     def class_weights(self) -> np.ndarray | None:
         """Weight of each class in the loss; a class without images weighs 1."""
         given = self.options.class_weight
-        if given is None:
+        if given is None or len(self.y) == 0:
             return None
         if isinstance(given, dict):
             return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)

@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -58,6 +58,8 @@ class Recipe(BaseEstimator, ABC):
     >>> FrozenPrefixClassifier(net, recipe=Probe()).fit(X, y).predict(X).shape
     (20,)
     """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
     @abstractmethod
     def train(self, problem: Problem, *args: Any, **data: Any) -> Trained:

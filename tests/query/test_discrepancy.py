@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from skal import DANClassifier, SourceProfile
+from skal import DAN, FrozenPrefixClassifier, SourceProfile
 from skal.active import Learner
 from skal.query import discrepancy as module
 from skal.query import discrepancy_coreset_sampling, mmd_sampling
@@ -45,7 +45,8 @@ def test_random_features_are_seeded(samples, monkeypatch):
 def test_the_source_is_what_the_classifier_was_adapted_from(strategy, mlp, samples):
     X, source = (np.column_stack([sample, sample[:, 0]]).astype(np.float32) for sample in samples)
     y = np.arange(100) % 2
-    dan = DANClassifier(mlp, max_epochs=1, min_steps=0, random_state=0).fit(source, y, X_target=X)
+    dan = FrozenPrefixClassifier(mlp, recipe=DAN(labels="source"), max_epochs=1, min_steps=0, random_state=0)
+    dan.fit(source, y, X_unlabeled=X)
     learner = Learner(dan, X, np.zeros(300))
     learner.labelled = np.arange(10)
     own = strategy(learner, X[10:], 6)

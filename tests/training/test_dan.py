@@ -12,10 +12,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
+from skal import DAN, FrozenPrefixClassifier
 from skal._random import seeded
 from skal.metrics import soft_neighborhood_density, target_density
 from skal.numerics.discrepancy import kernel_weights, median_bandwidths, mmd2
-from skal.training.dan import AdaptationNet, DANClassifier, TwoDomains, WithActivations
+from skal.training.batches import LabelledRows
+from skal.training.dan import AdaptationNet, TwoDomains, WithActivations
 from tests.conftest import SMALL
 
 
@@ -34,14 +36,16 @@ def shifted():
 
 @pytest.fixture
 def dan(mlp):
-    return DANClassifier(mlp, n_frozen=0, max_epochs=15, min_steps=0, random_state=0)
+    return FrozenPrefixClassifier(
+        mlp, n_frozen=0, recipe=DAN(labels="source"), max_epochs=15, min_steps=0, random_state=0
+    )
 
 
 def test_adaptation_brings_the_domains_together(dan, shifted):
     X, y, target = shifted
     dan.set_params(max_epochs=60, lr=1e-2)
     alone = clone(dan).fit(X, y)
-    adapted = dan.set_params(lam=3.0).fit(X, y, X_target=target)
+    adapted = dan.set_params(recipe__lam=3.0).fit(X, y, X_unlabeled=target)
 
     def discrepancy(model):
         features = [model.transform(part) for part in (X, target)]
@@ -65,9 +69,10 @@ def test_the_loss_is_that_of_the_text(optimal, estimator):
     for _ in range(2):
         net.history.new_epoch()
     net.history.new_batch()
-    y = torch.tensor([0, 1, 1, 0, 1, 0, 2, 3, 3, 2, 2, 3] + [-1] * 6)  # source, labelled target, target
-    loss = net.get_loss((logits, [inner]), y, training=True)
-    expected = nn.functional.cross_entropy(logits[:12], y[:12] % 2) + 0.1 * module.head.weight.square().sum()
+    y = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 1])
+    domain = torch.arange(3).repeat_interleave(6)  # source, labelled target, target
+    loss = net.get_loss((logits, [inner]), {"target": y, "domain": domain}, training=True)
+    expected = nn.functional.cross_entropy(logits[:12], y) + 0.1 * module.head.weight.square().sum()
     p = 1 / 4  # one of four epochs is done
     warm = 0.7 * (2 / (1 + math.exp(-10 * p)) - 1)
     for values in (inner, logits):
@@ -79,17 +84,17 @@ def test_the_loss_is_that_of_the_text(optimal, estimator):
 
 
 def test_a_batch_holds_source_labelled_target_and_target():
-    labelled = torch.utils.data.TensorDataset(torch.arange(9.0)[:, None], torch.arange(9) % 3)
-    rows = TwoDomains(labelled, 6, 3, 20, 3, lambda rows: torch.as_tensor(rows)[:, None].float() + 100)
+    labelled = LabelledRows(torch.arange(9.0)[:, None].__getitem__, torch.arange(9) % 3)
+    rows = TwoDomains(labelled, 6, 3, 20, lambda rows: torch.as_tensor(rows)[:, None].float() + 100)
     with seeded(0):
         x, y = rows[[5, 0, 2, 1]]
     assert x[:4, 0].tolist() == [5, 0, 2, 1]
-    assert y[:4].tolist() == [2, 0, 2, 1]
+    assert y["target"][:4].tolist() == [2, 0, 2, 1]
     assert sorted(x[4:7, 0].tolist()) == [6, 7, 8]
-    assert (y[4:7] - 3).tolist() == (x[4:7, 0].int() % 3).tolist()
+    assert y["target"][4:].tolist() == (x[4:7, 0].int() % 3).tolist()
     assert len(set(x[7:, 0].tolist())) == 4
     assert (x[7:] >= 100).all()
-    assert y[7:].tolist() == [-1] * 4
+    assert y["domain"].tolist() == [0] * 4 + [1] * 3 + [2] * 4
 
 
 def test_the_target_is_changed_too(dan, shifted):
@@ -97,13 +102,13 @@ def test_the_target_is_changed_too(dan, shifted):
     maxima = []
     same = clone(dan).set_params(augment=lambda x: maxima.append(float(x[:, 0].max())) or x)
     target = target + np.float32(100)
-    same.fit(X, y, X_target=target)
+    same.fit(X, y, X_unlabeled=target)
     assert min(maxima) < 50 < max(maxima)
-    np.testing.assert_allclose(same.predict_proba(X), dan.fit(X, y, X_target=target).predict_proba(X), atol=1e-4)
+    np.testing.assert_allclose(same.predict_proba(X), dan.fit(X, y, X_unlabeled=target).predict_proba(X), atol=1e-4)
 
 
 def test_activations_are_those_of_the_suffix_itself(convnet, pixels):
-    fitted = DANClassifier(convnet, preprocess=SMALL, n_frozen=1, random_state=0).fit(*pixels)
+    fitted = FrozenPrefixClassifier(convnet, preprocess=SMALL, n_frozen=1, random_state=0).fit(*pixels)
     layers, suffix = fitted.backbone_.layers, fitted.net_.module_
     both = WithActivations(suffix, layers.segment(layers.cut(1), [layers.resolve(-2), layers.features], suffix.body))
     assert {id(p) for p in both.parameters()} == {id(p) for p in suffix.parameters()}
@@ -123,7 +128,7 @@ def test_three_forms_of_the_same_data(dan, shifted):
     X, y, target = shifted
     dan.set_params(max_epochs=3)
     fits = [
-        clone(dan).fit(target[:10], y[:10], X_source=X, y_source=y, X_target=target[10:]),
+        clone(dan).fit(target[:10], y[:10], X_source=X, y_source=y, X_unlabeled=target[10:]),
         clone(dan).fit(
             np.concatenate([target[:10], X, target[10:]]),
             np.concatenate([y[:10], y, np.full(110, -1)]),
@@ -132,7 +137,7 @@ def test_three_forms_of_the_same_data(dan, shifted):
     ]
     np.testing.assert_array_equal(*(fit.predict_proba(target) for fit in fits))
     unlabelled = [
-        clone(dan).fit(X, y, X_target=target),
+        clone(dan).fit(X, y, X_unlabeled=target),
         clone(dan).fit(
             np.concatenate([X, target]),
             np.concatenate([y, np.full(120, -1)]),
@@ -140,13 +145,11 @@ def test_three_forms_of_the_same_data(dan, shifted):
         ),
     ]
     np.testing.assert_array_equal(*(fit.predict_proba(target) for fit in unlabelled))
-    np.testing.assert_array_equal(unlabelled[0].X_source_, X)
-    np.testing.assert_array_equal(unlabelled[0].X_target_, target)
+    np.testing.assert_array_equal(unlabelled[0].data_["X_source"], X)
+    np.testing.assert_array_equal(unlabelled[0].data_["X_unlabeled"], target)
 
 
 def test_without_a_target_it_is_an_ordinary_classifier(dan, shifted):
-    from skal import FrozenPrefixClassifier
-
     X, y, _ = shifted
     plain = FrozenPrefixClassifier(dan.backbone, n_frozen=0, max_epochs=15, min_steps=0, random_state=0).fit(X, y)
     np.testing.assert_array_equal(dan.fit(X, y).predict_proba(X), plain.predict_proba(X))
@@ -155,15 +158,15 @@ def test_without_a_target_it_is_an_ordinary_classifier(dan, shifted):
 def test_new_classes_of_the_target_join_those_of_the_source(dan, shifted):
     X, y, target = shifted
     names = np.array(["zero", "one", "two"])
-    fitted = dan.fit(target[:6], names[[0, 1, 2, 2, 2, 2]], X_source=X, y_source=names[y], X_target=target[6:])
+    fitted = dan.fit(target[:6], names[[0, 1, 2, 2, 2, 2]], X_source=X, y_source=names[y], X_unlabeled=target[6:])
     assert fitted.classes_.tolist() == ["one", "two", "zero"]
 
 
 def test_files_are_a_target(convnet, pixels, files):
     fits = [
-        DANClassifier(convnet, preprocess=SMALL, max_epochs=2, random_state=0).fit(
-            part[0][:20], part[1][:20], X_target=part[0][20:]
-        )
+        FrozenPrefixClassifier(
+            convnet, preprocess=SMALL, recipe=DAN(labels="source"), max_epochs=2, random_state=0
+        ).fit(part[0][:20], part[1][:20], X_unlabeled=part[0][20:])
         for part in (pixels, files)
     ]
     np.testing.assert_allclose(fits[0].predict_proba(pixels[0]), fits[1].predict_proba(files[0]), atol=1e-5)
@@ -172,12 +175,12 @@ def test_files_are_a_target(convnet, pixels, files):
 def test_selection_without_target_labels(dan, shifted):
     X, y, target = shifted
     with sklearn.config_context(enable_metadata_routing=True):
-        dan.set_params(max_epochs=3).set_fit_request(X_target=True)
+        dan.set_params(max_epochs=3)
         pipeline = make_pipeline(FunctionTransformer(), dan)
-        pipeline.fit(X, y, X_target=target[:100])
-        assert len(pipeline[-1].X_target_) == 100
-        grid = GridSearchCV(dan, {"lam": [0.0, 1.0]}, scoring=target_density, cv=2)
-        grid.fit(X, y, X_target=target[:100])
+        pipeline.fit(X, y, X_unlabeled=target[:100])
+        assert len(pipeline[-1].data_["X_unlabeled"]) == 100
+        grid = GridSearchCV(dan, {"recipe__lam": [0.0, 1.0]}, scoring=target_density, cv=2)
+        grid.fit(X, y, X_unlabeled=target[:100])
         assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
     with pytest.raises(ValueError, match="has seen no target images"):
         target_density(clone(dan).fit(X, y))
@@ -199,12 +202,12 @@ def test_density_equals_a_plain_version():
     ("given", "message"),
     [
         ({"X_source": 1}, "belong together"),
-        ({"sample_domain": np.ones(20), "X_target": 1}, "give no X_source and no X_target"),
+        ({"sample_domain": np.ones(20), "X_unlabeled": 1}, "give no X_source and no X_unlabeled"),
         ({"sample_domain": np.zeros(20)}, "must hold a positive number"),
         ({"sample_domain": -np.ones(20)}, "there is no source"),
         ({"sample_domain": np.ones(19)}, "inconsistent numbers of samples"),
-        ({"X_target": np.zeros((3, 7), np.float32)}, "there are 3 target images, but a discrepancy takes 4"),
-        ({"X_target": np.zeros((9, 6), np.float32)}, "features"),
+        ({"X_unlabeled": np.zeros((3, 7), np.float32)}, "there are 3 target images, but a discrepancy takes 4"),
+        ({"X_unlabeled": np.zeros((9, 6), np.float32)}, "features"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(dan, given, message):
@@ -219,13 +222,15 @@ def test_data_that_do_not_fit_are_refused(dan, given, message):
 )
 def test_parameters_out_of_range_are_refused(dan, shifted, name, value):
     with pytest.raises(ValueError, match=f"'{name}' parameter"):
-        dan.set_params(**{name: value}).fit(*shifted[:2])
+        dan.set_params(**{f"recipe__{name}": value}).fit(*shifted[:2])
 
 
 def test_a_frozen_layer_cannot_be_adapted(convnet, pixels):
     X, y = pixels
     with pytest.raises(ValueError, match="frozen"):
-        DANClassifier(convnet, preprocess=SMALL, n_frozen=3, mmd_layers=["conv1"]).fit(X, y, X_target=X)
+        FrozenPrefixClassifier(convnet, preprocess=SMALL, n_frozen=3, recipe=DAN(mmd_layers=["conv1"])).fit(
+            X, y, X_source=X, y_source=y, X_unlabeled=X
+        )
 
 
 def test_names_can_be_masked(dan, shifted):
@@ -243,7 +248,7 @@ def test_names_can_be_masked(dan, shifted):
 def test_a_batch_too_small_for_a_discrepancy_is_refused(dan, shifted):
     X, y, target = shifted
     with pytest.raises(ValueError, match="batch_size=2 of 120 source images"):
-        dan.set_params(batch_size=2).fit(X, y, X_target=target)
+        dan.set_params(batch_size=2).fit(X, y, X_unlabeled=target)
 
 
 def test_the_loop_hands_on_the_whole_target(dan, shifted):
@@ -251,9 +256,10 @@ def test_the_loop_hands_on_the_whole_target(dan, shifted):
 
     X, y, target = shifted
     active = ActiveClassifier(dan.set_params(max_epochs=1), n_queries=2, batch_size=5, random_state=0)
-    active.fit(target, y, X_source=X, y_source=y, X_target=target)
-    assert len(active.estimator_.X_target_) == 130  # and those labelled
-    assert len(active.estimator_.X_source_) == 120
+    active.fit(target, y, X_source=X, y_source=y, X_unlabeled=target)
+    assert len(active.estimator_.data_["X_unlabeled"]) == 120
+    assert len(active.estimator_.data_["X_source"]) == 120
+    assert len(active.estimator_.seen_.y) == 10
 
 
 def test_behind_a_scaler_the_source_is_compared_as_the_network_saw_it(dan, shifted):
@@ -263,7 +269,7 @@ def test_behind_a_scaler_the_source_is_compared_as_the_network_saw_it(dan, shift
 
     X, y, target = shifted
     with sklearn.config_context(enable_metadata_routing=True):
-        pipeline = make_pipeline(StandardScaler(), dan.set_params(max_epochs=1).set_fit_request(X_target=True))
-        pipeline.fit(X, y, X_target=target[:60])
-    own = features_of(pipeline, target, own_source=pipeline[-1].X_source_).source
+        pipeline = make_pipeline(StandardScaler(), dan.set_params(max_epochs=1))
+        pipeline.fit(X, y, X_unlabeled=target[:60])
+    own = features_of(pipeline, target, own_source=pipeline[-1].data_["X_source"]).source
     np.testing.assert_allclose(own, pipeline[-1].transform(pipeline[0].transform(X)), atol=1e-5)

@@ -1,5 +1,7 @@
 """Joint fine-tuning: what is borrowed, how the heads share a step, and that it behaves as an estimator."""
 
+import copy
+
 import numpy as np
 import pytest
 import sklearn
@@ -11,22 +13,22 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from skal import ActiveClassifier, Query, SelectiveJointClassifier, random_sampling
+from skal import ActiveClassifier, FrozenPrefixClassifier, Query, SelectiveJoint, random_sampling
 from skal._random import seeded
 from skal.selective import FilterBankDescriptor, SymmetricKLNeighbors
+from skal.training.batches import LabelledRows
 from skal.training.selective_joint import JointNet, PairedRows, TwoHeads, more_neighbors
 from tests.conftest import SMALL
 
 
 @pytest.fixture
 def joint(convnet):
-    return SelectiveJointClassifier(
+    return FrozenPrefixClassifier(
         convnet,
+        recipe=SelectiveJoint(3, n_iterations=3),
         preprocess=SMALL,
         n_frozen=1,
-        n_neighbors=3,
-        n_iterations=3,
-        max_epochs=2,
+        max_epochs=6,
         min_steps=0,
         lr=5e-3,
         relative_lr=False,
@@ -47,7 +49,7 @@ def source():
 def test_what_is_borrowed_are_the_nearest_of_large_enough_classes(joint, pixels, source):
     X, y = pixels
     X_source, y_source = source
-    joint.set_params(min_per_class=3).fit(X[:12], y[:12], X_source=X_source, y_source=y_source)
+    joint.set_params(recipe__min_per_class=3).fit(X[:12], y[:12], X_source=X_source, y_source=y_source)
     descriptor = FilterBankDescriptor("conv", backbone=joint.backbone, preprocess=SMALL).fit(X[:12])
     search = SymmetricKLNeighbors(60, weights=descriptor.weights_).fit(descriptor.transform(X_source))
     expected = search.kneighbors(descriptor.transform(X[:12]))[1]
@@ -75,16 +77,16 @@ def test_each_loss_is_over_its_own_images():
         x = torch.randn(7, 4)
     net = JointNet(both, criterion=nn.CrossEntropyLoss, head_penalty=0.5, classes=[0, 1], train_split=None)
     net.initialize()
-    y = torch.tensor([0, 1, 1, -1, -3, -2, -3])
+    y = {"target": torch.tensor([0, 1, 1, 0, 2, 1, 2]), "is_source": torch.arange(7) >= 3}
     loss = net.get_loss(both(x), y, training=True)
-    of_target = nn.functional.cross_entropy(both.suffix.head(x[:3]), y[:3])
+    of_target = nn.functional.cross_entropy(both.suffix.head(x[:3]), y["target"][:3])
     of_source = nn.functional.cross_entropy(both.source_head(x[3:]), torch.tensor([0, 2, 1, 2]))
     expected = of_target + of_source + 0.5 * both.suffix.head.weight.square().sum()
     torch.testing.assert_close(loss, expected)
 
 
 def test_a_batch_pairs_each_image_with_one_of_its_neighbours():
-    target = torch.utils.data.TensorDataset(torch.arange(4.0)[:, None], torch.tensor([0, 1, 0, 1]))
+    target = LabelledRows(torch.arange(4.0)[:, None].__getitem__, torch.tensor([0, 1, 0, 1]))
     lists = [np.array([5, 6]), np.array([7]), np.array([], dtype=int), np.array([0, 1, 2])]
     y_source = np.arange(8) % 3
     rows = PairedRows(target, lists, y_source, lambda rows: torch.as_tensor(rows).float()[:, None] + 100)
@@ -93,9 +95,10 @@ def test_a_batch_pairs_each_image_with_one_of_its_neighbours():
         for _ in range(60):
             x, y = rows[[3, 0, 2, 1]]
             assert x[:4, 0].tolist() == [3, 0, 2, 1]
-            assert y[:4].tolist() == [1, 0, 0, 1]
+            assert y["target"][:4].tolist() == [1, 0, 0, 1]
+            assert y["is_source"].tolist() == [False] * 4 + [True] * 3
             drawn = (x[4:, 0] - 100).int().tolist()  # the third image has no neighbour left
-            assert (-1 - y[4:]).tolist() == [y_source[i] for i in drawn]
+            assert y["target"][4:].tolist() == [y_source[i] for i in drawn]
             for i, row in zip([3, 0, 1], drawn, strict=True):
                 seen[i].add(row)
     assert seen == {0: {5, 6}, 1: {7}, 2: set(), 3: {0, 1, 2}}
@@ -104,22 +107,20 @@ def test_a_batch_pairs_each_image_with_one_of_its_neighbours():
 def test_the_probabilities_of_all_iterations_are_averaged(joint, pixels, source, tmp_path):
     X, y = pixels
     joint.fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
-    models = [*joint._fused, joint.net_.module_]
+    models = [*joint.fused_, joint.net_.module_]
     assert len(models) == 3
     each = []
     for model in models:
-        alone = clone(joint).set_params(n_iterations=1)
-        alone.__dict__.update(joint.__dict__)
-        alone._fused, net = [], joint.net_.module_
+        alone = copy.copy(joint)
+        alone.fused_, alone.net_ = [], copy.copy(joint.net_)
         alone.net_.module_ = model
         each.append(alone.predict_proba(X))
-        alone.net_.module_ = net
     np.testing.assert_allclose(joint.predict_proba(X), np.mean(each, axis=0), atol=1e-6)
     assert np.abs(each[0] - each[2]).max() > 1e-4
     joint.save(tmp_path / "joint.safetensors")
     loaded = clone(joint).load(tmp_path / "joint.safetensors")
     np.testing.assert_allclose(loaded.predict_proba(X), joint.predict_proba(X), atol=1e-6)
-    last = clone(joint).set_params(fusion=False).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
+    last = clone(joint).set_params(recipe__fusion=False).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
     np.testing.assert_allclose(last.predict_proba(X), each[2], atol=1e-6)
 
 
@@ -135,12 +136,8 @@ def test_the_source_teaches_the_shared_layers(joint, pixels, source):
 
 
 def test_without_a_source_it_is_an_ordinary_classifier(joint, pixels):
-    from skal import FrozenPrefixClassifier
-
     X, y = pixels
-    names = FrozenPrefixClassifier(joint.backbone).get_params()
-    given = {name: value for name, value in joint.get_params(deep=False).items() if name in names}
-    plain = FrozenPrefixClassifier(**(given | {"max_epochs": 6})).fit(X, y)
+    plain = clone(joint).set_params(recipe=None).fit(X, y)
     np.testing.assert_array_equal(joint.fit(X, y).predict_proba(X), plain.predict_proba(X))
     assert not hasattr(joint, "borrowed_")
 
@@ -149,7 +146,9 @@ def test_several_sources_keep_their_classes_apart(joint, pixels, source):
     X, y = pixels
     X_source, _ = source
     sets = ((X_source[:30], X_source[30:]), (np.arange(30) % 6, np.arange(30) % 6))
-    joint.set_params(n_neighbors=60, min_per_class=1).fit(X[:12], y[:12], X_source=sets[0], y_source=sets[1])
+    joint.set_params(recipe__n_neighbors=60, recipe__min_per_class=1).fit(
+        X[:12], y[:12], X_source=sets[0], y_source=sets[1]
+    )
     assert len(joint.borrowed_[0]) == 60
     together = clone(joint).fit(
         X[:12], y[:12], X_source=X_source, y_source=np.concatenate([sets[1][0], 6 + sets[1][1]])
@@ -161,7 +160,7 @@ def test_several_sources_keep_their_classes_apart(joint, pixels, source):
 def test_files_are_a_source(joint, files, source, bank, pixels):
     X, y = files
     descriptor = FilterBankDescriptor(bank, backbone=joint.backbone, preprocess=SMALL)
-    joint.set_params(descriptor=descriptor)
+    joint.set_params(recipe__descriptor=descriptor)
     of_files = clone(joint).fit(X[:12], y[:12], X_source=X[12:], y_source=y[12:])
     of_pixels = joint.fit(pixels[0][:12], y[:12], X_source=pixels[0][12:], y_source=y[12:])
     np.testing.assert_array_equal(of_files.neighbors_, of_pixels.neighbors_)
@@ -189,7 +188,7 @@ def test_retrieval_is_kept_in_a_cache_folder(joint, pixels, source, tmp_path, mo
 @pytest.mark.parametrize("head_init", ["linear_probe", "random"])
 def test_other_ways_of_training(joint, pixels, source, head_init):
     X, y = pixels
-    joint.set_params(head_init=head_init, augment=lambda x: x.flip(3), warm_start=True, min_per_class=8)
+    joint.set_params(head_init=head_init, augment=lambda x: x.flip(3), warm_start=True, recipe__min_per_class=8)
     for n in (8, 12):
         joint.fit(X[:n], y[:n], X_source=source[0], y_source=source[1])
     assert joint.predict(X).shape == (40,)
@@ -198,17 +197,17 @@ def test_other_ways_of_training(joint, pixels, source, head_init):
 def test_borrowed_images_are_changed_too(joint, pixels, source):
     X, y = pixels
     sizes = []
-    counted = clone(joint).set_params(augment=lambda x: sizes.append(len(x)) or x, n_iterations=1)
+    counted = clone(joint).set_params(augment=lambda x: sizes.append(len(x)) or x, recipe__n_iterations=1)
     counted.fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
     assert set(sizes) == {12}  # of the target and, each time, as many borrowed
     assert len(sizes) % 2 == 0
-    plain = clone(joint).set_params(n_iterations=1).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
+    plain = clone(joint).set_params(recipe__n_iterations=1).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
     np.testing.assert_allclose(counted.predict_proba(X), plain.predict_proba(X), atol=1e-4)
 
 
 def test_a_source_of_which_nothing_is_left_changes_nothing_else(joint, pixels, source):
     X, y = pixels
-    joint.set_params(min_per_class=50).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
+    joint.set_params(recipe__min_per_class=50).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
     assert [len(borrowed) for borrowed in joint.borrowed_] == [0, 0, 0]
     assert joint.score(X, y) > 0.5
 
@@ -216,11 +215,10 @@ def test_a_source_of_which_nothing_is_left_changes_nothing_else(joint, pixels, s
 def test_in_a_pipeline_and_a_grid_the_source_is_routed(joint, pixels, source):
     X, y = pixels
     with sklearn.config_context(enable_metadata_routing=True):
-        joint.set_fit_request(X_source=True, y_source=True)
         pipeline = make_pipeline(FunctionTransformer(), joint)
         pipeline.fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
         assert len(pipeline[-1].borrowed_) == 3
-        grid = GridSearchCV(pipeline, {"selectivejointclassifier__n_neighbors": [2, 4]}, cv=2)
+        grid = GridSearchCV(pipeline, {"frozenprefixclassifier__recipe__n_neighbors": [2, 4]}, cv=2)
         grid.fit(X, y, X_source=source[0], y_source=source[1])
         assert (grid.best_estimator_[-1].n_neighbors_[0] == grid.best_params_.popitem()[1]).all()
 
@@ -262,7 +260,9 @@ def test_sources_that_do_not_fit_are_refused(joint, pixels, source, given, messa
 def test_features_cannot_borrow(mlp):
     X = np.random.default_rng(0).normal(size=(10, 7))
     with pytest.raises(ValueError, match="X is 2-D features"):
-        SelectiveJointClassifier(mlp).fit(X, np.arange(10) % 2, X_source=X, y_source=np.arange(10) % 2)
+        FrozenPrefixClassifier(mlp, recipe=SelectiveJoint()).fit(
+            X, np.arange(10) % 2, X_source=X, y_source=np.arange(10) % 2
+        )
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_features_cannot_borrow(mlp):
 )
 def test_parameters_out_of_range_are_refused(joint, pixels, name, value):
     with pytest.raises(ValueError, match=f"'{name}' parameter"):
-        joint.set_params(**{name: value}).fit(*pixels)
+        joint.set_params(**{f"recipe__{name}": value}).fit(*pixels)
 
 
 def test_banks_and_descriptors_are_drawn(joint, pixels):
