@@ -48,7 +48,8 @@ def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
             warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)  # of 1e300
             check_classification_targets(labels)
     except (ValueError, TypeError) as error:
-        raise type(error)(f"y is no array of class labels: {error}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"y is no array of class labels: {error}") from error
     try:
         check_consistent_length(X, labels)
     except ValueError as error:

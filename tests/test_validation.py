@@ -51,6 +51,7 @@ def test_labels_stay_what_they_are(y, expected):
         ([1.0, 2.0, np.inf], "Input y contains infinity"),
         (np.ma.masked_equal([1, 2, 3], 2), "y is a masked array"),
         ([[1], [2, 3], [4]], "y is no array of class labels"),
+        ([["", b"\x80"]] * 3, "y is no array of class labels"),
         ([[1, 2]] * 3, "y is no array of class labels: y should be a 1d array"),
         ([{"a": 1}, {}, {}], "y is no array of class labels: Unknown label type"),
         ([datetime.date(2020, 1, 1)] * 3, "y is no array of class labels: Unknown label type"),

@@ -209,5 +209,9 @@ def test_many_damaged_images(tmp_path):
 
 @pytest.mark.slow
 def test_many_forms():
-    seeded(5_000)(given(FORMS)(take))()
+    seeded(2_000)(given(FORMS)(take))()
+
+
+@pytest.mark.slow
+def test_many_labels():
     seeded(5_000)(given(LABELS)(label))()
