@@ -280,8 +280,6 @@ class InputSpec:
         is_shaped = array.ndim == 4 and array.shape[1] == self.transform.channels and 0 not in array.shape
         if array.dtype.kind != "f" or not is_shaped:
             raise self._refused(array)
-        if max(array.shape[2:]) == 1 and self.transform.crop > 1:
-            raise ValueError(f"X has shape {array.shape}, but no network takes images of a single pixel")
         return TensorInputs(_finite(array))
 
     def _check_items(self, X: Any) -> ItemInputs:

@@ -237,7 +237,6 @@ REFUSED = {
     "bool pixels": (PIXELS > 3, r"X\.astype\(np\.uint8\)"),
     "channels first": (PIXELS.transpose(0, 3, 1, 2), r"channels last: X\.transpose"),
     "four channels": (np.zeros((2, 9, 9, 4), np.uint8), "4 channels may be colour and transparency"),
-    "1 x 1 floats": (np.zeros((2, 3, 1, 1)), r"shape \(2, 3, 1, 1\).*single pixel"),
     "objects": (PIXELS.astype(object), "type object"),
     "complex": (np.zeros((2, 3, 9, 9), complex), "type complex128"),
     "dates": (np.zeros((2, 3), "M8[s]"), "type datetime64"),
@@ -287,6 +286,12 @@ def test_a_damaged_row_of_a_data_set_is_named(folder):
     assert inputs.load([0, 1]).shape == (2, 3, 10, 10)
     with pytest.raises(ValueError, match=r"X\[1\] has shape \(3, 9, 9\)"):
         SPEC.check(Images([FLOATS[0], FLOATS[0, :, :9, :9]])).load([0, 1])
+
+
+def test_floats_too_small_for_the_network_are_named(convnet):
+    net = FrozenPrefixClassifier(convnet, preprocess=ImageTransform(16, 16), n_frozen=2, random_state=0)
+    with pytest.raises(ValueError, match=r"X holds pre-processed images of shape \(3, 1, 1\), which the network"):
+        net.fit(np.zeros((2, 3, 1, 1)), [0, 1])
 
 
 @pytest.mark.parametrize("form", ["PIL", "Dataset of tuples", "ImageFolder"])
