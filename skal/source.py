@@ -21,6 +21,7 @@ from skal.backbones.load import BackboneLike, load_backbone
 from skal.features.activations import Point, frozen_activations
 from skal.features.pooling import flat
 from skal.images.forms import as_data
+from skal.images.inputs import JoinedInputs
 from skal.images.transform import ImageTransform
 from skal.numerics.distances import euclidean_distances
 
@@ -132,8 +133,8 @@ class SourceProfile(BaseEstimator):
             raise ValueError("this profile was loaded without its backbone and cannot be fitted again")
         device = find_device(self.device)
         y = column_or_1d(y)
-        check_consistent_length(X, y)
         X = as_data(X)
+        check_consistent_length(X, y)
         X = X.to_numpy() if hasattr(X, "to_numpy") else X
         width = X.shape[1] if getattr(X, "ndim", 0) == 2 else None
         backbone = load_backbone(
@@ -158,7 +159,7 @@ class SourceProfile(BaseEstimator):
         ]
         centers = class_centers(np.concatenate(finals), members)
         points = [Point(nodes[name], self.pooled) for name in names]
-        chosen = backbone.inputs.check(X[centers])
+        chosen = JoinedInputs((inputs, centers))
         blocks = list(frozen_activations(backbone, chosen, points, device=device))
 
         self.classes_ = classes

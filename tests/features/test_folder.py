@@ -95,7 +95,7 @@ from skal.images.decode import decode
 from tests.conftest import SMALL, TinyConvNet, with_statistics
 from skal._random import seeded
 import skal.images.inputs
-def refuse(path):
+def refuse(path, background):
     raise AssertionError("decoded again")
 skal.images.inputs.decode = refuse
 with seeded(0):

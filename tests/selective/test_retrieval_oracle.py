@@ -425,11 +425,11 @@ def counted(monkeypatch, limit=None):
     """Count decoded files; the one after `limit` raises."""
     decode, calls = skal.images.inputs.decode, []
 
-    def patched(path):
+    def patched(path, background):
         if limit is not None and len(calls) >= limit:
             raise Kill
         calls.append(str(path))
-        return decode(path)
+        return decode(path, background)
 
     monkeypatch.setattr(skal.images.inputs, "decode", patched)
     return calls
