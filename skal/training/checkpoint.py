@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import nn
 
-_FORMAT = "skal.FrozenPrefixClassifier 1"
+from skal._files import read_tensors, remove_stale, write_tensors
+
+_KIND = "classifier"
 
 
-def write_checkpoint(path: str | os.PathLike[str], state: dict[str, torch.Tensor], described: dict[str, Any]) -> None:
-    """Write tensors and a description that JSON can hold.
+def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, torch.Tensor], described: dict[str, Any]) -> None:
+    """Write tensors and a description that JSON can hold, with a checksum of both.
+
+    The file is replaced as a whole: a process that is killed leaves the old one.
 
     Parameters
     ----------
@@ -22,24 +25,60 @@ def write_checkpoint(path: str | os.PathLike[str], state: dict[str, torch.Tensor
     state : dict of str to Tensor
     described : dict
     """
-    tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in state.items()}
-    save_file(tensors, path, metadata={"skal": json.dumps({"format": _FORMAT, **described})})
+    remove_stale(os.path.dirname(os.path.abspath(path)))
+    # Cloned: tied weights share their memory, which the format forbids.
+    write_tensors(path, _KIND, {name: tensor.detach().cpu().clone() for name, tensor in state.items()}, described)
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_checkpoint(
+    path: str | os.PathLike[str], required: Iterable[str] = ()
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what :func:`write_checkpoint` wrote; runs no code from the file.
+
+    Parameters
+    ----------
+    path : path
+    required : iterable of str, default=()
+        What the description must hold.
+
+    Returns
+    -------
+    state : dict of str to Tensor
+    described : dict
 
     Raises
     ------
     ValueError
-        If the file is no classifier of skal's.
+        If the file is no classifier of skal's, is damaged, or its description lacks something.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {}).get("skal", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator of its own)
-    except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is no classifier written by skal, or is damaged: {error}") from error
-    if described.get("format") != _FORMAT:
-        raise ValueError(f"{str(path)!r} is no classifier written by skal")
+    state, described = read_tensors(path, _KIND)
+    lacking = [name for name in required if name not in described]
+    if lacking:
+        raise ValueError(f"{str(path)!r} is incomplete: its description lacks {lacking}")
     return state, described
+
+
+def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    """Give a module the tensors of a file.
+
+    Parameters
+    ----------
+    module : Module
+    state : dict of str to Tensor
+    path : path
+        Where they come from, for the message.
+
+    Raises
+    ------
+    ValueError
+        If tensors are missing, have another shape, or do not belong to the module.
+    """
+    own = module.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or unknown or reshaped:
+        raise ValueError(
+            f"{str(path)!r} does not fit this network: tensors missing {missing}, unknown {unknown}, "
+            f"of another shape {reshaped}"
+        )
+    module.load_state_dict(dict(state))
