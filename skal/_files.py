@@ -97,7 +97,7 @@ def write_tensors(path: StrPath, kind: str, tensors: Mapping[str, torch.Tensor],
     kind : str
         What the file holds, such as "source profile"; :func:`read_tensors` asks for the same.
     tensors : dict of str to Tensor
-        On the CPU.
+        On the CPU; none shares its memory with another.
     described : dict
         What JSON can hold.
 

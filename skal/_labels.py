@@ -42,11 +42,11 @@ def encode_labels(labels: np.ndarray) -> dict[str, Any]:
     if kind in "biuU" or (kind == "f" and labels.dtype.itemsize <= 8):
         return {"dtype": str(labels.dtype), "values": labels.tolist()}
     values = [value.item() if isinstance(value, np.generic) else value for value in labels.tolist()]
-    other = next((value for value in values if type(value) not in _PLAIN), None)
-    if kind != "O" or other is not None:
+    others = {type(value).__name__ for value in values if type(value) not in _PLAIN}
+    if kind != "O" or others:
         raise ValueError(
-            f"labels of type {type(other).__name__ if other is not None else labels.dtype} cannot be saved: use "
-            "strings, integers, floats, bools, datetime64 or timedelta64"
+            f"labels of type {' and '.join(sorted(others)) or labels.dtype} cannot be saved: use strings, integers, "
+            "floats, bools, datetime64 or timedelta64"
         )
     return {"dtype": "object", "values": values}
 

@@ -13,12 +13,13 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 from torch.utils.data import Dataset, TensorDataset
 
+from skal._labels import decode_labels, encode_labels
 from skal._random import draw_seed, seeded
 from skal._validation import check_labels
 from skal.adapted import AdaptedNetwork, run_batched, width
@@ -30,7 +31,7 @@ from skal.images.inputs import Inputs, JoinedInputs
 from skal.images.transform import ImageTransform
 from skal.source import SourceProfile
 from skal.training.batches import DrawnRows, replay_shares
-from skal.training.checkpoint import read_checkpoint, write_checkpoint
+from skal.training.checkpoint import load_state, read_checkpoint, write_checkpoint
 from skal.training.head import HeadPenalty, solve_head
 from skal.training.net import SuffixNet, build_net
 from skal.training.problem import FineTuning
@@ -107,9 +108,10 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Where a fit continues from the last one (`warm_start`, `partial_fit`), the share of images seen before in each
         training step; new ones share the rest [5]_. "misclassified" trains on new images and on those seen before that
         the last fit gets wrong, all alike [6]_.
-    cache : bool or path, default=True
+    cache : bool, path or cache, default=True
         Whether activations of the frozen prefix are kept for other fits, folds and queries: in memory
-        (``skal.features.CACHE``, 1 GiB), or in a folder that processes and later runs share.
+        (``skal.features.CACHE``, a quarter of the machine's memory), in a folder that processes and later runs
+        share, or in a cache such as ``FolderCache(folder, dtype="float16")``.
     device : str, default="cpu"
     random_state : int, RandomState or None, default=None
         Draws the head, the order of batches, dropout, and a network without weights of its own (an int only; else
@@ -239,7 +241,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         "head_init": [StrOptions({"linear_probe", "random"})],
         "train_batch_norm": ["boolean"],
         "warm_start": ["boolean"],
-        "cache": ["boolean", str, os.PathLike],
+        "cache": ["boolean", str, os.PathLike, HasMethods(["holds", "get", "put"])],
         "random_state": ["random_state"],
         "net_params": [dict, None],
         "source": [SourceProfile, None],
@@ -605,7 +607,7 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """
         check_is_fitted(self)
         described = {
-            "classes": self.classes_.tolist(),
+            "classes": encode_labels(self.classes_),
             "n_frozen": self.n_frozen_,
             "fingerprint": self.backbone_.fingerprint,
             "n_features_in": getattr(self, "n_features_in_", None),
@@ -634,9 +636,13 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Raises
         ------
         ValueError
-            If the file is no classifier of skal's or belongs to another backbone.
+            If the file is no classifier of skal's, is damaged or incomplete, or belongs to another backbone.
         """
-        state, described = read_checkpoint(path)
+        state, described = read_checkpoint(
+            path, ("classes", "n_frozen", "fingerprint", "n_features_in", "preprocess", "normalize", "n_fused")
+        )
+        if "head.weight" not in state:
+            raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor 'head.weight'")
         n_classes, n_features = state["head.weight"].shape
         backbone = self._load_backbone(described["n_features_in"])
         if backbone.fingerprint != described["fingerprint"]:
@@ -659,18 +665,17 @@ class FrozenPrefixClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                     self.train_batch_norm,
                     described["normalize"],
                 )
-                for _ in range(1 + described.get("n_fused", 0))
+                for _ in range(1 + described["n_fused"])
             ]
         *self._fused, suffix = suffixes
         for i, model in enumerate(self._fused):
             of_model = f"fused.{i}."
-            model.load_state_dict(
-                {name[len(of_model) :]: state.pop(name) for name in list(state) if name.startswith(of_model)}
-            )
-        suffix.load_state_dict(state)
+            own = {name[len(of_model) :]: state.pop(name) for name in list(state) if name.startswith(of_model)}
+            load_state(model, own, path)
+        load_state(suffix, state, path)
         self.net_ = self._net(suffix, 1).initialize()
         self.backbone_, self.n_frozen_ = backbone, described["n_frozen"]
-        self.classes_ = np.array(described["classes"])
+        self.classes_ = decode_labels(described["classes"])
         self.seen_, self.seen_y_, self._content = JoinedInputs(), self.classes_[:0], _content(JoinedInputs())
         if described["n_features_in"] is not None:
             self.n_features_in_ = described["n_features_in"]

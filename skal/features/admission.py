@@ -1,7 +1,7 @@
 """Which rows a full cache gives up, and which it does not take.
 
-A pool that is larger than the cache is gone through in the same order again and again. Were the least recently used rows
-dropped for each new one, they would be dropped just before their turn, and nothing would ever be found. So rows of
+A pool that is larger than the cache is gone through in the same order again and again. Were the least recently used
+rows dropped for each new one, they would be dropped just before their turn, and nothing would ever be found. So rows of
 networks in use stay: what does not fit is computed at each pass, and what fits is not. Rows of a network that was last
 used before the new one appeared make room at once, least recently used first. Every eighth refusal replaces the least
 recently used rows after all, so that another pool of the same network takes over within a few passes.

@@ -77,12 +77,14 @@ class DiskBound:
         return False
 
     def _files(self) -> list[_File]:
-        """All files of the cache, least recently used first."""
+        """All files of activations, least recently used first."""
         files = []
         with suppress(OSError):
             for space in [entry.path for entry in os.scandir(self._folder) if entry.is_dir()]:
                 with suppress(OSError):
                     for entry in os.scandir(space):
+                        if not entry.name.endswith(".safetensors"):
+                            continue
                         with suppress(OSError):
                             info = entry.stat()
                             files.append(_File(max(info.st_atime, info.st_mtime), info.st_size, Path(entry.path)))

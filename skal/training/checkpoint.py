@@ -14,7 +14,9 @@ from skal._files import read_tensors, remove_stale, write_tensors
 _KIND = "classifier"
 
 
-def write_checkpoint(path: str | os.PathLike[str], state: Mapping[str, torch.Tensor], described: dict[str, Any]) -> None:
+def write_checkpoint(
+    path: str | os.PathLike[str], state: Mapping[str, torch.Tensor], described: dict[str, Any]
+) -> None:
     """Write tensors and a description that JSON can hold, with a checksum of both.
 
     The file is replaced as a whole: a process that is killed leaves the old one.

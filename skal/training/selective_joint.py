@@ -7,12 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils import check_consistent_length, column_or_1d
@@ -25,6 +23,7 @@ from skal.adapted import run_batched
 from skal.backbones.backbone import Backbone
 from skal.backbones.load import BackboneLike
 from skal.classifier import FrozenPrefixClassifier
+from skal.features.cache import find_cache
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.images.transform import ImageTransform
@@ -275,14 +274,12 @@ class SelectiveJointClassifier(FrozenPrefixClassifier):
         descriptor = clone(descriptor).fit(X)
         search = SymmetricKLNeighbors(k, weights=descriptor.weights_, device=self.device, verbose=self.verbose)
         queries = descriptor.transform(X)
-        if isinstance(self.cache, bool):
+        folder = getattr(find_cache(self.cache), "folder", None)
+        if folder is None:
             return search.fit([descriptor.transform(as_data(part)) for part in sources]).kneighbors(queries)[1]
         # In a folder, so that a pass that was killed continues.
-        names = [descriptor.fingerprint(as_data(part)) for part in sources]
-        folder = Path(self.cache)
-        parts = [descriptor.write(as_data(part), folder / name) for name, part in zip(names, sources, strict=True)]
-        named = xxhash.xxh3_64_hexdigest(" ".join(names).encode() + queries.tobytes())
-        return search.fit(parts).kneighbors(queries, checkpoint=folder / f"nearest-{named}-{k}.npz")[1]
+        parts = [descriptor.write(as_data(part), folder) for part in sources]
+        return search.fit(parts).kneighbors(queries, checkpoint=folder)[1]
 
     def _source_head(
         self,
