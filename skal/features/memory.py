@@ -83,8 +83,8 @@ class ActivationCache:
         if lacking:
             warnings.warn(
                 f"the cache in memory is bounded to {_gib(self.max_bytes)}, but the images in use need {_gib(needed)}: "
-                f"what does not fit is computed again at every pass. Set skal.features.CACHE.max_bytes = {needed} (or that of "
-                "your own cache), or give a folder as cache",
+                f"what does not fit is computed again at every pass. Set skal.features.CACHE.max_bytes = {needed} "
+                "(or that of your own cache), or give a folder as cache",
                 RuntimeWarning,
                 stacklevel=2,
             )
