@@ -19,8 +19,10 @@ _LEAST_BYTES = 2**30
 
 class _File(NamedTuple):
     used: float
+    made: float
     n_bytes: int
-    path: Path
+    space: str
+    name: str
 
 
 class DiskBound:
@@ -61,7 +63,7 @@ class DiskBound:
             files = self._files()
             held = sum(file.n_bytes for file in files)
             if held + n_bytes > max_bytes:
-                held -= self._make_room(space, files, held + n_bytes - max_bytes)
+                held -= self._make_room(space.name, files, held + n_bytes - max_bytes)
             if held + n_bytes <= max_bytes:
                 self._unseen = (max_bytes - held - n_bytes) // 8
                 return True
@@ -80,33 +82,31 @@ class DiskBound:
         """All files of activations, least recently used first."""
         files = []
         with suppress(OSError):
-            for space in [entry.path for entry in os.scandir(self._folder) if entry.is_dir()]:
+            for space in [entry for entry in os.scandir(self._folder) if entry.is_dir()]:
                 with suppress(OSError):
-                    for entry in os.scandir(space):
+                    for entry in os.scandir(space.path):
                         if not entry.name.endswith(".safetensors"):
                             continue
                         with suppress(OSError):
                             info = entry.stat()
-                            files.append(_File(max(info.st_atime, info.st_mtime), info.st_size, Path(entry.path)))
+                            used = max(info.st_atime, info.st_mtime)
+                            files.append(_File(used, info.st_mtime, info.st_size, space.name, entry.name))
         return sorted(files)
 
-    def _make_room(self, space: Path, files: list[_File], excess: int) -> int:
+    def _make_room(self, space: str, files: list[_File], excess: int) -> int:
         """Delete files that may go, if that frees enough; how many bytes it freed."""
-        made = [os.path.getmtime(space)] if space.is_dir() else []
-        with suppress(OSError):
-            made += [file.path.stat().st_mtime for file in files if file.path.parent == space]
-        begun = min(made, default=time.time())
-        last_used = {file.path.parent: file.used for file in files}  # in order of use: the last one stays
-        left = [file for file in files if file.path.parent != space and last_used[file.path.parent] < begun]
+        begun = min((file.made for file in files if file.space == space), default=time.time())
+        last_used = {file.space: file.used for file in files}  # in order of use: the last one stays
+        left = [file for file in files if last_used[file.space] < begun]
         if sum(file.n_bytes for file in left) < excess:
             if not self._admission.replaces():
                 return 0
-            left += [file for file in files if file not in left]
+            left += [file for file in files if last_used[file.space] >= begun]
         freed = 0
         for file in left:
             if freed >= excess:
                 break
             with suppress(OSError):
-                file.path.unlink()
+                os.unlink(self._folder / file.space / file.name)
                 freed += file.n_bytes
         return freed

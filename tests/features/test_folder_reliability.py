@@ -297,6 +297,5 @@ def test_two_processes_on_one_folder_one_killed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("n_processes", [2, 8])
 def test_processes_killed_at_random_leave_exact_rows(tmp_path, n_processes):
-    for i in range(3):
-        run_processes(tmp_path / str(i), n_processes, n_processes * 2 // 3, 3)
-        check_whole(tmp_path / str(i))
+    run_processes(tmp_path / "c", n_processes, n_processes * 2 // 3, 3)
+    check_whole(tmp_path / "c")
