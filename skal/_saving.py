@@ -13,9 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
 from skal._fitting import fitted_prefix, prefix_of
+from skal._labels import decode_labels, encode_labels
 from skal._random import seeded
 from skal.features.stored import StoredActivations
-from skal.training.checkpoint import load_models, read_checkpoint, write_checkpoint
+from skal.training.checkpoint import load_models, models_state, read_checkpoint, write_checkpoint
 from skal.training.export import WholeNetwork
 from skal.training.labelled import Labelled
 from skal.training.net import Options
@@ -24,6 +25,12 @@ from skal.training.suffix import Suffix
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_REQUIRED = (
+    "classes", "n_models", "normalize", "n_frozen", "fingerprint", "n_features_in", "preprocess", "recipe", "data",
+    "trained_classes", "labelled", "weighted",
+)  # fmt: skip
 
 
 class SavingMixin:
@@ -104,7 +111,9 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
             "labelled.weights": torch.from_numpy(seen.weights),
         }
     described = {
-        "classes": classifier.classes_.tolist(),
+        "classes": encode_labels(classifier.classes_),
+        "n_models": 1 + len(classifier.fused_),
+        "normalize": classifier.net_.module_.normalize,
         "n_frozen": classifier.n_frozen_,
         "fingerprint": classifier.backbone_.fingerprint,
         "n_features_in": getattr(classifier, "n_features_in_", None),
@@ -115,7 +124,8 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
         "labelled": seen.content.tolist(),
         "weighted": seen.sample_weight is not None,
     }
-    write_checkpoint(path, [*classifier.fused_, classifier.net_.module_], described, further)
+    state = models_state([*classifier.fused_, classifier.net_.module_])
+    write_checkpoint(path, {**state, **further}, described)
 
 
 def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -126,7 +136,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     ValueError
         If the file is no classifier of skal's or belongs to another backbone.
     """
-    state, described = read_checkpoint(path)
+    state, described = read_checkpoint(path, _REQUIRED)
     prefix = prefix_of(classifier, n_features=described["n_features_in"])
     backbone = prefix.backbone
     if backbone.fingerprint != described["fingerprint"]:
@@ -140,9 +150,11 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             f"{backbone.inputs.transform}"
         )
     options = Options.of(classifier)
-    classes = np.array(described["classes"])
+    classes = decode_labels(described["classes"])
     labelled = _labelled(state, described, classes)
     prefix = replace(prefix, n_frozen=described["n_frozen"])
+    if "0.head.weight" not in state:
+        raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor '0.head.weight'")
     n_classes, n_features = state["0.head.weight"].shape
     with seeded(0):
         models = [
@@ -156,7 +168,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             )
             for _ in range(described["n_models"])
         ]
-    load_models(models, state)
+    load_models(models, state, path)
     nothing = Labelled.none(classes)
     problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), foretold=classes)
     width = described["n_features_in"]

@@ -103,7 +103,8 @@ class FrozenPrefixClassifier(
         were. By default each fit starts from the pre-trained network.
     cache : bool, path or cache, default=True
         Where activations of the frozen prefix are cached for other fits, folds and queries: in memory
-        (``skal.features.CACHE``), in a folder that processes and later runs share, in a cache object, or not at all.
+        (``skal.features.CACHE``, a quarter of the machine's memory), in a folder that processes and later runs share,
+        in a cache such as ``FolderCache(folder, dtype="float16")``, or not at all.
     device : str, default="auto"
         Where the network runs: "auto" takes a CUDA GPU where there is one, else the CPU.
     random_state : int, RandomState or None, default=None

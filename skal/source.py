@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from skal._device import find_device
+from skal._files import read_tensors, remove_stale, write_tensors
+from skal._labels import decode_labels, encode_labels
+from skal._validation import check_options
 from skal.backbones.backbone import Backbone
 from skal.backbones.load import BackboneLike, load_backbone
 from skal.features.activations import Point, frozen_activations
@@ -27,6 +27,9 @@ from skal.numerics.distances import euclidean_distances
 
 Layer = int | str
 LayerPair = tuple[Layer, Layer]
+
+_KIND = "source profile"
+_DESCRIBED = ("classes", "class_names", "center_indices", "columns", "layers", "centers", "fingerprint", "pooled")
 
 
 class SourceProfile(BaseEstimator):
@@ -237,21 +240,26 @@ class SourceProfile(BaseEstimator):
         return chosen / chosen.sum(axis=1, keepdims=True)
 
     def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
-        """Write the fitted profile as numbers (safetensors).
+        """Write the fitted profile as numbers (safetensors), with a checksum; the file is replaced as a whole.
 
         Parameters
         ----------
         path : path
         dtype : {"float32", "float16"}, default="float32"
             float16 halves the file; activations then keep 11 bits.
+
+        Raises
+        ------
+        ValueError
+            If `dtype` is another one, or the classes are of a type that cannot be saved.
         """
         check_is_fitted(self)
-        if dtype not in ("float32", "float16"):
-            raise ValueError(f"dtype={dtype!r} is not one of 'float32', 'float16'")
-        tensors = {f"centers.{i}": values.astype(dtype) for i, values in enumerate(self.centers_.values())}
+        check_options(dtype=(dtype, ("float32", "float16")))
+        tensors = {
+            f"centers.{i}": torch.from_numpy(values.astype(dtype)) for i, values in enumerate(self.centers_.values())
+        }
         described = {
-            "format": "skal.SourceProfile 1",
-            "classes": self.classes_.tolist(),
+            "classes": encode_labels(self.classes_),
             "class_names": self.class_names_,
             "center_indices": self.center_indices_.tolist(),
             "columns": self.columns_.tolist(),
@@ -260,7 +268,8 @@ class SourceProfile(BaseEstimator):
             "fingerprint": self.fingerprint_,
             "pooled": self.pooled,
         }
-        save_file(tensors, path, metadata={"skal": json.dumps(described)})
+        remove_stale(os.path.dirname(os.path.abspath(path)))
+        write_tensors(path, _KIND, tensors, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SourceProfile:
@@ -269,17 +278,18 @@ class SourceProfile(BaseEstimator):
         Raises
         ------
         ValueError
-            If the file is no profile.
+            If the file is no profile, damaged or incomplete.
         """
-        with safe_open(path, framework="numpy") as file:
-            described = json.loads((file.metadata() or {}).get("skal", "{}"))
-            if described.get("format") != "skal.SourceProfile 1":
-                raise ValueError(f"{str(path)!r} is no source profile written by skal")
-            profile = cls(None, pooled=described["pooled"])
-            profile.centers_ = {
-                name: file.get_tensor(f"centers.{i}").astype(np.float32) for i, name in enumerate(described["centers"])
-            }
-        profile.classes_ = np.array(described["classes"])
+        tensors, described = read_tensors(path, _KIND)
+        lacking = [name for name in _DESCRIBED if name not in described]
+        lacking += [f"centers.{i}" for i in range(len(described.get("centers", ()))) if f"centers.{i}" not in tensors]
+        if lacking:
+            raise ValueError(f"{str(path)!r} is incomplete: it lacks {lacking}")
+        profile = cls(None, pooled=described["pooled"])
+        profile.centers_ = {
+            name: tensors[f"centers.{i}"].numpy().astype(np.float32) for i, name in enumerate(described["centers"])
+        }
+        profile.classes_ = decode_labels(described["classes"])
         profile.class_names_ = described["class_names"]
         profile.center_indices_ = np.array(described["center_indices"])
         profile.columns_ = np.array(described["columns"])

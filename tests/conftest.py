@@ -19,6 +19,14 @@ SMALL = ImageTransform(16, 16)
 torch.set_num_threads(1)  # toy networks gain nothing from threads, and beside other work they wait for each other
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests run where the environment variable SKAL_SLOW is set."""
+    if not os.environ.get("SKAL_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="set SKAL_SLOW=1 to run"))
+
+
 class TinyConvNet(nn.Module):
     """Two residual stages with an in-place ReLU after each sum, a shortcut and batch normalisation."""
 
@@ -55,13 +63,6 @@ def with_statistics(net: nn.Module) -> nn.Module:
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.5, 1.5)
     return net.eval()
-
-
-def pytest_collection_modifyitems(items):
-    if not os.environ.get("SKAL_SLOW"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="a long run; SKAL_SLOW=1 runs it"))
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ ROOT = Path(skal.__file__).parent
 ORDER = [
     "_random",
     "_validation",
+    "_files",
+    "_labels",
     "_compat",
     "_device",
     "numerics",
