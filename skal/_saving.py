@@ -168,7 +168,8 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             )
             for _ in range(described["n_models"])
         ]
-    load_models(models, state, path)
+    of_models = {name: values for name, values in state.items() if not name.startswith("labelled.")}
+    load_models(models, of_models, path)
     nothing = Labelled.none(classes)
     problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), foretold=classes)
     width = described["n_features_in"]

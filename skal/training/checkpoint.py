@@ -75,17 +75,16 @@ def load_models(models: Sequence[nn.Module], state: Mapping[str, torch.Tensor], 
     ValueError
         If tensors are missing, have another shape, or do not belong to a model.
     """
+    own = models_state(models)
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or unknown or reshaped:
+        raise ValueError(
+            f"{str(path)!r} does not fit this network: tensors missing {missing}, unknown {unknown}, "
+            f"of another shape {reshaped}"
+        )
     for i, model in enumerate(models):
-        own = model.state_dict()
-        given = {name.removeprefix(f"{i}."): value for name, value in state.items() if name.startswith(f"{i}.")}
-        missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-        reshaped = [name for name in own if name in given and own[name].shape != given[name].shape]
-        if missing or unknown or reshaped:
-            raise ValueError(
-                f"{str(path)!r} does not fit this network: tensors missing {missing}, unknown {unknown}, "
-                f"of another shape {reshaped}"
-            )
-        model.load_state_dict(given)
+        model.load_state_dict({name: state[f"{i}.{name}"] for name in model.state_dict()})
 
 
 def models_state(models: Sequence[nn.Module]) -> dict[str, torch.Tensor]:
