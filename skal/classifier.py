@@ -255,9 +255,10 @@ class FrozenPrefixClassifier(
 
         Parameters
         ----------
-        X : ndarray, tensor or list of paths
+        X : ndarray, tensor, list of paths or of PIL images, ImageFolder or Dataset
             Labelled images of the task: uint8 images (n, H, W, 3) or grey (n, H, W); float images (n, channels, H, W),
-            taken as already pre-processed; image file paths; or features (n, n_features) where the backbone takes them.
+            taken as already pre-processed; image file paths; PIL images of any size; or features (n, n_features) where
+            the backbone takes them.
         y : array-like of shape (n,)
             Labels of any kind.
         sample_weight : array-like of shape (n,), default=None

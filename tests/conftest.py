@@ -20,11 +20,12 @@ torch.set_num_threads(1)  # toy networks gain nothing from threads, and beside o
 
 
 def pytest_collection_modifyitems(items):
-    """Slow tests run where the environment variable SKAL_SLOW is set."""
-    if not os.environ.get("SKAL_SLOW"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="set SKAL_SLOW=1 to run"))
+    """Slow tests run where the environment variable SKAL_SLOW is set: all of them with 1, every n-th with n."""
+    every = int(os.environ.get("SKAL_SLOW") or 0)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    for i, item in enumerate(slow):
+        if not every or i % every:
+            item.add_marker(pytest.mark.skip(reason="a long run; SKAL_SLOW=1 runs it"))
 
 
 class TinyConvNet(nn.Module):
