@@ -13,6 +13,7 @@ ORDER = [
     "_random",
     "_validation",
     "_compat",
+    "_learners",
     "numerics",
     "images",
     "backbones",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from sklearn.utils import _safe_indexing
 from tqdm import tqdm
 
 #: Rows that are scored at a time; scores do not depend on it.
@@ -48,6 +49,11 @@ def score_pool(score: Callable[[Any], np.ndarray], X_pool: Any, *, verbose: bool
 def n_rows(X: Any) -> int:
     """Number of rows of an array, sparse matrix, data frame or list."""
     return X.shape[0] if hasattr(X, "shape") else len(X)
+
+
+def rows_of(X: Any, rows: np.ndarray) -> Any:
+    """Some rows of a pool; those of a Dask array in memory."""
+    return np.asarray(X[rows]) if is_dask(X) else _safe_indexing(X, rows)
 
 
 def is_dask(X: Any) -> bool:

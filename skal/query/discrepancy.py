@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
 
 from skal.numerics.discrepancy import check_kernels, fourier_features, gaussian, median_bandwidths, row_sums
 from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
-from skal.query._features import Features, features_of
-from skal.query._learner import check_pool, last_step, members
-from skal.query._pool import with_known_size
-from skal.query._select import select_picks
+from skal.query._context import Context
+from skal.query._features import Features
+from skal.query._pipeline import last_step
+from skal.query._registry import strategy
 from skal.source import SourceProfile
 
 _PAIRS = 10**10  # of the target's images, above which random features take the place of all pairs
 _FREQUENCIES = 1024
+_SOURCE = {"X_source": "no_validation", "profile": [SourceProfile, None], "bandwidths": ["array-like", None]}
 
 
+@strategy(_SOURCE, cost="pool squared", needs_source=True)
 def mmd_sampling(
     learner: Any,
     X_pool: Any,
@@ -45,11 +47,11 @@ def mmd_sampling(
     X_pool : array-like of length n
     n_instances : int, default=1
     X_source : array-like, default=None
-        Images of the source. None takes those the estimator was adapted from
-        (:class:`skal.DANClassifier` keeps them), or a profile.
+        Images of the source. None takes those the estimator was adapted from, which it keeps as ``X_source_``, or a
+        profile.
     profile : SourceProfile, default=None
-        Its class centres stand for the source, and the pre-trained network's layer B for the features. None takes the
-        estimator's own where there is no `X_source`.
+        Source classes: its centres are the source, and activations at layer B of the pre-trained network the
+        features. None takes the estimator's own where there is no `X_source`.
     bandwidths : array-like, default=None
         Of the Gaussian kernels; None takes five around the median distance.
     random_state : int, RandomState or None, default=None
@@ -78,15 +80,17 @@ def mmd_sampling(
     >>> mmd_sampling(LogisticRegression(), pool, X_source=np.array([[0.0], [0.1], [0.3]]))
     array([2])
     """
-    features, source, generator = _prepared(learner, X_pool, n_instances, X_source, profile, random_state)
-    removal = Removal(features, source, bandwidths, generator)
-    picks = []
+    context = Context(learner, X_pool, n_instances, random_state)
+    features, source = _with_source(context, X_source, profile)
+    removal = Removal(features, source, bandwidths, context.generator)
+    picks: list[int] = []
     for _ in range(n_instances):
         picks.append(int(removal.gains().argmax()))
         removal.remove(picks[-1])
-    return select_picks(learner, np.array(picks))
+    return context.result(picks)
 
 
+@strategy(_SOURCE | {"balance": [Interval(Real, 0, 1, closed="both")]}, cost="pool squared", needs_source=True)
 def discrepancy_coreset_sampling(
     learner: Any,
     X_pool: Any,
@@ -132,10 +136,9 @@ def discrepancy_coreset_sampling(
     >>> discrepancy_coreset_sampling(LogisticRegression(), pool, 2, X_source=np.array([[0.0], [0.1], [0.3]]))
     array([2, 4])
     """
-    if not isinstance(balance, Real) or not 0 <= balance <= 1:
-        raise ValueError(f"balance={balance!r} is not a number from 0 to 1")
-    features, source, generator = _prepared(learner, X_pool, n_instances, X_source, profile, random_state)
-    removal = Removal(features, source, bandwidths, generator)
+    context = Context(learner, X_pool, n_instances, random_state)
+    features, source = _with_source(context, X_source, profile)
+    removal = Removal(features, source, bandwidths, context.generator)
     mean = features.pool.mean(0)
     X, norms = features.pool - mean, squared_norms(features.pool - mean)
     nearest = nearest_squared(X, features.labelled - mean)
@@ -149,7 +152,7 @@ def discrepancy_coreset_sampling(
         picks.append(pick)
         removal.remove(pick)
         nearest = torch.minimum(nearest, squared_distances(X, X[[pick]], norms, norms[[pick]])[:, 0])
-    return select_picks(learner, np.array(picks))
+    return context.result(picks)
 
 
 class Removal:
@@ -226,30 +229,20 @@ def _rescaled(values: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(values) if alike else (values - low) / spread
 
 
-def _prepared(
-    learner: Any,
-    X_pool: Any,
-    n_instances: int,
-    X_source: Any,
-    profile: SourceProfile | None,
-    random_state: int | np.random.RandomState | None,
-) -> tuple[Features, torch.Tensor, np.random.RandomState]:
-    """Features of the target, of the source, and a generator."""
-    X_pool = with_known_size(X_pool)
-    check_pool(X_pool, n_instances)
-    generator = check_random_state(random_state)
-    network, _ = last_step(members(learner)[0], X_pool)
+def _with_source(context: Context, X_source: Any, profile: SourceProfile | None) -> tuple[Features, torch.Tensor]:
+    """Features of the target, and of the source."""
+    network, _ = last_step(context.estimators[0], context.X_pool)
     own = None
     if X_source is None and profile is None:
         own, profile = getattr(network, "X_source_", None), getattr(network, "source", None)
     if X_source is not None or own is not None:
-        features = features_of(learner, X_pool, X_source, own_source=own)
-        return features, features.source, generator
+        features = context.features(X_source=X_source, own_source=own)
+        return features, features.source
     if profile is None:
         raise ValueError(
             f"there is no source to compare with: give X_source or a profile; {type(network).__name__} has neither"
         )
     layer = profile.layers_[0][1]
-    features = features_of(learner, X_pool, layer=layer, pooled=profile.pooled)
-    centers = np.tile(profile.centers_[layer], (1, len(members(learner))))  # of a committee, features are side by side
-    return features, torch.from_numpy(centers), generator
+    features = context.features(layer=layer, pooled=profile.pooled)
+    centers = np.tile(profile.centers_[layer], (1, len(context.estimators)))  # features of a committee: side by side
+    return features, torch.from_numpy(centers)
