@@ -196,3 +196,18 @@ def test_named_layers_source_argument_and_pipeline(toy):
     options = {"layers": ONE, "lam": 0.5, "t": 1}
     scores, fragile = plain_scores(toy, current_network(toy, doubled[-1]), 2 * toy.X, ONE, kind="gini", lam=0.5)
     assert_picks(adma(doubled, toy.X, 12, **options), scores, fragile, 12)
+
+
+@pytest.mark.parametrize(("batch", "runs"), [("top", 2), ("herding", 3)])
+def test_the_suffix_runs_once_for_patterns_once_for_probabilities_and_once_for_features(batch, runs, toy, monkeypatch):
+    passes = []
+    network = toy.learner.estimator
+    frozen = network._frozen
+
+    def counted(backbone, inputs, points):
+        passes.append(len(inputs))
+        return frozen(backbone, inputs, points)
+
+    monkeypatch.setattr(network, "_frozen", counted)
+    indices_of(Query(adma_sampling, batch=batch, lam=0.5, t=1))(network, toy.X, 3)
+    assert passes.count(len(toy.X)) <= runs + 1  # the distances at layer A under the pre-trained network
