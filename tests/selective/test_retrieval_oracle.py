@@ -22,7 +22,7 @@ from skal.selective import FilterBankDescriptor, SymmetricKLNeighbors
 from skal.selective.filters import gabor_bank
 
 LUMA = np.array([0.299, 0.587, 0.114])
-EPS = 2.2e-16
+EPS = 2.220446e-16
 
 
 # ---------------------------------------------------------------- oracles
