@@ -1,4 +1,4 @@
-"""What is behind a learner: its estimators and the rows it has been taught."""
+"""What is behind a learner: its estimators and its labelled rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def estimators_of(learner: Any) -> list[Any]:
     """The estimators of a learner: one, or one per member of a committee.
 
     Learners are recognised by their type, since an estimator may have a parameter named ``estimator``: modAL's learners
-    and committees, and any object that is no scikit-learn estimator but has an ``estimator`` or a ``learner_list``. Any
-    other object is itself the estimator.
+    and committees, and any other object that has an ``estimator`` or a ``learner_list`` and is not itself a scikit-learn
+    estimator. Everything else is the estimator itself.
 
     Examples
     --------
@@ -31,12 +31,12 @@ def estimators_of(learner: Any) -> list[Any]:
 
 
 def labelled_rows(learner: Any) -> Any:
-    """The rows the learner has been taught, or None; of a committee, those of its first member."""
+    """The labelled rows of a learner, or None; of a committee, those of its first member."""
     return getattr(_first(learner), "X_training", None)
 
 
 def labels_of(learner: Any) -> Any:
-    """The labels the learner has been taught, or None; of a committee, those of its first member."""
+    """The labels of those rows, or None; of a committee, those of its first member."""
     return getattr(_first(learner), "y_training", None)
 
 

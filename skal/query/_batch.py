@@ -41,8 +41,8 @@ def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarra
     sigma : float
         Width of the kernel ``exp(-d² / sigma²)``.
     weights : ndarray of shape (n,), default=None
-        Weight of the coverage of each image, at least 0. None, or 0 everywhere, as the uncertainty of a classifier is
-        that is certain of everything, weighs all alike.
+        Weight of the coverage of each image, at least 0. None, or 0 everywhere (a classifier certain of everything),
+        gives all images the same weight.
 
     Returns
     -------

@@ -17,5 +17,5 @@ def k_means(
     """k-means fitted to the rows (n, D), which may have weights; by mini-batches for more than 50 clusters."""
     kind = KMeans if n_clusters <= _MANY else MiniBatchKMeans
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # images that are alike make fewer clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # identical images make fewer clusters
         return kind(n_clusters, n_init=1, random_state=generator).fit(X, sample_weight=weights)

@@ -73,12 +73,12 @@ class Context:
 
     @cached_property
     def generator(self) -> np.random.RandomState:
-        """All that is random in this query is drawn from it."""
+        """Source of all randomness in this query."""
         return check_random_state(self._random_state)
 
     @property
     def X_labelled(self) -> Any:
-        """The rows the learner has been taught, or None."""
+        """The labelled rows, or None."""
         return labelled_rows(self.learner)
 
     @property
@@ -88,21 +88,21 @@ class Context:
 
     @property
     def n_labels(self) -> int:
-        """Number of labels the learner has been taught."""
+        """Number of labelled rows."""
         return 0 if self.y_labelled is None else len(self.y_labelled)
 
     @cached_property
     def proba(self) -> np.ndarray | None:
-        """Class probabilities of the pool (n, C), or None as long as there is no classifier."""
+        """Class probabilities of the pool (n, C), computed once; None before the first fit."""
         return self.predict_proba(self.X_pool)
 
     def predict_proba(self, X: Any) -> np.ndarray | None:
-        """Class probabilities of any rows, or None as long as there is no classifier.
+        """Class probabilities of any rows; None before the first fit.
 
         Raises
         ------
         ValueError
-            If the estimator gives none.
+            If the estimator has no ``predict_proba``.
         """
         for estimator in self.estimators:
             if not hasattr(estimator, "predict_proba"):
@@ -117,7 +117,7 @@ class Context:
 
     @property
     def known_proba(self) -> np.ndarray:
-        """Class probabilities of the pool; as long as there is no classifier a single column of ones."""
+        """Class probabilities of the pool; before the first fit a single column of ones."""
         return np.ones((self.n, 1)) if self.proba is None else self.proba
 
     def features(self, *, normalized: bool = False, **options: Any) -> Features:
@@ -134,7 +134,7 @@ class Context:
         return self._block_by_block(score, self.X_pool)
 
     def batch(self, scores: np.ndarray, rule: str = "top", *, random_ties: bool = True) -> Any:
-        """The batch that follows from scores, in the form the strategy returns it.
+        """Choose a batch by scores, and return it in the form the learner expects.
 
         Parameters
         ----------
@@ -163,8 +163,8 @@ class Context:
     def result(self, picks: ArrayLike, scores: ArrayLike | None = None) -> Any:
         """What a strategy returns: positions in the pool, or these and their scores for modAL 0.4.2 and later.
 
-        modAL 0.4.1 wants plain positions. 0.4.2 unpacks a pair, and calls the strategy a second time when it gets none.
-        Images that were chosen together have no scores of their own; modAL is given zeros.
+        modAL 0.4.1 expects plain positions. 0.4.2 unpacks a pair, and calls the strategy again if it gets none. Images
+        that were chosen together have no scores of their own; their scores are zeros.
         """
         positions = np.asarray(picks)
         query = getattr(type(self.learner), "query", None)

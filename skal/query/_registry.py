@@ -20,18 +20,18 @@ class Strategy(NamedTuple):
     function : callable
         ``function(learner, X_pool, n_instances=1, **keywords)``.
     needs_labels : bool
-        Whether its rule uses a classifier, which takes labels of two classes; all strategies start without any.
+        Whether its rule uses a classifier, which needs labels of two classes. All strategies start without labels.
     without_labels : str
-        What decides in the first query, when there are none.
+        What decides in the first query, when nothing is labelled.
     needs_gradients : bool
-        Whether the classifier must have them (:meth:`skal.FrozenPrefixClassifier.output_change`).
+        Whether the classifier must have gradients (:meth:`skal.FrozenPrefixClassifier.output_change`).
     needs_source : bool
         Whether it needs a :class:`skal.SourceProfile` or source images.
     batch : str
-        How a batch is put together: "together" (its images are chosen in view of each other), "one by one", or
-        "either", by the keyword ``batch``.
+        How the images of a batch are chosen: "together" (in view of each other), "one by one", or "either", by the
+        keyword ``batch``.
     cost : str
-        What the time of a query grows with, beside a pass of the pool through the network.
+        What the time of a query grows with, besides a pass of the pool through the network.
     """
 
     function: Callable[..., Any]

@@ -61,7 +61,7 @@ def distance_weights(to_A: ArrayLike) -> np.ndarray:
     Returns
     -------
     weights : ndarray of shape (n, K)
-        Rows sum to 1; an image that is a centre has weight on that centre alone.
+        Rows sum to 1; an image that is itself a centre gives all weight to that centre.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""AIFT: active, incremental fine-tuning queries images whose patches are uncertain and disagree."""
+"""AIFT: active, incremental fine-tuning, by patches that are uncertain and disagree."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def aift_score(
 ) -> np.ndarray:
     """Entropy of the patches of each image, and their disagreement.
 
-    Of the m patches of an image the share `alpha` is kept that agrees most with its dominant class, that of the largest
-    mean probability: patches that show something else do not count. The score is the sum of the matrix R of those kept,
-    with their entropies, times `lam1`, on its diagonal, and the symmetric divergences
-    ``sum_k (p_k - q_k) log(p_k / q_k)`` of two patches, times `lam2`, beside it.
+    Of the m patches of an image, only the share `alpha` that agrees most with its dominant class (the one of largest mean
+    probability) counts, since the others may show something else. The score is the sum of the matrix R of these patches:
+    on its diagonal their entropies, times `lam1`; off the diagonal the symmetric divergences
+    ``sum_k (p_k - q_k) log(p_k / q_k)`` of two patches, times `lam2`.
 
     Parameters
     ----------
     proba_patches : array-like of shape (n, m, C)
         Class probabilities of m patches of each image.
     alpha : float, default=0.25
-        Share that is kept, rounded half up, and at least one patch.
+        Share of the patches that counts, rounded half up; at least one patch.
     lam1, lam2 : float, default=1.0
         Weights of entropy and of divergence.
     eps : float, default=2.220446e-16
-        Added inside each logarithm. It decides what a probability of exactly 0 is worth.
+        Added inside each logarithm. It decides how much a probability of exactly 0 counts.
 
     Returns
     -------
@@ -56,8 +56,7 @@ def aift_score(
 
     Examples
     --------
-    Of the first image the two patches are kept that are most sure of the second class, which do not disagree; of the
-    second image there are two that do:
+    The two patches of the first image that are most certain of its second class agree; those of the second image do not:
 
     >>> patches = [[[0.5, 0.5], [0.2, 0.8], [0.2, 0.8], [0.9, 0.1]], [[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.9, 0.1]]]
     >>> aift_score(patches, alpha=0.5).round(3)
@@ -108,7 +107,7 @@ def aift_sampling(
     omega: float = 1.0,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images whose patches are uncertain and disagree, where most of them should show the same.
+    """Query the images whose patches are uncertain and disagree, although they show the same object.
 
     Fine-tuning is incremental in the paper: give the classifier ``warm_start=True``, and ``replay="misclassified"`` for
     the rounds of ACFT, which train on new labels and on those that are still misclassified [2]_.
@@ -116,19 +115,19 @@ def aift_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier. As long as it is not fitted all images are alike, and drawn at random.
+        Any probabilistic classifier. Before its first fit, images are drawn at random.
     X_pool : array-like of length n
     n_instances : int, default=1
     patches : int, callable or None, default=16
-        Random crops and flips of each image; a function that makes (n, m, ...) of n images, with m patches each; or
-        None, where the pool has that shape already.
+        Number of random crops and flips per image; a function from n images to their patches (n, m, ...); or None, if
+        the pool has that shape already.
     alpha, lam1, lam2, eps
         As in :func:`aift_score`.
     omega : float, default=1.0
-        Above 1 the batch is drawn from the best ``omega * n_instances`` images, with probabilities proportional to how
-        far each score is above the last of them [2]_.
+        Above 1 the batch is drawn from the best ``omega * n_instances`` images, with probabilities proportional to the
+        difference of each score from the lowest of them [2]_.
     random_state : int, RandomState or None, default=None
-        Draws crops, and the batch.
+        Draws the crops, and the batch.
 
     Returns
     -------
@@ -138,7 +137,7 @@ def aift_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, or an option is out of range.
+        If the pool is empty or smaller than `n_instances`, or a parameter is out of range.
 
     References
     ----------
@@ -175,7 +174,7 @@ def aift_sampling(
         return context.batch(scores)
     best = top(scores, n_best, generator)
     above = scores[best] - scores[best[-1]]
-    likely = above + 1e-9 * max(above.max(), 1e-9)  # so that as many as are asked for can be drawn
+    likely = above + 1e-9 * max(above.max(), 1e-9)  # so that enough images have a positive probability
     drawn = np.sort(generator.choice(n_best, n_instances, replace=False, p=likely / likely.sum()))
     return context.result(best[drawn], scores[best[drawn]])
 

@@ -18,7 +18,7 @@ from skal.query._pipeline import last_step
 from skal.query._registry import strategy
 from skal.source import SourceProfile
 
-_PAIRS = 10**10  # of the target's images, above which random features take the place of all pairs
+_PAIRS = 10**10  # pairs of images above which random features replace the kernel
 _FREQUENCIES = 1024
 _SOURCE = {"X_source": "no_validation", "profile": [SourceProfile, None], "bandwidths": ["array-like", None]}
 
@@ -36,9 +36,8 @@ def mmd_sampling(
 ) -> Any:
     """Query the images without which the target would differ least from the source.
 
-    Of pool and labelled images together, that pool image is taken whose removal leaves the smallest biased MMD² from
-    the source, then the next. In closed form this takes one pass of kernel sums and, for each pick, one row of the
-    kernel.
+    Repeatedly picks the pool image whose removal from pool and labelled images leaves the smallest biased MMD² from the
+    source. In closed form this costs one pass of kernel sums and one row of the kernel per pick.
 
     Parameters
     ----------
@@ -53,9 +52,9 @@ def mmd_sampling(
         Source classes: its centres are the source, and activations at layer B of the pre-trained network the
         features. None takes the estimator's own where there is no `X_source`.
     bandwidths : array-like, default=None
-        Of the Gaussian kernels; None takes five around the median distance.
+        Bandwidths of the Gaussian kernels; None takes five around the median distance.
     random_state : int, RandomState or None, default=None
-        Only used where more than 100,000 images make random Fourier features necessary.
+        Draws random Fourier features, which replace the kernel above 100,000 images.
 
     Returns
     -------
@@ -105,15 +104,15 @@ def discrepancy_coreset_sampling(
     """Query images that set the target apart from the source and are far from all labelled ones.
 
     Each pick is the image of largest ``balance * a + (1 - balance) * b``, where a is how much its removal lowers the
-    MMD² (:func:`mmd_sampling`) and b its distance from the nearest labelled or chosen image
+    MMD² (:func:`skal.query.mmd_sampling`) and b its distance from the nearest labelled or chosen image
     (:func:`skal.query.coreset_sampling`), both rescaled to [0, 1] over what is left of the pool.
 
     Parameters
     ----------
     learner, X_pool, n_instances, X_source, profile, bandwidths, random_state
-        As in :func:`mmd_sampling`.
+        As in :func:`skal.query.mmd_sampling`.
     balance : float, default=0.5
-        1 is :func:`mmd_sampling`, 0 core-set.
+        1 is :func:`skal.query.mmd_sampling`, 0 core-set.
 
     Returns
     -------
@@ -123,7 +122,7 @@ def discrepancy_coreset_sampling(
     Raises
     ------
     ValueError
-        As :func:`mmd_sampling`; if `balance` is not between 0 and 1.
+        As :func:`skal.query.mmd_sampling`; if `balance` is not between 0 and 1.
 
     References
     ----------
@@ -188,15 +187,15 @@ class Removal:
         self._is_left[self._n_pool :] = False  # labelled images stay
 
     def gains(self) -> torch.Tensor:
-        """How much the removal of each pool image lowers the MMD², up to a constant; -inf where it is gone."""
+        """How much the removal of each pool image lowers the MMD², up to a constant; -inf where it is removed already."""
         n = max(self._n - 1, 1)
         left = (self._A - 2 * self._b + 1) / n**2 - 2 * (self._sum_c - self._c) / n
-        # Rounded, so that images that are alike stay so, and the first of them wins.
+        # Rounded, so that equal images have equal gains, and the first of them wins.
         scale = 1e-12 * max(1.0, float(left.abs().max()))
         return torch.where(self._is_left, -(left / scale).round() * scale, -torch.inf)[: self._n_pool]
 
     def remove(self, pick: int) -> None:
-        """Take an image out of the target."""
+        """Remove an image from the target."""
         row = gaussian(
             squared_distances(self._X, self._X[[pick]], self._norms, self._norms[[pick]]), self._sigmas, self._beta
         )[:, 0]
@@ -222,7 +221,7 @@ class Removal:
 
 
 def _rescaled(values: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """To [0, 1] over what is left; 0 where all are alike."""
+    """To [0, 1] over what is left; 0 where all are equal."""
     low, high = values[left].min(), values[left].max()
     spread = high - low
     alike = bool(spread <= 1e-9 * max(abs(float(low)), abs(float(high))))

@@ -29,7 +29,7 @@ CHANGE = {
     CHANGE | {"labels": [StrOptions({"map", "posterior"})]},
     cost="pool x references x trainable layers",
     needs_labels=True,
-    without_labels="chance",
+    without_labels="coverage",
     needs_gradients=True,
 )
 def emoc_sampling(

@@ -15,7 +15,7 @@ from skal.query._clusters import k_means
 from skal.query._context import Context
 from skal.query._registry import strategy
 
-_BALLS = 1000  # points whose purity is looked at to choose the radius
+_BALLS = 1000  # points whose purity decides the radius
 
 
 @strategy(
@@ -36,22 +36,22 @@ def probcover_sampling(
     n_classes: int | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images whose balls of radius delta cover most images that no labelled one covers.
+    """Query the images whose balls of radius delta cover most images that are not covered yet.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Features as in :func:`coreset_sampling`, scaled to length 1.
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1.
     X_pool : array-like of length n
     n_instances : int, default=1
     delta : float, default=None
-        None takes the largest radius with which a share `purity` of the balls hold images of a single cluster; of more
-        than 1,000 images, so many are drawn for it.
+        None takes the largest radius at which a share `purity` of the balls holds images of a single cluster, judged on
+        1,000 images drawn at random if there are more.
     purity : float, default=0.95
     n_classes : int, default=None
-        Clusters that stand for the classes; None takes the known classes, or `n_instances` where there are fewer.
+        Number of clusters, which stand for the classes; None takes the number of known classes, at least `n_instances`.
     random_state : int, RandomState or None, default=None
-        Of the clustering and of the balls that are looked at.
+        Seeds the clustering, and draws the images the radius is judged on.
 
     Returns
     -------
@@ -87,10 +87,10 @@ def probcover_sampling(
 
 
 def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.random.RandomState) -> float:
-    """Largest radius with which a share `purity` of the balls hold points of one cluster only.
+    """Largest radius at which a share `purity` of the balls holds points of one cluster only.
 
-    A ball is pure as long as it does not reach the nearest point of another cluster, so the radius is a quantile of the
-    distances to those.
+    A ball is pure until it reaches the nearest point of another cluster, so the radius is a quantile of the distances to
+    those points.
 
     Parameters
     ----------

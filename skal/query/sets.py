@@ -1,4 +1,4 @@
-"""Sets of images that are labelled together: which of many random sets a strategy prefers."""
+"""Sets of images that are labelled together: the best of many random sets."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def random_sets(
 ) -> np.ndarray:
     """Random sets of images that share a group.
 
-    Each set takes a group at random, of those with at least `set_size` images, and draws its images from it. Where no
-    group is as large, sets are drawn from all images.
+    For each set, draws one of the groups that have at least `set_size` images, then the images from it. If no group is
+    large enough, sets are drawn from all images.
 
     Parameters
     ----------
@@ -167,22 +167,22 @@ def emoc_set_sampling(
     y_pool: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the best of many random sets of images by EMOC, all images of a set with the label the set has.
+    """Query the best of many random sets of images by EMOC, under one label per set.
 
-    The label of a set is the most probable one of the mean probabilities of its images, which is not always the most
-    probable one of each; Eq. 5 of [1]_.
+    The label of a set is the most probable class under the mean probabilities of its images, which is not always the
+    most probable class of each image; Eq. 5 of [1]_.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        As in :func:`emoc_sampling`.
+        As in :func:`skal.query.emoc_sampling`.
     X_pool : images of length n
     n_instances : int, default=1
         Images per set (K in the paper).
     groups, n_sets, y_pool
-        As in :func:`set_sampling`.
+        As in :func:`skal.query.set_sampling`.
     X_reference, n_reference, output
-        As in :func:`emoc_sampling`.
+        As in :func:`skal.query.emoc_sampling`.
     random_state : int, RandomState or None, default=None
 
     Returns
@@ -255,6 +255,6 @@ def _groups(context: Context, groups: str, y_pool: ArrayLike | None) -> np.ndarr
 
 
 def _best(context: Context, sets: np.ndarray, scores: np.ndarray) -> Any:
-    """The set with the highest mean score; of equal ones any."""
+    """The set with the highest mean score; ties are drawn."""
     best = top(scores.mean(axis=1), 1, context.generator)[0]
     return context.result(sets[best], scores[best])

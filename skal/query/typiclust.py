@@ -36,15 +36,15 @@ def typiclust_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Features as in :func:`coreset_sampling`, scaled to length 1.
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1.
     X_pool : array-like of length n
     n_instances : int, default=1
     max_clusters : int, default=500
-        Labelled and queried images together are as many clusters, but not more than this.
+        The number of clusters is that of labelled and queried images together, up to this.
     n_neighbors : int, default=20
-        Typicality is the inverse of the mean distance to so many neighbours in the cluster, at most half its size.
+        Typicality is the inverse of the mean distance to this many neighbours in the cluster, at most half its size.
     random_state : int, RandomState or None, default=None
-        Of the clustering.
+        Seeds the clustering.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def typiclust_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`.
+        If the pool is empty or smaller than `n_instances`, or a parameter is out of range.
 
     References
     ----------

@@ -120,7 +120,7 @@ def margin_sampling(
 ) -> Any:
     """Query the images whose two most probable classes are nearest to each other ("1-vs-2").
 
-    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+    Parameters, returned values and errors are those of :func:`skal.query.least_confident_sampling`.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def entropy_sampling(
 ) -> Any:
     """Query the images whose class probabilities have the largest entropy.
 
-    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+    Parameters, returned values and errors are those of :func:`skal.query.least_confident_sampling`.
 
     Examples
     --------
@@ -166,7 +166,7 @@ def most_confident_sampling(
 ) -> Any:
     """Query the images whose most probable class is most probable ("max"): proposed for noisy images, a baseline.
 
-    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+    Parameters, returned values and errors are those of :func:`skal.query.least_confident_sampling`.
 
     Examples
     --------
