@@ -11,9 +11,9 @@ from sklearn.base import BaseEstimator
 def estimators_of(learner: Any) -> list[Any]:
     """The estimators of a learner: one, or one per member of a committee.
 
-    Learners are recognised by their type, since an estimator may have a parameter named ``estimator``: modAL's learners
-    and committees, and any other object that has an ``estimator`` or a ``learner_list`` and is not itself a scikit-learn
-    estimator. Everything else is the estimator itself.
+    Learners are recognised by their type, since an estimator may have a parameter named ``estimator``: they are modAL's
+    learners and committees, and any other object that has an ``estimator`` or a ``learner_list`` and is not itself a
+    scikit-learn estimator. Everything else is the estimator itself.
 
     Examples
     --------

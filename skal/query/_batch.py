@@ -89,7 +89,7 @@ def kernel_width(labelled: torch.Tensor, duplicates: float = DUPLICATES) -> floa
     --------
     >>> labelled = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-0.6, 0.8], [-0.61, 0.79]])
     >>> round(kernel_width(labelled), 2), round(kernel_width(labelled, duplicates=0), 2)
-    (0.64, 0.01)
+    (0.63, 0.01)
     """
     n = len(labelled)
     skipped = ceil(n * duplicates / 2)

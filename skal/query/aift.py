@@ -24,9 +24,9 @@ def aift_score(
 ) -> np.ndarray:
     """Entropy of the patches of each image, and their disagreement.
 
-    Of the m patches of an image, only the share `alpha` that agrees most with its dominant class (the one of largest mean
-    probability) counts, since the others may show something else. The score is the sum of the matrix R of these patches:
-    on its diagonal their entropies, times `lam1`; off the diagonal the symmetric divergences
+    Of the m patches of an image, only the share `alpha` that agrees most with its dominant class (the one of largest
+    mean probability) counts, since the others may show something else. The score is the sum of the matrix R of these
+    patches: on its diagonal their entropies, times `lam1`; off the diagonal the symmetric divergences
     ``sum_k (p_k - q_k) log(p_k / q_k)`` of two patches, times `lam2`.
 
     Parameters
@@ -56,7 +56,8 @@ def aift_score(
 
     Examples
     --------
-    The two patches of the first image that are most certain of its second class agree; those of the second image do not:
+    The two patches of the first image that are most certain of its second class agree; those of the second image do
+    not:
 
     >>> patches = [[[0.5, 0.5], [0.2, 0.8], [0.2, 0.8], [0.9, 0.1]], [[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.9, 0.1]]]
     >>> aift_score(patches, alpha=0.5).round(3)

@@ -24,8 +24,8 @@ def badge_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`. As long as it is not fitted, the features
-        alone decide.
+        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`. Before its
+        first fit, the features alone decide.
     X_pool : array-like of length n
     n_instances : int, default=1
     random_state : int, RandomState or None, default=None

@@ -187,7 +187,7 @@ class Removal:
         self._is_left[self._n_pool :] = False  # labelled images stay
 
     def gains(self) -> torch.Tensor:
-        """How much the removal of each pool image lowers the MMD², up to a constant; -inf where it is removed already."""
+        """How much the removal of each pool image lowers the MMD², up to a constant; -inf for those removed."""
         n = max(self._n - 1, 1)
         left = (self._A - 2 * self._b + 1) / n**2 - 2 * (self._sum_c - self._c) / n
         # Rounded, so that equal images have equal gains, and the first of them wins.

@@ -89,8 +89,8 @@ def probcover_sampling(
 def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.random.RandomState) -> float:
     """Largest radius at which a share `purity` of the balls holds points of one cluster only.
 
-    A ball is pure until it reaches the nearest point of another cluster, so the radius is a quantile of the distances to
-    those points.
+    A ball is pure until it reaches the nearest point of another cluster, so the radius is a quantile of the distances
+    to those points.
 
     Parameters
     ----------

@@ -36,7 +36,8 @@ def uherding_sampling(
     """Query the images that add most to the coverage of what is uncertain: coverage first, uncertainty later.
 
     The coverage of each image is weighted by its uncertainty, 1 - margin of the calibrated probabilities, and the
-    kernel narrows as the labelled images get nearer to each other. Without labels it is :func:`skal.query.max_herding_sampling`.
+    kernel narrows as the labelled images get nearer to each other. Without labels it is
+    :func:`skal.query.max_herding_sampling`.
 
     Parameters
     ----------
