@@ -157,19 +157,23 @@ def tables(records: pd.DataFrame, folder: Path) -> None:
     """Sum up all tasks."""
     is_full = records["strategy"] == "all labels"
     curves, full = records[~is_full], records[is_full].groupby("task", sort=False)["accuracy"].mean()
+    full = full.reindex(curves["task"].unique())  # --ceilings 0 leaves them out
     areas = area_under_curve(curves)
     text = areas.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1).unstack("task")[list(full.index)]
     ranks = rank_table(curves)
     text.loc[ranks.index].rename_axis(None, axis=1).to_csv(folder / "areas.csv")
     ranks.round(1).to_csv(folder / "ranks.csv")
     needed = {}
-    for share in SHARES:
-        reached = labels_to_reach(curves, (share * full).to_dict()).unstack("task")
-        for name in full.index:
+    ceilings = full.dropna()
+    for share in SHARES if len(ceilings) else ():
+        targeted = curves[curves["task"].isin(ceilings.index)]
+        reached = labels_to_reach(targeted, (share * ceilings).to_dict()).unstack("task")
+        for name in ceilings.index:
             most = curves.loc[curves["task"] == name, "n_labels"].max()
             of_task = reached[name].map(lambda n, most=most: f"{n:.0f}" if np.isfinite(n) else f"> {most}")
             needed[f"{name} {share:.0%}"] = of_task
-    pd.DataFrame(needed).loc[ranks.index, sorted(needed)].to_csv(folder / "needed.csv")
+    if needed:
+        pd.DataFrame(needed).loc[ranks.index, sorted(needed)].to_csv(folder / "needed.csv")
     seconds = curves.groupby(["strategy", "task"])["query_seconds"].median().unstack("task")[list(full.index)]
     seconds.loc[ranks.index].round(2).rename_axis(None, axis=1).to_csv(folder / "seconds.csv")
     draw(curves, full, ranks.index, folder / "curves.png")
