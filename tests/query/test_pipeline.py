@@ -131,7 +131,7 @@ def test_ensembles_without_a_network_are_compared_by_their_rows():
     X, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2
     expected = coreset_sampling(logistic(), X, 5, random_state=0)
     voting = VotingClassifier([("a", logistic()), ("b", LinearDiscriminantAnalysis())])
-    for ensemble in (voting, RandomForestClassifier(5), GridSearchCV(logistic(), {"C": [1]}, cv=2)):
+    for ensemble in (voting, RandomForestClassifier(5, random_state=0), GridSearchCV(logistic(), {"C": [1]}, cv=2)):
         for one in (ensemble, clone(ensemble).fit(X, y)):
             np.testing.assert_array_equal(coreset_sampling(one, X, 5, random_state=0), expected)
 
