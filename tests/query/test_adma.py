@@ -202,12 +202,12 @@ def test_named_layers_source_argument_and_pipeline(toy):
 def test_the_suffix_runs_once_for_patterns_once_for_probabilities_and_once_for_features(batch, runs, toy, monkeypatch):
     passes = []
     network = toy.learner.estimator
-    frozen = network._frozen
+    at = Prefix.at
 
-    def counted(backbone, inputs, points):
+    def counted(self, inputs, points):
         passes.append(len(inputs))
-        return frozen(backbone, inputs, points)
+        return at(self, inputs, points)
 
-    monkeypatch.setattr(network, "_frozen", counted)
+    monkeypatch.setattr(Prefix, "at", counted)
     indices_of(Query(adma_sampling, batch=batch, lam=0.5, t=1))(network, toy.X, 3)
     assert passes.count(len(toy.X)) <= runs + 1  # the distances at layer A under the pre-trained network
