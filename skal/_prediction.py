@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,11 @@ from skorch import NeuralNetClassifier
 
 from skal._device import find_device
 from skal._fitting import checked_features, fitted_prefix, prefix_of
-from skal.backbones.backbone import Backbone
+from skal.backbones.backbone import Backbone, hash_tensors
+from skal.features.activations import BLOCK
+from skal.features.cache import FINAL
 from skal.features.prefix import Prefix, run_batched
+from skal.features.stored import KeyedInputs
 from skal.gradients.cached import cached_output_change
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs
@@ -88,9 +91,38 @@ class PredictionMixin:
         check_is_fitted(self)
         device = find_device(self.device)
         models = [model.to(device).eval() for model in (*self.fused_, self.net_.module_)]
+        if len(models) == 1:
+            last = models[0]
+            logits = [
+                run_batched(lambda x: last.head(last.scaled(x)), block, device) for block in self._final_features(X)
+            ]
+            return torch.cat(logits).log_softmax(1)
         return self._run_suffix(
             X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
         ).log_softmax(1)
+
+    def _final_features(self, X: Any) -> Iterator[torch.Tensor]:
+        """Final representations under the current network, in blocks of rows; those just computed are taken again."""
+        prefix, inputs = self._checked(X)
+        module = self.net_.module_.to(prefix.device).eval()
+        n_bytes = 4 * len(inputs) * self._n_features_out
+        if prefix.cache is None or n_bytes > FINAL.max_bytes:
+            for block in prefix.activations(inputs):
+                yield run_batched(module.features, block, prefix.device)
+            return
+        inputs = KeyedInputs(inputs)
+        space = prefix.backbone.space + f" {prefix.n_frozen} {hash_tensors(module.body.state_dict().items())}".encode()
+        known = FINAL.get(space, inputs.names)
+        done = 0
+        if len(known) == len(inputs):
+            for done in range(0, len(inputs), BLOCK):
+                yield torch.stack([known[i] for i in range(done, min(done + BLOCK, len(inputs)))])
+            return
+        for block in prefix.activations(inputs):
+            features = run_batched(module.features, block, prefix.device)
+            FINAL.put(space, inputs.names[done : done + len(block)], features)
+            done += len(block)
+            yield features
 
     def transform(self, X: Any) -> np.ndarray:
         """Final representation under the current network.
@@ -106,8 +138,7 @@ class PredictionMixin:
         features : ndarray of shape (n, n_features_out)
         """
         check_is_fitted(self)
-        module = self.net_.module_.to(find_device(self.device)).eval()
-        return self._run_suffix(X, module.features).numpy()
+        return torch.cat([*self._final_features(X)]).numpy()
 
     @property
     def _n_features_out(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval
 from skorch import NeuralNetClassifier
@@ -322,6 +322,10 @@ class FrozenPrefixClassifier(
         """
         data = {"X_source": X_source, "y_source": y_source, "X_unlabeled": X_unlabeled, "sample_domain": sample_domain}
         return self._fit(X, y, sample_weight, data, continues=True, replays=True, classes=classes)
+
+    def linear_probe(self) -> Self:
+        """An unfitted clone whose fit solves the head alone, on the pre-trained features: milliseconds where cached."""
+        return clone(self).set_params(max_epochs=0, recipe=None, warm_start=False)
 
     def _fit(
         self,

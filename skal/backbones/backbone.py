@@ -51,7 +51,7 @@ class Backbone:
     def fingerprint(self) -> str:
         """Hash of the weights: equal weights have equal fingerprints on any machine."""
         state = self.layers.module.state_dict()
-        return _hash_tensors((n, t) for n, t in state.items() if not n.endswith("num_batches_tracked"))
+        return hash_tensors((n, t) for n, t in state.items() if not n.endswith("num_batches_tracked"))
 
     @cached_property
     def space(self) -> bytes:
@@ -75,7 +75,7 @@ def content_name(module: nn.Module) -> str:
         if isinstance(value, (torch.Tensor, np.ndarray))
     ]
     known = [(name, tensor) for name, tensor in tensors + plain if not is_lazy(tensor)]
-    return _hash_tensors(known) + xxhash.xxh3_128(repr(settings).encode()).hexdigest()
+    return hash_tensors(known) + xxhash.xxh3_128(repr(settings).encode()).hexdigest()
 
 
 def _is_setting(name: str, value: Any) -> bool:
@@ -83,7 +83,7 @@ def _is_setting(name: str, value: Any) -> bool:
     return name != "training" and all(isinstance(v, (bool, int, float, str, type(None))) for v in values)
 
 
-def _hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     hasher = xxhash.xxh3_128()
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

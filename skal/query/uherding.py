@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils._param_validation import Interval
 
@@ -44,7 +44,7 @@ def uherding_sampling(
     learner : ActiveLearner, Committee or estimator
         Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`, scaled to length 1. Where
         every class has 3 labels, clones of a single estimator are fitted on folds of the labelled images to find the
-        temperature of the probabilities.
+        temperature of the probabilities; of a :class:`skal.FrozenPrefixClassifier` the linear probe alone.
     X_pool : array-like of length n
     n_instances : int, default=1
     duplicates : float, default=0.1
@@ -99,7 +99,7 @@ def temperature(context: Context) -> float:
         return 1.0
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=context.generator)
     try:
-        proba = cross_val_predict(clone(context.estimators[0]), X, y, cv=folds, method="predict_proba")
+        proba = cross_val_predict(_quick(context.estimators[0]), X, y, cv=folds, method="predict_proba")
     except ValueError:
         return 1.0
     own = np.searchsorted(classes, y)
@@ -108,6 +108,15 @@ def temperature(context: Context) -> float:
         return -float(np.log(tempered(proba, np.exp(log_temperature))[np.arange(len(y)), own] + 1e-12).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def _quick(estimator: BaseEstimator) -> BaseEstimator:
+    """What is fitted to the folds: of a network its head alone, which is a convex problem on cached features."""
+    if hasattr(estimator, "linear_probe"):
+        return estimator.linear_probe()
+    quick = clone(estimator)
+    networks = {name: part for name, part in quick.get_params().items() if hasattr(part, "linear_probe")}
+    return quick.set_params(**{name: network.linear_probe() for name, network in networks.items()})
 
 
 def tempered(proba: np.ndarray, T: float) -> np.ndarray:
