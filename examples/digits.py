@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skal import FrozenPrefixClassifier
-from skal.training.checkpoint import read_checkpoint, write_checkpoint
 
 
 def lenet() -> nn.Module:
@@ -46,7 +46,6 @@ def trained_lenet(X: np.ndarray, y: np.ndarray, file: Path, *, epochs: int = 3) 
         weights = dict(classifier.net_.module_.body.state_dict())
         weights |= {f"9.{name}": value for name, value in classifier.net_.module_.head.state_dict().items()}
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(file, weights, {"trained": f"{len(X)} images, {epochs} epochs"})
-    state, _ = read_checkpoint(file)
-    net.load_state_dict(state)
+        save_file(weights, file, metadata={"trained": f"{len(X)} images, {epochs} epochs"})
+    net.load_state_dict(load_file(file))
     return net

@@ -108,6 +108,12 @@ def blobs(n=90, n_classes=3, seed=0, n_features=6):
     return X, np.array(["ant", "bee", "cat", "dog"])[y]
 
 
+def two_samples(n=12, m=9, n_features=4, shift=0.7, seed=0):
+    """Two normal samples of which the second is wider and elsewhere."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, n_features)), rng.normal(shift, 1.3, size=(m, n_features))
+
+
 def first_rows(learner, X_pool, n_instances=1):
     """A strategy whose picks are known by hand: the first rows of what is left."""
     return np.arange(n_instances)
@@ -138,7 +144,11 @@ def adma_grid(cache, **keywords):
 @pytest.fixture(params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
 def device(request):
     """Where a test runs: on the CPU, and once more on a GPU where there is one."""
-    return request.param
+    if request.param == "cpu":
+        yield request.param
+    else:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else convolutions keep 10 bits of a float32
+            yield request.param
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from tests.conftest import (
 )
 
 
-def test_learns_real_forms_of_images(classifier, pixels, files):
+def test_learns_real_forms_of_images(classifier, pixels, files, device):
     X, y = pixels
+    classifier.set_params(device=device)
     assert classifier.fit(X, y).score(X, y) > 0.9
     proba = classifier.predict_proba(X)
     assert set(classifier.classes_) == {"r", "g", "b", "y"}
@@ -37,17 +38,17 @@ def test_learns_real_forms_of_images(classifier, pixels, files):
         np.testing.assert_allclose(clone(classifier).fit(same, y).predict_proba(X), proba, atol=1e-4)
 
 
-def test_predictions_are_those_of_the_whole_network(classifier, convnet, pixels):
+def test_predictions_are_those_of_the_whole_network(classifier, convnet, pixels, device):
     """Cut, cached and put together again, prefix and suffix equal the plain module with the trained weights."""
     X, y = pixels
-    classifier.set_params(normalize=False).fit(X, y)
+    expected = classifier.set_params(normalize=False, device=device).fit(X, y).predict_proba(X)
     whole = copy.deepcopy(convnet)
-    trained = classifier.net_.module_
+    trained = classifier.net_.module_.cpu()
     whole.load_state_dict(trained.body.state_dict(), strict=False)
     whole.fc = trained.head
     with torch.inference_mode():
         logits = whole.eval()(classifier.backbone_.inputs.check(X).load(range(len(X))))
-    np.testing.assert_allclose(classifier.predict_proba(X), logits.softmax(1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(expected, logits.softmax(1).numpy(), atol=1e-5)
 
 
 def test_two_classes_and_one_class(classifier, pixels):

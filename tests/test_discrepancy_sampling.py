@@ -11,8 +11,6 @@ from skal.query.discrepancy import discrepancy_coreset_sampling, mmd_sampling
 from tests.reference.numerics.mmd2 import ref_bandwidths, ref_gram
 
 TIE = 1e-6  # biased MMD² nearer than this may come in either order
-
-
 TIE_SCALED = 1e-4  # the same after scaling to [0, 1]
 
 

@@ -56,11 +56,11 @@ def test_an_interrupted_warm_start_loses_nothing(classifier, pixels):
     np.testing.assert_array_equal(classifier.predict_proba(X), before)
 
 
-def test_partial_fit_forgets_nothing(classifier, pixels):
+def test_partial_fit_forgets_nothing(classifier, pixels, device):
     X, y = pixels
     old, new = np.isin(y, ["r", "g"]), np.isin(y, ["b", "y"])
-    classifier.set_params(max_epochs=20).fit(X[old], y[old])
-    head = classifier.net_.module_.head.weight.detach().clone()
+    classifier.set_params(max_epochs=20, device=device).fit(X[old], y[old])
+    head = classifier.net_.module_.head.weight.detach().cpu().clone()
     frozen = clone(classifier).set_params(max_epochs=0).fit(X[old], y[old])
     frozen.partial_fit(X[new], y[new])
     assert frozen.score(X, y) > 0.9  # the new rows are solved for, the old ones stay
@@ -69,7 +69,7 @@ def test_partial_fit_forgets_nothing(classifier, pixels):
     assert classifier.score(X[old], y[old]) == 1
     assert classifier.score(X[new], y[new]) > 0.9
     assert len(classifier.seen_.y) == 40
-    assert not torch.equal(classifier.net_.module_.head.weight[1:3], head)
+    assert not torch.equal(classifier.net_.module_.head.weight[1:3].cpu(), head)
 
 
 def test_partial_fit_starts_afresh_and_knows_classes_to_come(classifier, pixels):

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 
-def test_activations_before_and_after_the_cut(classifier, convnet, pixels):
+def test_activations_before_and_after_the_cut(classifier, convnet, pixels, device):
     X, y = pixels
+    classifier.set_params(device=device)
     kept = {}
     for name in ("stem", "bn2", "conv3"):
         convnet.get_submodule(name).register_forward_hook(
@@ -29,9 +30,9 @@ def test_activations_before_and_after_the_cut(classifier, convnet, pixels):
         assert [len(values) for values in classifier.activations(X, layers)] == [40] * len(layers)
 
 
-def test_source_proba_is_that_of_the_pretrained_network(classifier, convnet, pixels):
+def test_source_proba_is_that_of_the_pretrained_network(classifier, convnet, pixels, device):
     X, y = pixels
-    classifier.fit(X, y)
+    classifier.set_params(device=device).fit(X, y)
     with torch.inference_mode():
         expected = convnet(classifier.backbone_.inputs.check(X).load(range(40))).softmax(1)
     np.testing.assert_allclose(classifier.source_proba(X), expected, atol=1e-6)

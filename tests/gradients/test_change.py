@@ -267,13 +267,13 @@ def test_references_beyond_the_memory_are_passed_in_blocks(convnet):
 # ------------------------------------------------------------------------------------------------- of a classifier
 
 
-def test_a_classifier_uses_the_cached_prefix(classifier, pixels):
+def test_a_classifier_uses_the_cached_prefix(classifier, pixels, device):
     X, y = pixels
-    classifier.fit(X[:20], y[:20])
+    classifier.set_params(device=device).fit(X[:20], y[:20])
     backbone, inputs = classifier._inputs(X)
     points = [Point(backbone.layers.cut(classifier.n_frozen_))]
     at_cut = torch.cat([block for (block,) in classifier._frozen(backbone, inputs, points)])
-    suffix = classifier.net_.module_
+    suffix = classifier.net_.module_.cpu()
     assert isinstance(suffix, Suffix)
     assert suffix.normalize
     expected = by_torch_func(suffix.eval(), at_cut[:10], at_cut)

@@ -10,14 +10,10 @@ from scipy.spatial.distance import cdist, pdist
 from scipy.stats import ortho_group
 
 from skal.numerics.discrepancy import kernel_weights, median_bandwidths, mmd2
+from tests.conftest import two_samples
 from tests.reference.numerics.mmd2 import ref_bandwidths, ref_mmd2
 
 ESTIMATORS = ("biased", "unbiased", "linear")
-
-
-def two_samples(n=12, m=9, n_features=4, shift=0.7, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(n, n_features)), rng.normal(shift, 1.3, size=(m, n_features))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
@@ -80,7 +76,7 @@ def test_bandwidths_of_rows_that_coincide():
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("sizes", [(12, 9), (9, 12), (2, 2), (3, 2), (7, 7)])
 @pytest.mark.parametrize("weights", [None, [0.5, 0.2, 0.3], [2.0, 0.0, 0.5]])
-def test_mmd2_against_loops(estimator, sizes, weights):
+def test_mmd2_against_loops(estimator, sizes, weights, device):
     X, Y = two_samples(*sizes)
     bandwidths = [0.7, 1.5, 4.0]
     value = mmd2(X, Y, bandwidths=bandwidths, weights=weights, estimator=estimator)
@@ -88,9 +84,10 @@ def test_mmd2_against_loops(estimator, sizes, weights):
     expected = ref_mmd2(X, Y, bandwidths, weights, estimator)
     assert_allclose(value, expected, rtol=1e-9, atol=1e-12)
     as_arrays = {"bandwidths": np.array(bandwidths), "weights": None if weights is None else np.array(weights)}
-    tensor = mmd2(torch.tensor(X), torch.tensor(Y), estimator=estimator, **as_arrays)
+    tensor = mmd2(torch.tensor(X, device=device), torch.tensor(Y, device=device), estimator=estimator, **as_arrays)
     assert isinstance(tensor, torch.Tensor)
     assert tensor.shape == ()
+    assert tensor.device.type == device
     assert_allclose(tensor.item(), expected, rtol=1e-9, atol=1e-12)
 
 

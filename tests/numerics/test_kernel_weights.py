@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 
 from skal.numerics.discrepancy import kernel_weights
-from tests.numerics.test_discrepancy import two_samples
+from tests.conftest import two_samples
 from tests.reference.numerics.kernel_weights import ref_kernel_weights, ref_programme
 from tests.reference.numerics.mmd2 import ref_bandwidths
 

@@ -41,9 +41,9 @@ def dan(mlp):
     )
 
 
-def test_adaptation_brings_the_domains_together(dan, shifted):
+def test_adaptation_brings_the_domains_together(dan, shifted, device):
     X, y, target = shifted
-    dan.set_params(max_epochs=60, lr=1e-2)
+    dan.set_params(max_epochs=60, lr=1e-2, device=device)
     alone = clone(dan).fit(X, y)
     adapted = dan.set_params(recipe__lam=3.0).fit(X, y, X_unlabeled=target)
 

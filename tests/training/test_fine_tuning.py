@@ -58,9 +58,10 @@ class Recorded(torch.optim.AdamW):
         return super().step(closure)
 
 
-def test_only_what_is_new_or_wrong_is_trained_on(classifier, pixels, monkeypatch):
+def test_only_what_is_new_or_wrong_is_trained_on(classifier, pixels, monkeypatch, device):
     """ACFT: images of the last fit that it gets right take no part in the next steps."""
     X, y = pixels
+    classifier.set_params(device=device)
     seen = []
     original = BatchLoader.__init__
 

@@ -15,9 +15,9 @@ from tests.reference.training.head import ref_solve_head
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_without_epochs_it_is_the_linear_probe(classifier, pixels, normalize):
+def test_without_epochs_it_is_the_linear_probe(classifier, pixels, normalize, device):
     X, y = pixels
-    classifier.set_params(max_epochs=0, normalize=normalize).fit(X, y)
+    classifier.set_params(max_epochs=0, normalize=normalize, device=device).fit(X, y)
     Z = classifier.transform(X).astype(np.float64)
     np.testing.assert_allclose(Z, classifier.activations(X, [-2], pretrained=True)[0], rtol=1e-5)
     if normalize:

@@ -104,8 +104,9 @@ def test_a_batch_pairs_each_image_with_one_of_its_neighbours():
     assert seen == {0: {5, 6}, 1: {7}, 2: set(), 3: {0, 1, 2}}
 
 
-def test_the_probabilities_of_all_iterations_are_averaged(joint, pixels, source, tmp_path):
+def test_the_probabilities_of_all_iterations_are_averaged(joint, pixels, source, tmp_path, device):
     X, y = pixels
+    joint.set_params(device=device)
     joint.fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
     models = [*joint.fused_, joint.net_.module_]
     assert len(models) == 3
