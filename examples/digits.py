@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skal import FrozenPrefixClassifier
+from skal._random import seeded
 
 
 def lenet() -> nn.Module:
@@ -37,7 +38,8 @@ def _at_28_pixels(X: np.ndarray) -> np.ndarray:
 
 def trained_lenet(X: np.ndarray, y: np.ndarray, file: Path, *, epochs: int = 3) -> nn.Module:
     """LeNet trained on all of one domain; kept in a file."""
-    net = lenet()
+    with seeded(0):
+        net = lenet()
     if not file.exists():
         classifier = FrozenPrefixClassifier(
             net, n_frozen=0, image_size=28, head_init="random", normalize=False, relative_lr=False, lr=1e-3,

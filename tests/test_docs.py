@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.model_selection import GridSearchCV
+from torch import nn
 
 import skal
 from skal import FrozenPrefixClassifier, SourceProfile
+from skal._random import seeded
 from skal.metrics import target_density
 from tests.conftest import SMALL
 
@@ -28,7 +31,7 @@ LEFT_OUT = {"examples": ".ci/run runs it", "distributed": "starts a cluster; tes
 
 
 class AtToySize(ast.NodeTransformer):
-    """The same code with the toy network in place of pre-trained ones, depths that it has, and two rounds."""
+    """The same code with the toy network in place of pre-trained ones, two rounds, and searches over one candidate."""
 
     def visit_Constant(self, node):
         return ast.Name("toy", ast.Load()) if node.value in NETWORKS else node
@@ -36,8 +39,7 @@ class AtToySize(ast.NodeTransformer):
     def visit_Dict(self, node):
         self.generic_visit(node)
         for key, value in zip(node.keys, node.values, strict=True):
-            if key.value.endswith("n_frozen"):
-                value.elts = [ast.Constant(1), ast.Constant(2)]
+            value.elts = [ast.Constant(1)] if key.value.endswith("n_frozen") else value.elts[:1]
         return node
 
     def visit_Call(self, node):
@@ -46,18 +48,21 @@ class AtToySize(ast.NodeTransformer):
         for keyword in node.keywords:
             if keyword.arg in ("n_queries", "n_instances", "batch_size"):
                 keyword.value = ast.Constant(2)
-        if isinstance(node.func, ast.Name) and node.func.id == "range":
+        called = node.func.id if isinstance(node.func, ast.Name) else None
+        if called == "range":
             node.args = [ast.Constant(2)]
+        elif called == "GridSearchCV":
+            node.keywords = [k for k in node.keywords if k.arg != "cv"] + [ast.keyword("cv", ast.Constant(2))]
         return node
 
 
 def imports(tree):
-    """Modules and the names that are imported from them."""
+    """Modules, the names imported from them, and what these are called in the code."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from ((node.module, alias.name) for alias in node.names)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                module, name = (alias.name, None) if isinstance(node, ast.Import) else (node.module, alias.name)
+                yield module, name, alias.asname or alias.name.split(".")[0]
 
 
 def unknown_names(tree, known):
@@ -66,24 +71,24 @@ def unknown_names(tree, known):
     made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     made |= {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     made |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    made |= {name or module.split(".")[0] for module, name in imports(tree)}
+    made |= {called for _, _, called in imports(tree)}
     return {node.id for node in names} - made - set(known) - set(dir(builtins))
 
 
 @pytest.fixture
 def namespace(monkeypatch, convnet, pixels, source_images, tmp_path):
     """What the pages take for granted, as toys."""
-    quick = partial(FrozenPrefixClassifier, max_epochs=1, min_steps=2, preprocess=SMALL)
+    profile = SourceProfile(convnet, preprocess=SMALL).fit(*source_images)
+    quick = partial(FrozenPrefixClassifier, source=profile, max_epochs=1, min_steps=2, preprocess=SMALL)
     monkeypatch.setattr(skal, "FrozenPrefixClassifier", quick)
     descriptor = partial(importlib.import_module("skal.selective").FilterBankDescriptor, preprocess=SMALL)
     monkeypatch.setattr("skal.selective.FilterBankDescriptor", descriptor)
     monkeypatch.chdir(tmp_path)
     X, y = pixels
-    profile = SourceProfile(convnet, preprocess=SMALL).fit(*source_images)
     source = np.concatenate([255 - X, X // 2, 255 - X // 2])
     given = {
-        "net": quick(convnet, source=profile, random_state=0).fit(X[:8], y[:8]),
-        "module": convnet,
+        "net": quick(convnet, random_state=0).fit(X[:8], y[:8]),
+        "module": nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),  # takes pixels as they are
         "toy": convnet,
         "GridSearchCV": GridSearchCV,
         "target_density": target_density,
@@ -100,13 +105,15 @@ def namespace(monkeypatch, convnet, pixels, source_images, tmp_path):
         "domain": np.repeat([1, -1], [120, 40]),
         "ask_a_person": lambda images: [y[np.flatnonzero((image == X).all(axis=(1, 2, 3)))[0]] for image in images],
     }
+    with seeded(0):
+        given["module"](torch.zeros(1, 16, 16, 3))
     return {name: getattr(skal, name) for name in skal.__all__} | given
 
 
 @pytest.mark.parametrize("page", [page for page, snippets in SNIPPETS.items() if snippets])
 def test_snippets_import_what_there_is(page):
     for code in SNIPPETS[page]:
-        for module, name in imports(ast.parse(code, page)):
+        for module, name, _ in imports(ast.parse(code, page)):
             if module.split(".")[0] == "skal":
                 assert name is None or hasattr(importlib.import_module(module), name), f"{module} has no {name}"
 
@@ -116,7 +123,7 @@ def test_snippets_run_on_toys(page, namespace):
     run = 0
     for code in SNIPPETS[page]:
         tree = ast.parse(code, page)
-        packages = {module.split(".")[0] for module, _ in imports(tree)}
+        packages = {module.split(".")[0] for module, _, _ in imports(tree)}
         if packages & set(LEFT_OUT) or unknown_names(tree, namespace):
             continue
         exec(compile(ast.fix_missing_locations(AtToySize().visit(tree)), page, "exec"), namespace)

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +29,12 @@ def example(monkeypatch):
     def network(backbone="toy", weights=None, image_size=None):
         return {"backbone": net, "preprocess": SMALL}
 
+    def quick(*args, max_epochs=30, **kwargs):
+        return FrozenPrefixClassifier(*args, **kwargs | {"max_epochs": min(max_epochs, 1), "min_steps": 2})
+
     def imported(name):
         module = importlib.import_module(name)
         if hasattr(module, "FrozenPrefixClassifier"):
-            quick = partial(FrozenPrefixClassifier, max_epochs=1, min_steps=2)
             monkeypatch.setattr(module, "FrozenPrefixClassifier", quick)
         if hasattr(module, "network"):
             monkeypatch.setattr(module, "network", network)
@@ -146,33 +147,23 @@ def test_compare_probe(run, images, tmp_path):
     assert "logistic regression" in run("compare_probe", "--output", output, "--table")
 
 
-def test_compare_strategies(run, images, toy_profile, digits, tmp_path):
+@pytest.mark.parametrize("kind", ["images", "npz", "digits"])
+def test_compare_strategies(run, images, toy_profile, digits, tmp_path, kind):
     output = ["--output", tmp_path / "comparison"]
-    few = ["--strategy", "adma", "margin, herding", "LR, random", *LOOP, "--ceilings", 1, *output]
-    run(
-        "compare_strategies",
-        "--name",
-        "colours",
-        "--images",
-        images,
-        "--image-size",
-        16,
-        "--profile",
-        toy_profile,
-        *few,
-    )
     with np.load(digits[0]) as data:
         np.savez(tmp_path / "rgb.npz", **{k: np.stack([v] * 3, -1) if "X" in k else v for k, v in data.items()})
-    arrays = ["--npz", tmp_path / "rgb.npz", "--profile", toy_profile, "--pool", 50, "--test", 10]
-    run("compare_strategies", "--name", "arrays", *arrays, *few)
-    run("compare_strategies", "--name", "digits", "--digits", *digits, *few)
+    data = {
+        "images": ["--images", images, "--image-size", 16, "--profile", toy_profile],
+        "npz": ["--npz", tmp_path / "rgb.npz", "--profile", toy_profile, "--pool", 50, "--test", 10],
+        "digits": ["--digits", *digits],
+    }[kind]
+    compared = ["adma", "margin, herding", "LR, random"]
+    run("compare_strategies", "--name", kind, *data, "--strategy", *compared, *LOOP, "--ceilings", 1, *output)
     run("compare_strategies", "--tables", *output)
-    ranks = pd.read_csv(tmp_path / "comparison" / "ranks.csv")
-    assert set(ranks["strategy"]) == {"adma", "margin, herding", "LR, random"}
-    areas = pd.read_csv(tmp_path / "comparison" / "areas.csv")
-    assert {"colours", "arrays", "digits"} < set(areas)
+    assert set(pd.read_csv(tmp_path / "comparison" / "ranks.csv")["strategy"]) == set(compared)
+    assert kind in pd.read_csv(tmp_path / "comparison" / "areas.csv")
     with pytest.raises(SystemExit, match="there are only"):
-        run("compare_strategies", "--digits", *digits, "--strategy", "best", *output)
+        run("compare_strategies", *data, "--strategy", "best", *output)
 
 
 def test_continuous_exploration(run, example, images, tmp_path):
@@ -218,7 +209,12 @@ def test_domain_shift(run, example, monkeypatch, images, digits, tmp_path, kind)
 
 
 def test_grid_search(run, images, toy_profile, tmp_path):
-    grid = ["--lam", 0, 1, "--trainable", 1, "--queries", 2, "--batch", 3, "--images-used", 24, "--compare"]
+    for label in "rgby":  # pool and test images in folders of their own
+        for path in sorted((images / label).iterdir()):
+            part = images / ("test" if path.stem < "04" else "train") / label
+            part.mkdir(parents=True, exist_ok=True)
+            path.rename(part / path.name)
+    grid = ["--lam", 0, 1, "--trainable", 1, "--queries", 2, "--batch", 3, "--images-used", 40, "--compare"]
     printed = run("grid_search", "--images", images, "--profile", toy_profile, *grid, "--output", tmp_path / "grid")
     assert len(pd.read_csv(tmp_path / "grid" / "grid.csv")) == 2
     assert "with 6 labels" in printed
@@ -238,20 +234,18 @@ def test_make_source_profile(run, images, tmp_path):
     assert profile.layers_ == [(-4, -2), (-5, -2)]
 
 
-def test_selective_joint(run, images, digits, tmp_path):
-    few = ["--neighbors", 3, "--seeds", 1, "--labels", 2]
-    source = Path(str(images) + "_source")
-    for label in "uv":
+@pytest.mark.parametrize("kind", ["digits", "images"])
+def test_selective_joint(run, images, digits, tmp_path, kind):
+    source = Path(f"{images}_source")
+    for label, blue in {"u": 200, "v": 0}.items():
         (source / label).mkdir(parents=True)
         for i in range(8):
-            Image.new("RGB", (20, 16), (30 * i, 90, 200 if label == "u" else 0)).save(source / label / f"{i}.png")
-    for name, data in {
-        "folders": ["--target", images, "--source", source, "--image-size", 16],
-        "digits": ["--digits", *digits],
-    }.items():
-        output = tmp_path / name
-        run("selective_joint", *data, *few, "--output", output)
-        records = pd.read_csv(output / "records.csv").set_index("method")
-        assert set(records.index) == set(pd.read_csv(output / "table.csv")["method"])
-        assert records["borrowed"]["fine-tuning"] == 0 < records["borrowed"]["selective"]
-        assert (output / "neighbors.png").stat().st_size
+            Image.new("RGB", (20, 16), (30 * i, 90, blue)).save(source / label / f"{i}.png")
+    folders = ["--target", images, "--source", source, "--image-size", 16]
+    data = ["--digits", *digits] if kind == "digits" else folders
+    output = tmp_path / "selective"
+    run("selective_joint", *data, "--neighbors", 3, "--seeds", 1, "--labels", 2, "--output", output)
+    records = pd.read_csv(output / "records.csv").set_index("method")
+    assert set(records.index) == set(pd.read_csv(output / "table.csv")["method"])
+    assert records["borrowed"]["fine-tuning"] == 0 < records["borrowed"]["selective"]
+    assert (output / "neighbors.png").stat().st_size

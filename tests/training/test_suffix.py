@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from skal._random import seeded
-from skal.training.suffix import interpolate
+from skal.backbones import load_backbone
+from skal.training.suffix import Suffix, grow_head, interpolate
+from tests.conftest import SMALL
 
 
 @pytest.mark.parametrize("train_batch_norm", [False, True])
@@ -30,3 +32,43 @@ def test_shared_weights_are_averaged_once():
     expected = (first.weight + second.weight) / 2
     interpolate(start, end, 0.5)
     torch.testing.assert_close(end[0].weight, expected)
+
+
+def test_a_grown_head_keeps_the_rows_of_its_classes():
+    with seeded(0):
+        head = nn.Linear(3, 2)
+        grown = grow_head(head, [2, 0], 4)
+    assert grown.out_features == 4
+    for old, new in enumerate([2, 0]):
+        torch.testing.assert_close(grown.weight[new], head.weight[old], rtol=0, atol=0)
+        torch.testing.assert_close(grown.bias[new], head.bias[old], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("train_batch_norm", [False, True])
+def test_a_suffix_ends_as_the_network_does(convnet, pixels, normalize, train_batch_norm):
+    """Its features are the head's input of the network; scaled, a feature has a mean square of 1 in every image."""
+    layers = load_backbone(convnet, preprocess=SMALL).layers
+    x = SMALL(torch.from_numpy(pixels[0][:6]))
+    with seeded(0):
+        suffix = Suffix(layers, 2, 3, 10, train_batch_norm, normalize).eval()
+    kept = []
+    convnet.fc.register_forward_hook(lambda module, args, out: kept.append(args[0]))
+    with torch.no_grad():
+        convnet(x)
+        (at_cut,) = layers.segment(layers.input, [layers.cut(2)]).eval()(x)
+        torch.testing.assert_close(suffix.features(at_cut), kept[0])
+        read = suffix.head_input(at_cut)
+        torch.testing.assert_close(suffix(at_cut), suffix.head(read))
+    if normalize:
+        torch.testing.assert_close(read.square().mean(dim=1), torch.ones(6))
+        torch.testing.assert_close(nn.functional.cosine_similarity(read, kept[0]), torch.ones(6))
+    else:
+        torch.testing.assert_close(read, kept[0])
+    suffix.train()
+    modes = {name: part.training for name, part in suffix.body.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    assert modes["bn2"] is train_batch_norm
+    assert modes["bn1"] is False
+    assert {name for name, p in suffix.body.named_parameters() if not p.requires_grad} == {
+        "conv1.weight", "bn1.weight", "bn1.bias"
+    }  # fmt: skip
