@@ -91,3 +91,9 @@ def test_weights_are_uniform_where_no_kernel_tells_the_samples_apart():
     assert_allclose(kernel_weights(X, Y, bandwidths=[0.5, 1.0, 2.0, 4.0]), np.full(4, 0.25))
     Z = np.zeros((8, 2))  # h = 0
     assert_allclose(kernel_weights(Z, Z, bandwidths=[0.5, 1.0]), [0.5, 0.5])
+
+
+@pytest.mark.parametrize("sizes", [(3, 9), (9, 3), (2, 2)])
+def test_fewer_than_two_quadruples_have_no_covariance(sizes):
+    with pytest.raises(ValueError, match=rf"{sizes[0]} and {sizes[1]} rows, but two quadruples take 4 of each"):
+        kernel_weights(*two_samples(*sizes), bandwidths=[1.0, 2.0])
