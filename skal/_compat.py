@@ -2,7 +2,9 @@
 
 modAL passes ``force_all_finite`` to :func:`sklearn.utils.check_X_y`. scikit-learn 1.6 renamed that keyword to
 ``ensure_all_finite`` and 1.8 dropped the old name, so every ``fit`` and ``teach`` raises a TypeError. The keyword is
-translated; nothing else of modAL is touched, and ``modAL.models.ActiveLearner`` stays the class users know.
+translated. A learner does not keep its parameter ``bootstrap_init``, so ``repr``, ``get_params`` and ``clone`` fail:
+its default is declared, and a clone is a learner that has not been taught. Nothing else of modAL is touched, and
+``modAL.models.ActiveLearner`` stays the class users know.
 
 PyPI's torchvision is compiled for CUDA. Beside a CPU torch its compiled operators cannot load, and the import dies with
 "operator torchvision::nms does not exist", because torchvision describes operators that are not there. Declaring those
@@ -21,6 +23,7 @@ from typing import Any
 import modAL.models.base
 import modAL.models.learners
 import torch
+from sklearn.base import clone
 from sklearn.utils import check_X_y
 
 
@@ -29,8 +32,15 @@ def _check_X_y(*args: Any, force_all_finite: bool = True, **kwargs: Any) -> Any:
     return check_X_y(*args, ensure_all_finite=force_all_finite, **kwargs)
 
 
+def _untaught(learner: Any) -> Any:
+    """A learner of the same estimator and strategy that knows no labels: what a clone is."""
+    return type(learner)(clone(learner.estimator), learner.query_strategy, on_transformed=learner.on_transformed)
+
+
 def repair_modal() -> None:
-    """Translate the keyword that modAL passes, where this scikit-learn has renamed it."""
+    """Translate the keyword that modAL passes, where this scikit-learn has renamed it, and let learners be cloned."""
+    modAL.models.base.BaseLearner.bootstrap_init = False
+    modAL.models.base.BaseLearner.__sklearn_clone__ = _untaught
     if "ensure_all_finite" in inspect.signature(check_X_y).parameters:
         for module in (modAL.models.base, modAL.models.learners):
             if hasattr(module, "check_X_y"):  # 0.4.1 checks in the first, 0.4.2 in the second

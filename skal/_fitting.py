@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from skal._device import find_device
 from skal._random import draw_seed, seeded
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
@@ -20,7 +21,7 @@ from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.problem import LastFit, Problem
-from skal.training.recipe import Recipe
+from skal.training.recipe import Recipe, Trained
 
 
 def train(
@@ -93,7 +94,7 @@ def train(
         is_old,
         labelled.sample_weight,
         foretold,
-        LastFit(estimator.net_.module_, estimator.classes_, _trained_classes(estimator)) if continues else None,
+        _last_fit(estimator, new) if continues else None,
     )
     if len(labelled.y):
         problem.activations  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
@@ -107,6 +108,7 @@ def train(
         **trained.attributes,
         "net_": trained.net,
         "classes_": trained.classes,
+        "trained_classes_": _trained_classes(problem, trained),
         "fused_": list(trained.fused),
         "backbone_": prefix.backbone,
         "n_frozen_": prefix.n_frozen,
@@ -139,7 +141,14 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
     )
     n_frozen = estimator.n_frozen
     depth = default_depth(backbone) if n_frozen is None else backbone.layers.check_n_frozen(n_frozen)
-    return Prefix(backbone, depth, estimator.device, find_cache(estimator.cache), bool(estimator.verbose))
+    device, cache = find_device(estimator.device), find_cache(estimator.cache)
+    return Prefix(backbone, depth, device, cache, bool(estimator.verbose))
+
+
+def fitted_prefix(estimator: Any) -> Prefix:
+    """The frozen layers of the last fit."""
+    device, cache = find_device(estimator.device), find_cache(estimator.cache)
+    return Prefix(estimator.backbone_, estimator.n_frozen_, device, cache, bool(estimator.verbose))
 
 
 def is_same_network(estimator: Any, prefix: Prefix) -> bool:
@@ -179,8 +188,15 @@ def _arranged(
     return X, y, data
 
 
-def _trained_classes(estimator: Any) -> np.ndarray:
-    """Classes whose rows of the head have been trained; of a loaded classifier all, of a single class none."""
-    labels = np.unique(estimator.seen_.y)
-    taught = labels if len(labels) else estimator.classes_
-    return taught if len(taught) > 1 else taught[:0]
+def _last_fit(estimator: Any, new: Labelled) -> LastFit:
+    """The fit that is continued with new images, and which of its classes it has learned."""
+    trained = estimator.trained_classes_
+    corrected = estimator.seen_.corrected_by(new)
+    return LastFit(estimator.net_.module_, estimator.classes_, np.setdiff1d(trained, corrected), corrected)
+
+
+def _trained_classes(problem: Problem, trained: Trained) -> np.ndarray:
+    """Classes whose rows of the head have been trained by now; of a single class alone, none."""
+    before = problem.classes[:0] if problem.last is None else problem.last.trained_classes
+    labelled = np.intersect1d(trained.classes, np.concatenate([before, np.unique(problem.y)]))
+    return labelled if len(labelled) > 1 else labelled[:0]

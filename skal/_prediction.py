@@ -12,9 +12,9 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
-from skal._fitting import checked_features, prefix_of
+from skal._device import find_device
+from skal._fitting import checked_features, fitted_prefix, prefix_of
 from skal.backbones.backbone import Backbone
-from skal.features.cache import find_cache
 from skal.features.prefix import Prefix, run_batched
 from skal.gradients.cached import cached_output_change
 from skal.images.forms import as_data, is_images
@@ -46,12 +46,8 @@ class PredictionMixin:
             prefix = prefix_of(self, X)
         else:
             X = checked_features(self, X, reset=False)
-            prefix = self._fitted_prefix()
+            prefix = fitted_prefix(self)
         return prefix, prefix.check(X)
-
-    def _fitted_prefix(self) -> Prefix:
-        cache: Any = find_cache(self.cache)
-        return Prefix(self.backbone_, self.n_frozen_, self.device, cache, bool(self.verbose))
 
     def _run_suffix(self, X: Any, run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Run part of the fitted suffix on activations at the cut, block by block."""
@@ -90,7 +86,8 @@ class PredictionMixin:
     def _log_proba(self, X: Any) -> torch.Tensor:
         """Logarithm of the models' mean probabilities."""
         check_is_fitted(self)
-        models = [model.to(self.device).eval() for model in (*self.fused_, self.net_.module_)]
+        device = find_device(self.device)
+        models = [model.to(device).eval() for model in (*self.fused_, self.net_.module_)]
         return self._run_suffix(
             X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
         ).log_softmax(1)
@@ -109,7 +106,7 @@ class PredictionMixin:
         features : ndarray of shape (n, n_features_out)
         """
         check_is_fitted(self)
-        module = self.net_.module_.to(self.device).eval()
+        module = self.net_.module_.to(find_device(self.device)).eval()
         return self._run_suffix(X, module.features).numpy()
 
     @property
@@ -198,7 +195,7 @@ class PredictionMixin:
         return cached_output_change(
             self.net_.module_,
             self.classes_,
-            self._fitted_prefix(),
+            fitted_prefix(self),
             checked_features(self, X_reference, reset=False),
             checked_features(self, X, reset=False),
             output=output,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNetClassifier
 
-from skal._fitting import prefix_of
+from skal._fitting import fitted_prefix, prefix_of
+from skal._labels import decode_labels, encode_labels
 from skal._random import seeded
-from skal.training.checkpoint import load_models, read_checkpoint, write_checkpoint
+from skal.features.stored import StoredActivations
+from skal.training.checkpoint import load_models, models_state, read_checkpoint, write_checkpoint
+from skal.training.export import WholeNetwork
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.problem import Problem
@@ -21,10 +27,20 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+_REQUIRED = (
+    "classes", "n_models", "normalize", "n_frozen", "fingerprint", "n_features_in", "preprocess", "recipe", "data",
+    "trained_classes", "labelled", "weighted",
+)  # fmt: skip
+
+
 class SavingMixin:
     """Methods of a classifier that write it and read it."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    classes_: np.ndarray
+    fused_: Sequence[Suffix]
+    net_: NeuralNetClassifier
+
+    def save(self, path: str | os.PathLike[str], *, include_labelled: bool = False) -> None:
         """Write the trained layers, head and classes (safetensors).
 
         The frozen prefix is not in the file: the pre-trained network it belongs to is named by its fingerprint.
@@ -32,9 +48,28 @@ class SavingMixin:
         Parameters
         ----------
         path : path
+        include_labelled : bool, default=False
+            Whether the labelled images travel with the file, as float32 activations at the cut, so that `partial_fit`
+            continues exactly as it would have without saving. It makes the file larger, by 96 kB per image for
+            MobileNetV2 at 129 pixels and default depth, and tells whoever reads it about the images: at ``n_frozen=0``
+            the activations are the pre-processed images themselves.
         """
         check_is_fitted(self)
-        save_classifier(self, path)
+        save_classifier(self, path, include_labelled)
+
+    def to_module(self) -> WholeNetwork:
+        """The whole fitted network as one module, for ``torch.export``, ONNX, or a program without skal.
+
+        Returns
+        -------
+        module : nn.Module
+            In evaluation mode, on the CPU, independent of this classifier; from images (n, channels, H, W), resized and
+            cropped as its attributes `resize`, `image_size` and `interpolation` say and scaled to [0, 1], to the
+            probabilities of `classes`. Mean and deviation of the pre-processing are its buffers.
+        """
+        check_is_fitted(self)
+        names = [str(label) for label in self.classes_]
+        return WholeNetwork(fitted_prefix(self), [*self.fused_, self.net_.module_], names)
 
     def load(self, path: str | os.PathLike[str]) -> Self:
         """Take the state that :meth:`save` wrote; runs no code from the file.
@@ -46,8 +81,8 @@ class SavingMixin:
         Returns
         -------
         self : FrozenPrefixClassifier
-            Fitted, with this estimator's own backbone and parameters. It remembers no training images: a later
-            `partial_fit` replays none.
+            Fitted, with this estimator's own backbone and parameters. Unless they were included it remembers no
+            labelled images: a later `partial_fit` replays none, and leaves classes without new images as they are.
 
         Raises
         ------
@@ -65,18 +100,32 @@ def take_state(classifier: Any, state: dict[str, Any]) -> None:
     vars(classifier).update(state)
 
 
-def save_classifier(classifier: Any, path: str | os.PathLike[str]) -> None:
-    """Write a fitted classifier."""
+def save_classifier(classifier: Any, path: str | os.PathLike[str], include_labelled: bool) -> None:
+    """Write a fitted classifier, with its labelled images as activations or without."""
+    seen = classifier.seen_ if include_labelled else Labelled.none(classifier.classes_)
+    further = {}
+    if len(seen.y):
+        further = {
+            "labelled.activations": torch.cat([*fitted_prefix(classifier).activations(seen.inputs)]),
+            "labelled.targets": torch.from_numpy(np.searchsorted(classifier.classes_, seen.y)),
+            "labelled.weights": torch.from_numpy(seen.weights),
+        }
     described = {
-        "classes": classifier.classes_.tolist(),
+        "classes": encode_labels(classifier.classes_),
+        "n_models": 1 + len(classifier.fused_),
+        "normalize": classifier.net_.module_.normalize,
         "n_frozen": classifier.n_frozen_,
         "fingerprint": classifier.backbone_.fingerprint,
         "n_features_in": getattr(classifier, "n_features_in_", None),
         "preprocess": repr(classifier.backbone_.inputs.transform),
         "recipe": type(classifier.recipe_).__name__,
         "data": sorted(classifier.data_),
+        "trained_classes": np.searchsorted(classifier.classes_, classifier.trained_classes_).tolist(),
+        "labelled": seen.content.tolist(),
+        "weighted": seen.sample_weight is not None,
     }
-    write_checkpoint(path, [*classifier.fused_, classifier.net_.module_], described)
+    state = models_state([*classifier.fused_, classifier.net_.module_])
+    write_checkpoint(path, {**state, **further}, described)
 
 
 def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -87,7 +136,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     ValueError
         If the file is no classifier of skal's or belongs to another backbone.
     """
-    state, described = read_checkpoint(path)
+    state, described = read_checkpoint(path, _REQUIRED)
     prefix = prefix_of(classifier, n_features=described["n_features_in"])
     backbone = prefix.backbone
     if backbone.fingerprint != described["fingerprint"]:
@@ -101,9 +150,11 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             f"{backbone.inputs.transform}"
         )
     options = Options.of(classifier)
-    classes = np.array(described["classes"])
-    labelled = Labelled.none(classes)
+    classes = decode_labels(described["classes"])
+    labelled = _labelled(state, described, classes)
     prefix = replace(prefix, n_frozen=described["n_frozen"])
+    if "0.head.weight" not in state:
+        raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor '0.head.weight'")
     n_classes, n_features = state["0.head.weight"].shape
     with seeded(0):
         models = [
@@ -117,13 +168,16 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             )
             for _ in range(described["n_models"])
         ]
-    load_models(models, state)
-    problem = Problem(prefix, options, labelled.inputs, labelled.y, np.zeros(0, dtype=bool), foretold=classes)
+    of_models = {name: values for name, values in state.items() if not name.startswith("labelled.")}
+    load_models(models, of_models, path)
+    nothing = Labelled.none(classes)
+    problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), foretold=classes)
     width = described["n_features_in"]
     return {
         **({} if width is None else {"n_features_in_": width}),
         "net_": problem.finished_net(models[-1]),
         "classes_": classes,
+        "trained_classes_": classes[described["trained_classes"]],
         "fused_": models[:-1],
         "backbone_": backbone,
         "n_frozen_": prefix.n_frozen,
@@ -132,3 +186,13 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         "_trained_by": described["recipe"],
         "_attributes": [],
     }
+
+
+def _labelled(state: dict[str, torch.Tensor], described: dict[str, Any], classes: np.ndarray) -> Labelled:
+    """The labelled images of a file, by their activations; none where they were not included."""
+    names = described["labelled"]
+    if not names:
+        return Labelled.none(classes)
+    stored = StoredActivations(state["labelled.activations"], [bytes.fromhex(name) for name in names])
+    weights = state["labelled.weights"].numpy() if described["weighted"] else None
+    return Labelled(stored, classes[state["labelled.targets"].numpy()], weights, np.array(names, dtype=str))

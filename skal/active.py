@@ -9,19 +9,22 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils import Tags, _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skal._validation import check_count, check_labels
+from skal.images.forms import unwrap
 from skal.query._query import Query
 from skal.query.herding import uherding_sampling
 
 
 class Learner:
-    """What a strategy is given: the estimator and the labelled rows, by modAL's names.
+    """What a strategy receives: the estimator and the labelled rows, under modAL's names.
 
     Parameters
     ----------
@@ -29,7 +32,7 @@ class Learner:
     X, y : array-like of length n
         The pool and its labels.
     fit_params : dict, default=None
-        Further arguments of the estimator's fit; of those named ``sample_...``, the labelled rows.
+        Further arguments of the estimator's fit; of those whose name begins with ``sample_``, the labelled rows.
     """
 
     def __init__(self, estimator: BaseEstimator, X: Any, y: np.ndarray, fit_params: dict[str, Any] | None = None):
@@ -57,14 +60,19 @@ class Learner:
 
     def fit(self) -> None:
         further = {
-            name: _safe_indexing(value, self.labelled) if name.startswith("sample_") else value
+            name: _safe_indexing(unwrap(value), self.labelled) if _is_per_row(name, value) else value
             for name, value in self._fit_params.items()
         }
         self.estimator.fit(self.X_training, self.y_training, **further)
 
 
+def _is_per_row(name: str, value: Any) -> bool:
+    """Whether an argument of fit, perhaps of a step of a Pipeline, has an entry per row of the pool."""
+    return value is not None and name.rpartition("__")[2].startswith("sample_")
+
+
 class Round(NamedTuple):
-    """What one round of labelling gave: who learned, which rows were labelled in it, and what it took."""
+    """A round of labelling: the learner, the rows labelled in it, and the seconds it took."""
 
     learner: Learner
     queried: np.ndarray
@@ -88,8 +96,8 @@ def labelling_rounds(
 ) -> Iterator[Round]:
     """Query, label and fit, round after round, until the budget or the pool is used up.
 
-    As long as only one class is known the estimator is not fitted, except in the last round: there is nothing to tell
-    apart, and many classifiers refuse.
+    As long as all labels are of one class the estimator is not fitted, except in the last round: many classifiers need
+    two classes. An exception or an interrupt reaches the caller, and its round is not yielded.
 
     Parameters
     ----------
@@ -99,20 +107,19 @@ def labelling_rounds(
         A strategy that has keywords ``random_state``, ``n_initial`` and ``y_pool``, not set, is given a seed for each
         round, the number of labels before its first query, and the labels of the pool.
     X, y : array-like of length n
-        The pool and the labels that its oracle gives when asked.
+        The pool and its labels.
     n_queries : int
     batch_size : int
-        Labels a query; the last takes what is left.
+        Labels per query; the last takes what is left.
     n_initial : int, default=0
         Rows drawn at random and labelled before the first query, in a round of their own.
     initial : array-like of int, default=None
-        Rows labelled before the first query, instead of such as are drawn.
+        Rows labelled before the first query, in place of drawn ones.
     seed : int, default=None
-        Of initial rows and of the strategy; each round has its own, so that a resumed run draws the same.
+        Seed of the initial rows and of the strategy. Each round has its own, so that a resumed run draws the same.
     known : sequence of int arrays, default=()
-        Rows queried in the rounds of an earlier, interrupted run: they are labelled again without asking the strategy,
-        and those rounds are not yielded. The estimator is fitted for each of them where it has ``warm_start``, else
-        only for the last.
+        Rows queried in each round of an interrupted run. They are labelled again without calling the strategy, and
+        these rounds are not yielded. An estimator with ``warm_start`` is fitted in each of them, any other in the last.
     fit_params : dict, default=None
         Further arguments of the estimator's fit, such as source data.
 
@@ -160,7 +167,7 @@ def labelling_rounds(
 
 
 def check_initial(initial: ArrayLike | None, n_initial: int, n: int) -> np.ndarray:
-    """Rows that are labelled already, if they are distinct rows of n and none are to be drawn beside them."""
+    """`initial` as an array; a ValueError unless it holds distinct rows of n, and none are drawn beside them."""
     rows = np.asarray([] if initial is None else initial)
     if rows.size == 0:
         return np.empty(0, dtype=int)
@@ -182,10 +189,10 @@ def _has(name: str) -> Callable[[Any], bool]:
 
 
 class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """A classifier trained by a simulated labelling loop: `fit` gets all labels, but asks only for those it queries.
+    """A classifier trained by a simulated labelling loop: `fit` is given all labels, but learns from the queried ones.
 
-    With it the choices of active learning become parameters: ``GridSearchCV`` searches them, ``cross_val_score`` gives
-    what a labelling budget is worth.
+    The choices of active learning become parameters: ``GridSearchCV`` searches them, and ``cross_val_score`` measures
+    the accuracy that a labelling budget buys.
 
     Parameters
     ----------
@@ -193,10 +200,10 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         Cloned. One with ``warm_start`` continues from round to round.
     query : Query, callable or None, default=None
         The strategy. :class:`Query` makes its keywords searchable as ``query__lam``. None takes
-        :func:`skal.query.uherding_sampling`, which was among the best of every comparison and never below random.
+        :func:`skal.query.uherding_sampling`.
     n_queries : int, default=20
     batch_size : int, default=10
-        Labels a query; the last takes what is left of the pool.
+        Labels per query; the last takes what is left of the pool.
     n_initial : int, default=0
         Rows labelled at random before the first query. With 0, the strategy also chooses the first batch.
     target_score : float, default=None
@@ -211,9 +218,8 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     queried_ : ndarray of int
         Rows of X that were labelled, in the order of their queries.
     history_ : dict of str to ndarray
-        One entry a round: ``labels``, the number of labels then, and ``score``, the accuracy on the rows not labelled
-        yet (on all rows, when none is left). It uses labels that the loop has not paid for, as only a simulation can.
-        NaN as long as only one class is known.
+        One entry per round: ``labels``, the number of labels, and ``score``, the accuracy on the rows not labelled yet
+        (on all rows when none is left), which only a simulation knows. NaN as long as all labels are of one class.
     classes_ : ndarray of shape (n_classes,)
         All classes of y. One that was never queried has probability 0.
     n_features_in_ : int
@@ -268,7 +274,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: ArrayLike, **fit_params: Any) -> ActiveClassifier:
-        """Run the loop, with y as the oracle.
+        """Run the labelling loop; y answers the queries.
 
         Parameters
         ----------
@@ -276,8 +282,10 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             The pool: whatever the estimator takes.
         y : array-like of shape (n,)
         **fit_params
-            Further arguments of the estimator's fit in every round, such as source data; of ``sample_weight``, and
-            others that begin like it, the labelled rows.
+            Further arguments of the estimator's fit in every round, such as source data. Of those whose name begins
+            with ``sample_`` the labelled rows are passed. With metadata routing enabled, what the estimator requests is
+            passed on. A search cuts every array as long as X to the rows of a fold; wrap source data in
+            :class:`skal.Pool` to pass it whole.
 
         Returns
         -------
@@ -286,9 +294,13 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, X and y differ in length, or the estimator or strategy refuses its data.
+            If a parameter is out of range, X and y differ in length, or the estimator or strategy rejects its data.
+        TypeError
+            If metadata routing is enabled and the estimator does not request one of `fit_params`.
         """
         self._validate_params()
+        if get_config()["enable_metadata_routing"]:
+            fit_params = process_routing(self, "fit", **fit_params).estimator.fit
         y_pool = check_labels(self, X, y)
         (X,) = indexable(X)
         random_state = check_random_state(self.random_state)
@@ -323,6 +335,17 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.queried_ = labelled
         self.history_ = {name: np.array(values) for name, values in history.items()}
         return self
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """What `fit` passes on to the estimator, see scikit-learn's metadata routing.
+
+        Returns
+        -------
+        routing : MetadataRouter
+        """
+        router = MetadataRouter(owner=self.__class__.__name__).add_self_request(self)
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        return router.add(estimator=self.estimator, method_mapping=mapping)
 
     @property
     def n_features_in_(self) -> int:

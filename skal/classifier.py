@@ -47,14 +47,15 @@ class FrozenPrefixClassifier(
     Parameters
     ----------
     backbone : str, nn.Module or callable
-        A torchvision classification model's name, a module (copied, never mutated), or a function making one.
-    weights : str, path or None, default=None
-        ``"DEFAULT"`` or another name of torchvision's, a state-dict file (``.safetensors``, or what
-        ``torch.load(weights_only=True)`` reads), or None for the module's own.
+        A torchvision name, ``"timm:NAME"``, ``"efficientnet_lite0"``, a module (copied, never mutated), or a function
+        making one.
+    weights : {"auto"}, name of torchvision weights, path or None, default="auto"
+        ``"auto"``: a network given by name is pre-trained, a module stays as it is. None: random weights for a name.
+        Files are state dicts (``.safetensors``, or what ``torch.load(weights_only=True)`` reads).
     n_frozen : int or None, default=None
-        Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. None freezes
-        up to layer A of the transformation pattern, the fourth weight layer from the end. The ADMA paper uses 2 for
-        AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
+        Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
+        number leaves so many trainable below the head. None freezes up to layer A of the transformation pattern, the
+        fourth weight layer from the end. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
     recipe : Recipe or None, default=None
         How the trainable layers are trained: :class:`FineTuning` (None), :class:`DAN`, :class:`SelectiveJoint` or one
         of your own. Its parameters can be searched as ``recipe__name``.
@@ -102,8 +103,10 @@ class FrozenPrefixClassifier(
         were. By default each fit starts from the pre-trained network.
     cache : bool, path or cache, default=True
         Where activations of the frozen prefix are cached for other fits, folds and queries: in memory
-        (``skal.features.CACHE``), in a folder that processes and later runs share, in a cache object, or not at all.
-    device : str, default="cpu"
+        (``skal.features.CACHE``, a quarter of the machine's memory), in a folder that processes and later runs share,
+        in a cache such as ``FolderCache(folder, dtype="float16")``, or not at all.
+    device : str, default="auto"
+        Where the network runs: "auto" takes a CUDA GPU where there is one, else the CPU.
     random_state : int, RandomState or None, default=None
         Draws the head, the order of batches, dropout, and a network without weights of its own (an int only; else
         such a network is drawn with seed 0).
@@ -129,6 +132,8 @@ class FrozenPrefixClassifier(
         Further models whose probabilities are averaged with those of `net_`.
     seen_ : Labelled
         The labelled images trained on, which `partial_fit` replays.
+    trained_classes_ : ndarray
+        Those of `classes_` of which there have been images.
     n_features_in_ : int
         Number of features; only where X is 2-D features.
 
@@ -155,6 +160,7 @@ class FrozenPrefixClassifier(
 
     net_: NeuralNetClassifier
     classes_: np.ndarray
+    trained_classes_: np.ndarray
     backbone_: Backbone
     n_frozen_: int
     recipe_: Recipe
@@ -166,7 +172,7 @@ class FrozenPrefixClassifier(
         self,
         backbone: BackboneLike,
         *,
-        weights: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = "auto",
         n_frozen: int | None = None,
         recipe: Recipe | None = None,
         source: SourceProfile | None = None,
@@ -187,7 +193,7 @@ class FrozenPrefixClassifier(
         train_batch_norm: bool = False,
         warm_start: bool = False,
         cache: bool | str | os.PathLike[str] | Cache = True,
-        device: str = "cpu",
+        device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
         net_params: dict[str, Any] | None = None,
@@ -229,6 +235,7 @@ class FrozenPrefixClassifier(
         "cache": ["boolean", str, os.PathLike, HasMethods(["holds", "get", "put"])],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "device": [str, torch.device],
     }
 
     # ---------------------------------------------------------------- fitting
@@ -248,9 +255,10 @@ class FrozenPrefixClassifier(
 
         Parameters
         ----------
-        X : ndarray, tensor or list of paths
+        X : ndarray, tensor, list of paths or of PIL images, ImageFolder or Dataset
             Labelled images of the task: uint8 images (n, H, W, 3) or grey (n, H, W); float images (n, channels, H, W),
-            taken as already pre-processed; image file paths; or features (n, n_features) where the backbone takes them.
+            taken as already pre-processed; image file paths; PIL images of any size; or features (n, n_features) where
+            the backbone takes them.
         y : array-like of shape (n,)
             Labels of any kind.
         sample_weight : array-like of shape (n,), default=None

@@ -1,38 +1,33 @@
-"""Experiments: strategies x seeds x data sets give the tidy records of learning curves, resumable and in parallel."""
+"""Experiments: learning curves of strategies, seeds and data sets as tidy records, resumable and in parallel."""
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import joblib
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import accuracy_score
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import check_consistent_length
-from torch import nn
+from sklearn.utils.validation import _num_samples, check_consistent_length
 
+from skal._fingerprint import NO_RESULT, file_content, fingerprint, fingerprint_data, fingerprint_params
+from skal._records import RecordFile
+from skal._validation import check_count
 from skal.active import check_initial, labelling_rounds, with_seeds
 from skal.metrics import macro_auc
 from skal.query._query import Query
-from skal.source import SourceProfile
 
 
 class Task(NamedTuple):
-    """A pool, the labels its oracle gives when asked, and the test set on which each round is scored.
+    """A pool with its labels, and the test set on which each round is scored.
 
-    `initial` are rows of the pool that are labelled already, before the first query.
+    `initial` holds rows of the pool that are labelled before the first query.
     """
 
     X_pool: Any
@@ -62,33 +57,46 @@ def run_experiment(
     estimator : classifier
         Cloned for each run; where its ``random_state`` is None, the run's seed sets it.
     strategies : dict of str to Query or callable
-        By the name they get in the records.
+        The keys name them in the records.
     tasks : dict of str to Task
     n_queries : int
     batch_size : int
-        Labels a query; the last takes what is left of the pool.
+        Labels per query; the last takes what is left of the pool.
     n_initial : int, default=0
-        Rows labelled at random before the first query.
+        Rows drawn at random and labelled before the first query.
     seeds : sequence of int, default=(0, 1, 2)
     folder : path, default=None
-        Where each run writes a line after each of its rounds. The same call then continues where an earlier one was
-        stopped, and gives the records it would have given; more strategies, tasks or seeds may be added later.
+        Each run writes its records to a file in it, a line per round. Rerunning the same call resumes and returns
+        identical records; strategies, tasks and seeds may be added. Notes says what must not change.
     n_jobs : int, default=None
-        Runs in parallel, through joblib.
+        Number of runs in parallel, by joblib.
     verbose : int, default=0
         As in :class:`joblib.Parallel`.
 
     Returns
     -------
     records : DataFrame
-        A row a round: ``task``, ``strategy``, ``seed``, ``n_labels``, ``n_classes`` (seen so far), ``accuracy``,
+        A row per round: ``task``, ``strategy``, ``seed``, ``n_labels``, ``n_classes`` (seen so far), ``accuracy``,
         ``macro_auc``, ``query_seconds``, ``fit_seconds`` and ``indices``, the rows of the pool labelled in this round.
 
     Raises
     ------
     ValueError
-        If lengths differ, there is nothing to run, a strategy has a generator of its own, the folder holds runs with
-        other settings or data, or another process is at the same run.
+        If lengths differ, a count is out of range, there is nothing to run, a strategy has a generator of its own; if
+        the folder holds runs with other settings or data, a damaged file, or settings whose state cannot be read (the
+        message names them); if another process works at the same run. Except for the last, before any work is done.
+
+    Notes
+    -----
+    Records of a folder are returned only for the data and settings that made them. Compared are every row of the data
+    (of image files: size and content, see below), the estimator's parameters, the content of weights, networks and
+    profiles, and the strategies: their code, defaults, closure, attributes and the module-level values they read.
+    Functions and classes of installed libraries count by their version. The parameters ``cache``, ``verbose`` and
+    ``n_jobs`` do not count, as they change no record; ``device`` does, since sums on another device differ in their
+    last digits. Image files count whole up to 128 KiB; of larger ones the first and last 64 KiB, the size and the time
+    of the last change.
+
+    An interrupt (Ctrl-C) reaches the caller. The round it stops leaves no record.
 
     Examples
     --------
@@ -104,29 +112,31 @@ def run_experiment(
     """
     if not (strategies and tasks and len(seeds)):
         raise ValueError(f"nothing to run: {len(strategies)} strategies, {len(tasks)} tasks, {len(seeds)} seeds")
-    for task in tasks.values():
-        check_consistent_length(task.X_pool, task.y_pool)
-        check_consistent_length(task.X_test, task.y_test)
-        check_initial(task.initial, n_initial, len(np.asarray(task.y_pool)))
+    for data in tasks.values():
+        check_consistent_length(data.X_pool, data.y_pool)
+        check_consistent_length(data.X_test, data.y_test)
+        check_initial(data.initial, n_initial, len(np.asarray(data.y_pool)))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)} holds one twice")
     queries = {name: Query.of(strategy) for name, strategy in strategies.items()}
     for name, query in queries.items():
         if any(isinstance(value, (np.random.RandomState, np.random.Generator)) for value in query.keywords.values()):
             raise ValueError(f"the strategy {name!r} has a generator of its own; leave it out: every round is seeded")
-    loop = {"n_queries": n_queries, "batch_size": batch_size, "n_initial": n_initial}
+    for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
+        check_count(name, value, least)
+    loop = {"n_queries": int(n_queries), "batch_size": int(batch_size), "n_initial": int(n_initial)}
     runs = [(task, strategy, seed) for task in tasks for seed in seeds for strategy in strategies]
-    files: dict[tuple[str, str, int], tuple[Path, dict[str, Any]]] = {}
+    files: dict[tuple[str, str, int], RecordFile] = {}
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        settings = {
-            (task, name): _settings(estimator, query, tasks[task], loop)
-            for task in tasks
-            for name, query in queries.items()
-        }
-        for run in runs:  # refused before any work
-            files[run] = Path(folder) / _file_name(*run), settings[run[:2]]
-            _read(*files[run])
+        common = {**_estimator_settings(estimator), **loop}
+        of_task = {name: _task_settings(data) for name, data in tasks.items()}
+        of_query = {name: _query_settings(query) for name, query in queries.items()}
+        for task, strategy, seed in runs:
+            settings = {**common, **of_query[strategy], **of_task[task]}
+            file = RecordFile(Path(folder) / _file_name(task, strategy, seed), settings)
+            file.read()  # other settings and damaged lines are refused before any work
+            files[task, strategy, seed] = file
     results = Parallel(n_jobs=n_jobs, verbose=verbose)(
         delayed(_run)(estimator, queries[strategy], tasks[task], seed, loop, files.get((task, strategy, seed)))
         for task, strategy, seed in runs
@@ -146,39 +156,22 @@ def _run(
     task: Task,
     seed: int,
     loop: dict[str, Any],
-    kept: tuple[Path, dict[str, Any]] | None,
+    file: RecordFile | None,
 ) -> list[dict[str, Any]]:
-    """One learning curve; what its file holds already, by the same settings, is taken from there."""
-    if kept is None:
+    """One learning curve; the rounds that its file holds already are taken from there."""
+    if file is None:
         return list(label_rounds(estimator, query, task, seed=seed, **loop))
-    file, settings = kept
-    with _alone(file):
-        records = _read(file, settings)
-        if not file.exists() or not file.stat().st_size:
-            _append(file, settings)
-        begun = loop["n_initial"] > 0 or np.size(task.initial if task.initial is not None else ()) > 0
-        done = len(records) == loop["n_queries"] + begun
+    with file.locked():
+        records = file.begin()
+        has_initial = loop["n_initial"] > 0 or np.size(task.initial if task.initial is not None else ()) > 0
+        done = len(records) == loop["n_queries"] + has_initial
         if done or (records and records[-1]["n_labels"] == len(task.y_pool)):  # type: ignore[arg-type]
             return records
         known = [record["indices"] for record in records]
         for record in label_rounds(estimator, query, task, seed=seed, known=known, **loop):
+            file.append(len(records), record)
             records.append(record)
-            _append(file, record)
     return records
-
-
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Hold a run's lock, which a killed process gives back."""
-    lock = FileLock(f"{file}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"another process is at the run {str(file)!r}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def label_rounds(
@@ -192,7 +185,7 @@ def label_rounds(
     seed: int = 0,
     known: Sequence[Sequence[int]] = (),
 ) -> Iterator[dict[str, Any]]:
-    """One learning curve, record by record as its rounds are done.
+    """One learning curve, one record at the end of each round.
 
     Parameters
     ----------
@@ -204,13 +197,13 @@ def label_rounds(
         As in :func:`run_experiment`.
     seed : int, default=0
     known : sequence of sequences of int, default=()
-        Rows that an earlier, interrupted run has labelled in its rounds; those are not repeated.
+        Rows labelled in each round of an interrupted run. These rounds are not repeated.
 
     Yields
     ------
     record : dict
         ``n_labels``, ``n_classes``, ``accuracy``, ``macro_auc``, ``query_seconds``, ``fit_seconds`` and ``indices``.
-        With labels of a single class, a guess of that class is scored.
+        As long as all labels are of one class, that class is the prediction.
     """
     seeded = with_seeds(clone(estimator), np.random.RandomState(seed))
     y_pool, y_test = np.asarray(task.y_pool), np.asarray(task.y_test)
@@ -240,73 +233,44 @@ def label_rounds(
         }
 
 
-def _read(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Records of an interrupted or finished run; a last line that was cut short is dropped.
-
-    Raises
-    ------
-    ValueError
-        If the run had other settings; the message names the first that differs.
-    """
-    if not file.exists():
-        return []
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(file, len(whole))
-    lines = [json.loads(line) for line in whole.splitlines()]
-    if lines and lines[0] != settings:
-        name = next(name for name in {**settings, **lines[0]} if settings.get(name) != lines[0].get(name))
-        raise ValueError(
-            f"{str(file)!r} belongs to an experiment with {name}={lines[0].get(name)!r}, but this one has "
-            f"{settings.get(name)!r}; use another folder"
-        )
-    return lines[1:]
+def _estimator_settings(estimator: BaseEstimator) -> dict[str, str]:
+    """What clone copies of an estimator, parameter by parameter."""
+    return {"estimator": _described(type(estimator), "estimator")} | {
+        f"estimator {name}": _described(value, f"estimator {name}", cloned=True)
+        for name, value in sorted(estimator.get_params().items())
+        if name.split("__")[-1] not in NO_RESULT
+    }
 
 
-def _append(file: Path, line: dict[str, Any]) -> None:
-    with open(file, "a") as stream:
-        stream.write(json.dumps(line) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+def _query_settings(query: Query) -> dict[str, str]:
+    return {"query": _described(type(query), "query")} | {
+        f"query {name}": _described(value, f"query {name}")
+        for name, value in sorted(query.get_params().items())
+        if name not in NO_RESULT
+    }
 
 
-def _settings(estimator: BaseEstimator, query: Query, task: Task, loop: dict[str, int]) -> dict[str, Any]:
-    """What a run's records depend on beside its name, as text."""
-    params = {f"estimator {name}": _text(value) for name, value in sorted(estimator.get_params().items())}
-    params |= {f"query {name}": _text(value) for name, value in sorted(query.get_params().items())}
-    kept = {name: text for name, text in params.items() if name.split("__")[-1].split()[-1] not in _NO_RESULT}
-    data = {name: _digest(value) for name, value in task._asdict().items() if value is not None}
-    return {"estimator": type(estimator).__name__, **kept, **data, **loop}
+def _task_settings(task: Task) -> dict[str, str]:
+    """Every row of the data, and every label."""
+    settings = {}
+    for name, value in task._asdict().items():
+        if value is not None:
+            rows = value if name.startswith("X") else np.asarray(value)
+            settings[name] = f"{_num_samples(rows)} rows {fingerprint_data(rows, name)}"
+    return settings
 
 
-#: Parameters that change no record: where activations are kept, and what is shown.
-_NO_RESULT = {"cache", "verbose", "n_jobs"}
-
-
-def _text(value: Any) -> str:
-    """A description that is the same in every process: no addresses, and what weights and data hold."""
-    if isinstance(value, functools.partial):
-        keywords = {name: _text(keyword) for name, keyword in sorted(value.keywords.items())}
-        return f"partial({_text(value.func)}, {[_text(a) for a in value.args]}, {keywords})"
-    if isinstance(value, nn.Module):
-        return f"{type(value).__name__} {joblib.hash({k: v.cpu().numpy() for k, v in value.state_dict().items()})}"
-    if isinstance(value, SourceProfile) and hasattr(value, "fingerprint_"):
-        return f"SourceProfile {value.layers_} of {value.fingerprint_}"
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    text = repr(value)
-    return type(value).__name__ if " at 0x" in text else text
-
-
-def _digest(data: Any) -> str:
-    """Names an array's size and up to 100 of its rows."""
-    n = len(data) if not hasattr(data, "shape") else data.shape[0]
-    rows = np.linspace(0, n - 1, min(n, 100)).astype(int)
-    return f"{n} rows {joblib.hash(_safe_indexing(data, rows))}"
+def _described(value: Any, name: str, *, cloned: bool = False) -> str:
+    """A number or a word as it is; of anything else its type and its fingerprint."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if type(value) is str:
+        return " ".join([repr(value), file_content(value).hex()]).strip()
+    digits = fingerprint_params(value, name) if cloned else fingerprint(value, name)
+    return f"{getattr(value, '__qualname__', type(value).__qualname__)} {digits}"
 
 
 def _file_name(task: str, strategy: str, seed: int) -> str:
-    """Different runs, different names, on any file system."""
+    """Name of a run's file: different runs have different names on any file system."""
     names = (quote(name, safe=" ").replace("-", "%2D") for name in (task, strategy))
     return "--".join([*names, str(seed)]) + ".jsonl"

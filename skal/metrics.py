@@ -18,7 +18,7 @@ from skal.images.forms import as_data
 
 
 def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Mean and spread of the area under each learning curve, divided by its width: a mean over the label counts.
+    """Mean and standard deviation of the area under each learning curve, divided by its range of label counts.
 
     Parameters
     ----------
@@ -29,7 +29,8 @@ def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.Data
     Returns
     -------
     areas : DataFrame
-        Indexed by ``task`` and ``strategy``; columns ``mean``, ``std`` over the seeds, and ``runs``.
+        Indexed by ``task`` and ``strategy``; columns ``mean`` and ``std`` over the seeds, and ``runs``, their number.
+        A run of a single round has no area and is left out.
 
     Examples
     --------
@@ -53,7 +54,7 @@ def _areas(records: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Mean rank of each strategy by the area under its curves, 1 for the best: a column a task, and their mean.
+    """Mean rank of each strategy by the area under its curves, 1 for the best: a column per task, and their mean.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
 
 
 def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric: str = "accuracy") -> pd.Series:
-    """Labels at which a strategy first reaches a value: the median over the seeds.
+    """Number of labels at which a strategy first reaches a value: the median over the seeds.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric:
     Returns
     -------
     labels : Series of float
-        Indexed by ``task`` and ``strategy``. Between two rounds the curve is taken as a straight line; infinite where
-        the median run does not get there.
+        Indexed by ``task`` and ``strategy``. Curves are straight lines between rounds. Infinite where the median
+        run does not reach the value.
 
     Examples
     --------
@@ -122,7 +123,7 @@ def _first_reached(labels: np.ndarray, values: np.ndarray, target: float) -> flo
 
 
 def table_at(records: pd.DataFrame, metric: str = "accuracy", n_labels: Sequence[int] | None = None) -> pd.DataFrame:
-    """Mean ± standard deviation over the seeds at given numbers of labels, a column a strategy (as in ADMA's tables).
+    """Mean ± standard deviation over the seeds at given numbers of labels, a column per strategy (as in ADMA's tables).
 
     Parameters
     ----------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,21 +9,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from skal._device import find_device
+from skal._files import read_tensors, remove_stale, write_tensors
+from skal._labels import decode_labels, encode_labels
+from skal._validation import check_options
 from skal.backbones.backbone import Backbone
 from skal.backbones.load import BackboneLike, load_backbone
 from skal.features.activations import Point, frozen_activations
 from skal.features.pooling import flat
 from skal.images.forms import as_data
+from skal.images.inputs import JoinedInputs
 from skal.images.transform import ImageTransform
 from skal.numerics.distances import euclidean_distances
 
 Layer = int | str
 LayerPair = tuple[Layer, Layer]
+
+_KIND = "source profile"
+_DESCRIBED = ("classes", "class_names", "center_indices", "columns", "layers", "centers", "fingerprint", "pooled")
 
 
 class SourceProfile(BaseEstimator):
@@ -37,7 +42,7 @@ class SourceProfile(BaseEstimator):
     ----------
     backbone : str, nn.Module, callable or None
         As in :class:`FrozenPrefixClassifier`. None for a loaded profile, which cannot be fitted again.
-    weights : str, path or None, default=None
+    weights : {"auto"}, name of torchvision weights, path or None, default="auto"
     image_size : int or None, default=None
     preprocess : ImageTransform or None, default=None
     layers : list of pairs (A, B), default=None
@@ -45,7 +50,8 @@ class SourceProfile(BaseEstimator):
         choice, ``[(-4, -2)]``. Two pairs such as ``[(-4, -2), (-5, -2)]`` make the text's ADMA-2.
     pooled : bool, default=True
         Whether maps are averaged over space. It keeps the profile small: 1,000 centres with a 7 x 7 map do not ship.
-    device : str, default="cpu"
+    device : str, default="auto"
+        ``"auto"`` takes a GPU where there is one.
 
     Attributes
     ----------
@@ -81,12 +87,12 @@ class SourceProfile(BaseEstimator):
         self,
         backbone: BackboneLike | None,
         *,
-        weights: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = "auto",
         image_size: int | None = None,
         preprocess: ImageTransform | None = None,
         layers: Sequence[LayerPair] | None = None,
         pooled: bool = True,
-        device: str = "cpu",
+        device: str = "auto",
     ):
         self.backbone = backbone
         self.weights = weights
@@ -124,13 +130,14 @@ class SourceProfile(BaseEstimator):
         Raises
         ------
         ValueError
-            If X is not what the network takes, y has another length, or layers are unknown.
+            If X is not what the network takes, y has another length, layers are unknown, or there is no such device.
         """
         if self.backbone is None:
             raise ValueError("this profile was loaded without its backbone and cannot be fitted again")
+        device = find_device(self.device)
         y = column_or_1d(y)
-        check_consistent_length(X, y)
         X = as_data(X)
+        check_consistent_length(X, y)
         X = X.to_numpy() if hasattr(X, "to_numpy") else X
         width = X.shape[1] if getattr(X, "ndim", 0) == 2 else None
         backbone = load_backbone(
@@ -151,12 +158,12 @@ class SourceProfile(BaseEstimator):
 
         finals = [
             flat(block[0]).numpy()
-            for block in frozen_activations(backbone, inputs, [Point(layers.features)], device=self.device)
+            for block in frozen_activations(backbone, inputs, [Point(layers.features)], device=device)
         ]
         centers = class_centers(np.concatenate(finals), members)
         points = [Point(nodes[name], self.pooled) for name in names]
-        chosen = backbone.inputs.check(X[centers])
-        blocks = list(frozen_activations(backbone, chosen, points, device=self.device))
+        chosen = JoinedInputs((inputs, centers))
+        blocks = list(frozen_activations(backbone, chosen, points, device=device))
 
         self.classes_ = classes
         self.class_names_ = [str(name) for name in (classes if class_names is None else class_names)]
@@ -233,21 +240,26 @@ class SourceProfile(BaseEstimator):
         return chosen / chosen.sum(axis=1, keepdims=True)
 
     def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
-        """Write the fitted profile as numbers (safetensors).
+        """Write the fitted profile as numbers (safetensors), with a checksum; the file is replaced as a whole.
 
         Parameters
         ----------
         path : path
         dtype : {"float32", "float16"}, default="float32"
             float16 halves the file; activations then keep 11 bits.
+
+        Raises
+        ------
+        ValueError
+            If `dtype` is another one, or the classes are of a type that cannot be saved.
         """
         check_is_fitted(self)
-        if dtype not in ("float32", "float16"):
-            raise ValueError(f"dtype={dtype!r} is not one of 'float32', 'float16'")
-        tensors = {f"centers.{i}": values.astype(dtype) for i, values in enumerate(self.centers_.values())}
+        check_options(dtype=(dtype, ("float32", "float16")))
+        tensors = {
+            f"centers.{i}": torch.from_numpy(values.astype(dtype)) for i, values in enumerate(self.centers_.values())
+        }
         described = {
-            "format": "skal.SourceProfile 1",
-            "classes": self.classes_.tolist(),
+            "classes": encode_labels(self.classes_),
             "class_names": self.class_names_,
             "center_indices": self.center_indices_.tolist(),
             "columns": self.columns_.tolist(),
@@ -256,7 +268,8 @@ class SourceProfile(BaseEstimator):
             "fingerprint": self.fingerprint_,
             "pooled": self.pooled,
         }
-        save_file(tensors, path, metadata={"skal": json.dumps(described)})
+        remove_stale(os.path.dirname(os.path.abspath(path)))
+        write_tensors(path, _KIND, tensors, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SourceProfile:
@@ -265,17 +278,18 @@ class SourceProfile(BaseEstimator):
         Raises
         ------
         ValueError
-            If the file is no profile.
+            If the file is no profile, damaged or incomplete.
         """
-        with safe_open(path, framework="numpy") as file:
-            described = json.loads((file.metadata() or {}).get("skal", "{}"))
-            if described.get("format") != "skal.SourceProfile 1":
-                raise ValueError(f"{str(path)!r} is no source profile written by skal")
-            profile = cls(None, pooled=described["pooled"])
-            profile.centers_ = {
-                name: file.get_tensor(f"centers.{i}").astype(np.float32) for i, name in enumerate(described["centers"])
-            }
-        profile.classes_ = np.array(described["classes"])
+        tensors, described = read_tensors(path, _KIND)
+        lacking = [name for name in _DESCRIBED if name not in described]
+        lacking += [f"centers.{i}" for i in range(len(described.get("centers", ()))) if f"centers.{i}" not in tensors]
+        if lacking:
+            raise ValueError(f"{str(path)!r} is incomplete: it lacks {lacking}")
+        profile = cls(None, pooled=described["pooled"])
+        profile.centers_ = {
+            name: tensors[f"centers.{i}"].numpy().astype(np.float32) for i, name in enumerate(described["centers"])
+        }
+        profile.classes_ = decode_labels(described["classes"])
         profile.class_names_ = described["class_names"]
         profile.center_indices_ = np.array(described["center_indices"])
         profile.columns_ = np.array(described["columns"])

@@ -23,6 +23,15 @@ SMALL = ImageTransform(16, 16)
 torch.set_num_threads(1)  # toy networks gain nothing from threads, and beside other work they wait for each other
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests run where the environment variable SKAL_SLOW is set: all of them with 1, every n-th with n."""
+    every = int(os.environ.get("SKAL_SLOW") or 0)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    for i, item in enumerate(slow):
+        if not every or i % every:
+            item.add_marker(pytest.mark.skip(reason="a long run; SKAL_SLOW=1 runs it"))
+
+
 class TinyConvNet(nn.Module):
     """Two residual stages with an in-place ReLU after each sum, a shortcut and batch normalisation."""
 

@@ -5,9 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 from modAL.uncertainty import margin_sampling
-from sklearn.base import clone
+from sklearn import config_context
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val_score
@@ -18,6 +20,7 @@ from sklearn.utils import _safe_indexing
 
 from skal import ActiveClassifier, Query, adma_sampling, random_sampling
 from skal.active import labelling_rounds
+from skal.images.forms import Pool
 from skal.query import uherding_sampling
 
 X, Y = load_iris(return_X_y=True)
@@ -271,3 +274,81 @@ def test_impossible_sizes_of_the_loop(sizes):
     (name,) = sizes
     with pytest.raises(ValueError, match=f"{name}={sizes[name]} is not an integer"):
         next(labelling_rounds(LogisticRegression(), Query(random_sampling), X, Y, **options))
+
+
+class Sourced(ClassifierMixin, BaseEstimator):
+    """A classifier that is given source data, and remembers what it was given."""
+
+    __metadata_request__fit = {"X_source": True, "y_source": True, "sample_weight": True}  # noqa: RUF012
+
+    def __init__(self, C=1.0):
+        self.C = C
+
+    def fit(self, X, y, sample_weight=None, *, X_source=None, y_source=None):
+        self.given_ = {"n": len(X), "weight": sample_weight, "X_source": X_source, "y_source": y_source}
+        self.model_ = LogisticRegression(C=self.C, max_iter=2000).fit(X, y, sample_weight)
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(X)
+
+    def predict_proba(self, X):
+        return self.model_.predict_proba(X)
+
+
+@pytest.fixture(params=[False, True], ids=["routing off", "routing on"])
+def routing(request):
+    with config_context(enable_metadata_routing=request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("n_source", [10, 150], ids=["another length", "as long as X"])
+def test_a_search_passes_source_data_whole(routing, n_source):
+    X_source, y_source = Pool(X[:n_source]), Pool(Y[:n_source])
+    base = active(Query(random_sampling), Sourced(), n_initial=9)
+    search = GridSearchCV(base, {"estimator__C": [0.1, 1]}, cv=3, error_score="raise")
+    search.fit(X, Y, X_source=X_source, y_source=y_source)
+    given = search.best_estimator_.estimator_.given_
+    assert given["X_source"] is X_source
+    assert given["y_source"] is y_source
+    scores = cross_val_score(base, X, Y, cv=3, params={"X_source": X_source, "y_source": y_source})
+    assert len(scores) == 3
+
+
+def test_of_weights_the_labelled_rows_are_passed(routing):
+    weights = np.arange(1.0, 151)
+    fitted = active(Query(random_sampling), Sourced(), n_initial=9).fit(X, Y, sample_weight=weights)
+    np.testing.assert_array_equal(fitted.estimator_.given_["weight"], weights[fitted.queried_])
+    assert active(Query(random_sampling), Sourced()).fit(X, Y, sample_weight=None).estimator_.given_["weight"] is None
+
+
+def test_of_weights_of_a_step_the_labelled_rows_are_passed():
+    weights = np.arange(1.0, 151)
+    inside = make_pipeline(StandardScaler(), Sourced())
+    fitted = active(Query(random_sampling), inside, n_initial=9).fit(X, Y, sourced__sample_weight=weights)
+    np.testing.assert_array_equal(fitted.estimator_[-1].given_["weight"], weights[fitted.queried_])
+
+
+def test_what_the_estimator_does_not_request_is_named():
+    with config_context(enable_metadata_routing=True):
+        with pytest.raises(TypeError, match="X_other"):
+            active(Query(random_sampling), Sourced()).fit(X, Y, X_other=X)
+        with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
+            active(Query(random_sampling)).fit(X, Y, sample_weight=np.ones(150))
+        requests = LogisticRegression(max_iter=2000).set_fit_request(sample_weight=True)
+        active(Query(random_sampling), requests).fit(X, Y, sample_weight=np.ones(150))
+
+
+def test_an_interrupt_leaves_the_earlier_fit():
+    def interrupting(learner, X_pool, n_instances=1):
+        if len(X_pool) < 140:
+            raise KeyboardInterrupt
+        return np.arange(0, 140, 28)[:n_instances]
+
+    fitted = active(Query(random_sampling)).fit(X, Y)
+    before = fitted.queried_, fitted.predict_proba(X)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.set_params(query=interrupting).fit(X, Y)
+    np.testing.assert_array_equal(fitted.queried_, before[0])
+    np.testing.assert_array_equal(fitted.predict_proba(X), before[1])

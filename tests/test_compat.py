@@ -8,6 +8,7 @@ import pytest
 from modAL.disagreement import vote_entropy_sampling
 from modAL.models import ActiveLearner, Committee
 from modAL.uncertainty import entropy_sampling, margin_sampling, uncertainty_sampling
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -125,3 +126,19 @@ def test_bad_queries_are_refused(classifier, pixels):
         adma_sampling(ActiveLearner(LogisticRegression()), X)
     with pytest.raises(ValueError, match="with source=None"):
         adma_sampling(ActiveLearner(classifier.set_params(source=None)), X)
+
+
+def test_a_learner_can_be_shown_and_cloned(classifier, pixels):
+    X, y = pixels
+    learner = ActiveLearner(classifier, query_strategy=random_sampling, X_training=X[:12], y_training=y[:12])
+    assert "ActiveLearner" in repr(learner)
+    assert learner.get_params(deep=False)["estimator"] is classifier
+    untaught = clone(learner)
+    assert untaught.X_training is None
+    assert not hasattr(untaught.estimator, "net_")
+    assert untaught.query_strategy is random_sampling
+    untaught.teach(X[:12], y[:12])
+    np.testing.assert_array_equal(untaught.predict_proba(X), learner.predict_proba(X))
+    committee = clone(Committee([learner, untaught], query_strategy=random_sampling))
+    assert "Committee" in repr(committee)
+    assert all(member.X_training is None for member in committee.learner_list)

@@ -1,4 +1,4 @@
-"""The Python in README and docs compiles, imports what there is, and runs on toys wherever nothing is left out."""
+"""The Python in README, CONTRIBUTING and docs compiles, imports what there is, and runs on toys wherever nothing is left out."""
 
 import ast
 import builtins
@@ -20,7 +20,7 @@ from skal.metrics import target_density
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SNIPPETS = {
     page.relative_to(ROOT).as_posix(): re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
     for page in PAGES

@@ -1,13 +1,13 @@
-"""Learning-curve records and macro AUC."""
+"""Experiments: what they record, resume, refuse, and leave behind when they are interrupted."""
 
+import os
 import signal
 import subprocess
 import sys
-import time
+import textwrap
 from functools import partial
+from pathlib import Path
 
-import matplotlib as mpl
-import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,16 +15,13 @@ from filelock import FileLock
 from modAL.uncertainty import entropy_sampling, margin_sampling
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from skal import Query, adma_sampling, random_sampling
 from skal._random import seeded
 from skal.experiment import Task, label_rounds, run_experiment
-from skal.metrics import area_under_curve, macro_auc, table_at
-from skal.plots import contact_sheet, plot_learning_curves, plot_queried
 from tests.conftest import TinyConvNet
 
-mpl.use("Agg")
 X_IRIS, Y_IRIS = load_iris(return_X_y=True)
 
 
@@ -50,8 +47,13 @@ def iris(folder=None, strategies=STRATEGIES, **options):
     )
 
 
-def test_an_experiment_is_the_runs_one_by_one():
-    records = iris()
+@pytest.fixture(scope="module")
+def undisturbed():
+    return iris()
+
+
+def test_an_experiment_is_the_runs_one_by_one(undisturbed):
+    records = undisturbed
     assert len(records) == 2 * 2 * 5
     assert records.groupby(["strategy", "seed"])["n_labels"].apply(list).tolist() == [[6, 11, 16, 21, 26]] * 4
     alone = label_rounds(
@@ -63,8 +65,8 @@ def test_an_experiment_is_the_runs_one_by_one():
     pd.testing.assert_frame_equal(iris(n_jobs=2).drop(columns=MEASURED), records.drop(columns=MEASURED))
 
 
-def test_an_experiment_resumes_in_the_middle_of_a_run(tmp_path):
-    expected = iris().drop(columns=MEASURED)
+def test_an_experiment_resumes_in_the_middle_of_a_run(tmp_path, undisturbed):
+    expected = undisturbed.drop(columns=MEASURED)
     whole = iris(tmp_path)
     pd.testing.assert_frame_equal(whole.drop(columns=MEASURED), expected)
     pd.testing.assert_frame_equal(iris(tmp_path), whole)  # nothing is run again: the seconds are those of then
@@ -81,36 +83,6 @@ def test_an_experiment_resumes_in_the_middle_of_a_run(tmp_path):
     assert len(more) == 3 * 3 * 5
 
 
-def test_a_kill_in_an_experiment_loses_nothing_finished(tmp_path):
-    script = f"""
-import time
-from functools import partial
-from sklearn.linear_model import LogisticRegression
-from tests.test_experiment import iris
-class Slow(LogisticRegression):
-    def fit(self, X, y):
-        time.sleep(0.1)
-        return super().fit(X, y)
-Slow.__name__ = "LogisticRegression"
-from skal.experiment import run_experiment
-import tests.test_experiment as module
-module.LogisticRegression = Slow
-iris({str(tmp_path)!r})
-"""
-    process = subprocess.Popen([sys.executable, "-c", script])
-    deadline = time.time() + 60
-    while len(list(tmp_path.glob("*.jsonl"))) < 2:
-        assert time.time() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished = {file.name: file.read_text().rpartition("\n")[0] for file in tmp_path.glob("*.jsonl")}
-    pd.testing.assert_frame_equal(iris(tmp_path).drop(columns=MEASURED), iris().drop(columns=MEASURED))
-    for name, text in finished.items():
-        assert (tmp_path / name).read_text().startswith(text)
-
-
 def test_other_settings_are_refused_before_any_work(tmp_path):
     iris(tmp_path)
     with pytest.raises(ValueError, match=r"batch_size=5, but this one has 7; use another folder"):
@@ -119,59 +91,6 @@ def test_other_settings_are_refused_before_any_work(tmp_path):
         iris(tmp_path, {"margin": Query(margin_sampling, random_tie_break=True)})
     with pytest.raises(ValueError, match="nothing to run: 0 strategies"):
         iris(strategies={})
-
-
-def test_areas_and_tables():
-    records = pd.DataFrame(
-        [
-            {"task": "t", "strategy": s, "seed": seed, "n_labels": n, "accuracy": 0.01 * n + 0.1 * seed}
-            for s in ("a", "b")
-            for seed in (0, 1)
-            for n in (10, 20, 50)
-        ]
-    )
-    areas = area_under_curve(records)
-    np.testing.assert_allclose(areas.loc[("t", "a")].tolist(), [0.35, np.std([0.3, 0.4], ddof=1), 2])
-    assert table_at(records, n_labels=[50])["b"].tolist() == ["0.550 ± 0.071"]
-    assert table_at(records).index.tolist() == [10, 20, 50]
-
-
-def test_macro_auc_equals_sklearn_where_every_class_is_known():
-    rng = np.random.default_rng(0)
-    y, proba = np.arange(60) % 4, rng.dirichlet(np.ones(4), size=60)
-    expected = roc_auc_score(y, proba, multi_class="ovr", average="macro")
-    assert macro_auc(y, proba, range(4)) == pytest.approx(expected)
-    # A class without labels counts 1/2, as a column of zeros does.
-    known = [roc_auc_score(y == k, proba[:, k]) for k in range(3)]
-    assert macro_auc(y, proba[:, :3], range(3)) == pytest.approx((sum(known) + 0.5) / 4)
-
-
-def test_plots(pixels, files, tmp_path):
-    records = pd.DataFrame(
-        [
-            {"strategy": s, "seed": seed, "n_labels": n, "accuracy": 0.1 * n + 0.01 * seed}
-            for s in ("adma", "random")
-            for seed in range(3)
-            for n in (1, 2, 3)
-        ]
-    )
-    ax = plot_learning_curves(records, ceiling=0.9, ax=mpl.figure.Figure().subplots())
-    assert [line.get_label() for line in ax.lines] == ["adma", "random", "all labels"]
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.11, 0.21, 0.31])
-    sheet = contact_sheet([pixels[0][0], files[0][1], pixels[0][2][..., 0]], ["a", "b", "c"], n_columns=2)
-    assert [ax.get_title() for ax in sheet.axes] == ["a", "b", "c", ""]
-    sheet.savefig(tmp_path / "sheet.png")
-
-
-def test_the_plane_of_the_pool_marks_what_was_queried():
-    rng = np.random.default_rng(0)
-    y = np.arange(30) % 3
-    features = rng.normal(size=(30, 5)) + 20 * np.eye(5)[y]
-    axes = [plot_queried(features, y, [4, 7], ax=mpl.figure.Figure().subplots()) for _ in range(2)]
-    pool, queried = (collection.get_offsets() for collection in axes[0].collections)
-    assert pool.shape == (30, 2)
-    np.testing.assert_array_equal(queried, pool[[4, 7]])
-    np.testing.assert_array_equal(axes[1].collections[0].get_offsets(), pool)
 
 
 def test_runs_never_share_a_file(tmp_path):
@@ -258,3 +177,215 @@ def test_no_initial_rows_are_none():
     task = IRIS._replace(initial=[])
     records = run_experiment(LogisticRegression(max_iter=2000), {"margin": margin_sampling}, {"iris": task}, **loop)
     assert records["n_labels"].tolist() == [3, 8, 13]
+
+
+def without_seconds(records):
+    return records.drop(columns=MEASURED)
+
+
+SLOW = """
+import sys, time
+from tests.test_experiment import iris
+from skal._records import RecordFile
+append = RecordFile.append
+def slow(*args):
+    append(*args)
+    print("recorded", flush=True)
+    time.sleep(0.05)
+RecordFile.append = slow
+iris(sys.argv[1], n_jobs=int(sys.argv[2]))
+"""
+
+
+def started(folder, n_jobs=1):
+    """A process that runs the experiment, after its third record."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(folder), str(n_jobs)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(3):
+        assert process.stdout.readline() == "recorded\n"
+    return process
+
+
+def whole_lines(folder):
+    return {file.name: file.read_text().rpartition("\n")[0] for file in folder.glob("*.jsonl")}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_signal_loses_nothing_finished_and_records_nothing_else(tmp_path, sent, undisturbed):
+    process = started(tmp_path)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert sent == signal.SIGKILL or errors.rstrip().endswith("KeyboardInterrupt")
+    finished = whole_lines(tmp_path)
+    assert 3 <= sum(text.count("\n") for text in finished.values()) < 20
+    pd.testing.assert_frame_equal(without_seconds(iris(tmp_path)), without_seconds(undisturbed))
+    for name, text in finished.items():
+        assert (tmp_path / name).read_text().startswith(text)
+
+
+class Interrupted(LogisticRegression):
+    """Ctrl-C in the fit of some number of rows, as long as a file says so."""
+
+    def __init__(self, file=None, n_rows=16, max_iter=2000):
+        super().__init__(max_iter=max_iter)
+        self.file = file
+        self.n_rows = n_rows
+
+    def fit(self, X, y):
+        if len(X) == self.n_rows and os.path.isdir(self.file):
+            raise KeyboardInterrupt
+        return super().fit(X, y)
+
+
+def interrupted_margin(learner, X_pool, n_instances=1, *, folder):
+    if len(learner.X_training) == 16 and os.path.isdir(folder):
+        raise KeyboardInterrupt
+    return margin_sampling(learner, X_pool, n_instances)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("place", ["fit", "query"])
+def test_an_interrupt_reaches_the_caller_and_its_round_is_not_recorded(tmp_path, n_jobs, place):
+    flag = tmp_path / "flag"
+    flag.mkdir()
+    estimator = Interrupted(str(flag), n_rows=16 if place == "fit" else -1)
+    query = Query(interrupted_margin, folder=str(flag)) if place == "query" else margin_sampling
+    run = partial(
+        run_experiment, estimator, {"margin": query}, {"iris": IRIS}, **LOOP | {"n_queries": 3}, n_jobs=n_jobs
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(folder=tmp_path / "runs")
+    written = [file.read_text().splitlines() for file in (tmp_path / "runs").glob("*.jsonl")]
+    finished = 2 if place == "fit" else 3  # rounds of 6 and 11 labels, and for a query the one of 16
+    assert max(len(lines) - 1 for lines in written) == finished
+    flag.rmdir()
+    resumed = run(folder=tmp_path / "runs")
+    pd.testing.assert_frame_equal(without_seconds(resumed), without_seconds(run(folder=None)))
+
+
+def test_reading_leaves_a_file_alone_that_another_process_writes(tmp_path):
+    iris(tmp_path, n_queries=1, seeds=[0])
+    file = tmp_path / "iris--random--0.jsonl"
+    content = file.read_bytes()
+    file.write_bytes(content[:-20])  # in the middle of a write
+    with FileLock(f"{file}.lock"), pytest.raises(ValueError, match="another process is at the run"):
+        iris(tmp_path, n_queries=1, seeds=[0])
+    assert file.read_bytes() == content[:-20]
+
+
+CHANGES = """
+    import numpy as np
+    from functools import partial
+    from skal import random_sampling
+
+    FACTOR = 1.0
+
+    class Scored:
+        sign = 1
+        def __init__(self, power=1):
+            self.power = power
+        def __call__(self, learner, X_pool, n_instances=1):
+            return np.argsort(self.sign * X_pool[:, 0] ** self.power)[:n_instances]
+
+    def closure(column):
+        def strategy(learner, X_pool, n_instances=1, *, step=1):
+            return np.argsort(FACTOR * X_pool[:, column])[::step][:n_instances]
+        return strategy
+
+    STRATEGIES = {"closure": closure(0), "object": Scored(), "lambda": lambda learner, X_pool, n_instances=1:
+                  np.arange(n_instances)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("closure", "closure(0)", "closure(1)"),
+        ("closure", "FACTOR = 1.0", "FACTOR = -1.0"),
+        ("closure", "step=1", "step=2"),
+        ("closure", "FACTOR * X", "-FACTOR * X"),
+        ("object", "Scored()", "Scored(2)"),
+        ("object", "sign = 1", "sign = -1"),
+        ("object", "** self.power", "/ self.power"),
+        ("lambda", "np.arange(n_instances)", "np.arange(1, n_instances + 1)"),
+    ],
+)
+def test_records_of_a_changed_strategy_are_refused(tmp_path, name, before, after):
+    def run(source):
+        namespace = {"__name__": "study"}
+        exec(compile(textwrap.dedent(source), "study.py", "exec"), namespace)
+        strategies = {name: namespace["STRATEGIES"][name]}
+        task = {"iris": IRIS}
+        estimator = LogisticRegression(max_iter=2000)
+        options = {"n_queries": 1, "batch_size": 5, "n_initial": 6, "seeds": [0], "folder": tmp_path}
+        return run_experiment(estimator, strategies, task, **options)
+
+    assert CHANGES.count(before) == 1
+    first = run(CHANGES)
+    pd.testing.assert_frame_equal(run(CHANGES), first)  # the same code, loaded again
+    with pytest.raises(ValueError, match="with query strategy="):
+        run(CHANGES.replace(before, after))
+
+
+def test_records_of_changed_data_are_refused(tmp_path):
+    loop = LOOP | {"n_queries": 1, "seeds": [0]}
+    iris(tmp_path, **loop)
+    one_row = IRIS.X_pool.copy()
+    one_row[44, 2] += 1e-9
+    swapped = IRIS.y_pool.copy()
+    swapped[[0, 70]] = swapped[[70, 0]]
+    changed = {
+        "X_pool": [one_row, IRIS.X_pool.astype(np.float32), IRIS.X_pool[::-1]],
+        "y_pool": [swapped],
+        "X_test": [IRIS.X_test[::-1]],
+        "y_test": [IRIS.y_test[::-1]],
+    }
+    for name, values in changed.items():
+        for value in values:
+            tasks = {"iris": IRIS._replace(**{name: value})}
+            with pytest.raises(ValueError, match=f"with {name}="):
+                run_experiment(LogisticRegression(max_iter=2000), STRATEGIES, tasks, folder=tmp_path, **loop)
+
+
+def test_records_of_replaced_images_and_of_another_network_are_refused(tmp_path, classifier, files):
+    paths, y = files
+    run = partial(run_experiment, strategies={"r": random_sampling}, n_queries=1, batch_size=8, seeds=[0])
+    run = partial(run, tasks={"t": Task(paths, y, paths, y)}, folder=tmp_path / "runs")
+    classifier.set_params(max_epochs=0)
+    first = run(classifier)
+    pd.testing.assert_frame_equal(run(classifier.set_params(verbose=True, cache=False)), first)
+    content = Path(paths[7]).read_bytes()
+    Path(paths[7]).write_bytes(Path(paths[3]).read_bytes())
+    with pytest.raises(ValueError, match="with X_pool="):
+        run(classifier)
+    Path(paths[7]).write_bytes(content)
+    pd.testing.assert_frame_equal(run(classifier), first)
+    classifier.backbone.relu = nn.Tanh()
+    with pytest.raises(ValueError, match="with estimator backbone="):
+        run(classifier)
+
+
+def test_a_strategy_whose_state_cannot_be_read_is_named_before_any_work(tmp_path):
+    with open(tmp_path / "log.txt", "w") as log:
+
+        def logging(learner, X_pool, n_instances=1):
+            log.write("asked")
+            return np.arange(n_instances)
+
+        with pytest.raises(ValueError, match=r"query strategy\.log is a _io\.TextIOWrapper"):
+            iris(tmp_path / "runs", {"logging": logging})
+        assert len(iris(strategies={"logging": logging})) == 10  # without a folder nothing is compared
+
+
+def test_counts_of_numpy_are_counts(tmp_path):
+    options = {"n_queries": 1, "batch_size": 5, "n_initial": 6, "seeds": [0]}
+    first = iris(tmp_path, **{name: np.int64(n) for name, n in options.items() if name != "seeds"}, seeds=[0])
+    pd.testing.assert_frame_equal(iris(tmp_path, **options), first)
+    with pytest.raises(ValueError, match="batch_size=0 is not an integer of at least 1"):
+        iris(tmp_path / "new", batch_size=0)
+    assert not (tmp_path / "new").exists()

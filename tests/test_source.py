@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from safetensors.numpy import save_file
 from sklearn.base import clone
 
 from skal import FrozenPrefixClassifier, SourceProfile
+from skal._files import read_tensors, write_tensors
 from skal.source import class_centers
 from tests.conftest import SMALL
+from tests.damage import TENSOR_DAMAGES
 
 
 def test_centers_come_from_their_own_class():
@@ -55,6 +58,39 @@ def test_file_keeps_everything(profile, tmp_path):
         SourceProfile.load(tmp_path / "other")
     with pytest.raises(ValueError, match="'int8' is not one of"):
         profile.save(tmp_path / "int", dtype="int8")
+
+
+@pytest.mark.parametrize("damage", TENSOR_DAMAGES)
+def test_a_damaged_profile_is_refused_by_name(profile, tmp_path, damage):
+    path = tmp_path / "cars.safetensors"
+    profile.save(path)
+    TENSOR_DAMAGES[damage](path)
+    with pytest.raises(ValueError, match=r"cars\.safetensors' is (no source profile written by skal|damaged)"):
+        SourceProfile.load(path)
+
+
+def test_an_incomplete_profile_names_what_it_lacks(profile, tmp_path):
+    profile.save(tmp_path / "whole")
+    tensors, described = read_tensors(tmp_path / "whole", "source profile")
+    fewer = {name: tensor for name, tensor in tensors.items() if name != "centers.1"}
+    for parts in ((fewer, described), (tensors, {k: v for k, v in described.items() if k != "columns"})):
+        write_tensors(tmp_path / "part", "source profile", *parts)
+        with pytest.raises(ValueError, match=r"part' is incomplete: it lacks \['(centers\.1|columns)'\]"):
+            SourceProfile.load(tmp_path / "part")
+
+
+def test_source_classes_may_be_dates(convnet, source_images, tmp_path):
+    days = np.arange("2024-01-01", "2024-01-06", dtype="datetime64[D]")
+    profile = SourceProfile(convnet, preprocess=SMALL).fit(source_images[0], days[source_images[1]])
+    profile.save(tmp_path / "days")
+    loaded = SourceProfile.load(tmp_path / "days").classes_
+    assert loaded.dtype == days.dtype
+    np.testing.assert_array_equal(loaded, days)
+
+
+def test_the_shipped_profile_is_whole():
+    path = Path(__file__).parents[1] / "examples/data/efficientnet_lite0_imagenet_96px.safetensors"
+    assert SourceProfile.load(path).centers_[-2].shape == (1000, 1280)
 
 
 def test_clone_keeps_a_fitted_profile_and_copies_an_unfitted_one(profile, convnet, classifier):

@@ -12,7 +12,10 @@ ROOT = Path(skal.__file__).parent
 ORDER = [
     "_random",
     "_validation",
+    "_files",
+    "_labels",
     "_compat",
+    "_device",
     "numerics",
     "images",
     "backbones",
@@ -28,6 +31,9 @@ ORDER = [
     "query",
     "metrics",
     "active",
+    "_code",
+    "_fingerprint",
+    "_records",
     "experiment",
     "plots",
 ]

@@ -1,4 +1,4 @@
-"""A pre-trained network: its graph of layers, what it takes as input, and its name."""
+"""A pre-trained network: its graph of layers, its input, and the fingerprint of its weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from skal.images.transform import ImageTransform
 
 
 class Backbone:
-    """A pre-trained network M0: its graph of layers, what it takes as input, and a fingerprint of its weights.
+    """A pre-trained network M0: its graph of layers, its input, and a fingerprint of its weights.
 
     Parameters
     ----------
@@ -49,25 +49,25 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the weights: equal weights, equal fingerprint, on any machine."""
+        """Hash of the weights: equal weights have equal fingerprints on any machine."""
         state = self.layers.module.state_dict()
         return _hash_tensors((n, t) for n, t in state.items() if not n.endswith("num_batches_tracked"))
 
     @cached_property
     def space(self) -> bytes:
-        """Names the function from inputs to activations in this process: weights, buffers, settings and graph."""
+        """Hash of the function from inputs to activations in this process: weights, buffers, settings and graph."""
         # A digest: it is part of the key of every cached row.
         return xxhash.xxh3_128(f"{content_name(self.layers.module)} {self.layers.graph}".encode()).digest()
 
 
 def content_name(module: nn.Module) -> str:
-    """Names all that a module computes with: parameters, buffers, and the plain settings of each of its parts."""
+    """Hash of everything that a module computes with: parameters, buffers, and the plain settings of its submodules."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
     settings = [
         (name, type(part).__qualname__, sorted((k, v) for k, v in vars(part).items() if _is_setting(k, v)))
         for name, part in module.named_modules()
     ]
-    # A tensor that is neither parameter nor buffer, such as a mean that forward subtracts, is computed with as well.
+    # Tensors that are neither parameters nor buffers, such as a mean that forward subtracts, affect the result too.
     plain = [
         (f"{name}.{key}", torch.as_tensor(value))
         for name, part in module.named_modules()
@@ -92,6 +92,6 @@ def _hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 
 def first_layer(module: nn.Module) -> nn.Module | None:
-    """The layer that tells what a network takes: its first convolution, else its first linear layer."""
+    """The layer that determines a network's input: its first convolution, else its first linear layer."""
     parts = [part for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear))]
     return next((part for part in parts if isinstance(part, _ConvNd)), parts[0] if parts else None)

@@ -1,7 +1,7 @@
-"""The layers of a network in forward order, the points where it can be cut, and the pieces in between.
+"""The layers of a network in forward order, the points where it can be cut, and the segments in between.
 
-Everything here is read off a ``torch.fx`` graph, so one mechanism serves every architecture: count weight layers, find
-the tensors through which all data flows, and run any stretch of the network from one such tensor to others.
+Everything here is read from a ``torch.fx`` graph, so one mechanism serves every architecture: count weight layers, find
+the tensors through which all data flows, and run any segment of the network from one such tensor to others.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class LayerGraph:
     Parameters
     ----------
     module : nn.Module
-        The network. It is copied, put into evaluation mode and never mutated.
+        The network. It is copied and never mutated; the copy is in evaluation mode.
     example : Tensor of shape (n, ...), default=None
-        A valid input. The graph is checked against the module on inputs of its shape; networks whose forward branches
-        on values or sizes keep the branch that it takes.
+        A valid input. The graph is checked against the module on inputs of this shape. Where the forward branches on
+        values or sizes, the branch that the example takes is kept.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class LayerGraph:
         Names of the convolutional and linear layers below the head, in forward order. The convolution of a residual
         shortcut belongs to its block and is not counted.
     head : str or None
-        Name of the last weight layer, the network's own classifier; None where something normalises what follows it.
+        Name of the last weight layer, the network's own classifier; None where a normalisation follows it.
     shortcuts : dict of str to str
-        Each uncounted shortcut layer and the weight layer with which it freezes.
+        Maps each uncounted shortcut layer to the weight layer with which it freezes.
 
     Raises
     ------
@@ -47,8 +47,8 @@ class LayerGraph:
 
     Notes
     -----
-    The forward is that of evaluation mode: dropout as a module acts in training, ``F.dropout(x, p, self.training)`` in
-    a forward does not.
+    The graph is that of evaluation mode: ``nn.Dropout`` modules are active in training, a call of
+    ``F.dropout(x, p, self.training)`` in a forward is not.
 
     Examples
     --------
@@ -99,15 +99,15 @@ class LayerGraph:
     # ------------------------------------------------------------------ names
 
     def resolve(self, layer: int | str) -> fx.Node:
-        """Node of a layer, by its count from the end or by name.
+        """Node of a layer, given as its count from the end or its name.
 
         Parameters
         ----------
         layer : int or str
-            A negative number counts weight layers from the end, -1 being the head; it stands for the tensor at or after
-            that layer through which all data flows, taken as late as possible before the next weight layer begins (so
-            after activation and pooling, and after the concatenation or residual sum). A string is the name of a
-            submodule, whose output is meant, or of a graph node.
+            A negative number counts weight layers from the end, where -1 is the head. It means the last tensor through
+            which all data flows between that layer and the next weight layer: after activation and pooling, and after
+            the concatenation or residual sum. A string is the name of a submodule, meaning its output, or of a graph
+            node.
 
         Returns
         -------
@@ -129,9 +129,9 @@ class LayerGraph:
         return [point for point in after if self._order[point] < end][-1]
 
     def pattern_layers(self) -> list[tuple[int | str, int | str]]:
-        """Default layers A and B of a transformation pattern: fourth and second weight layer from the end.
+        """Default layers A and B of a transformation pattern: the fourth and second weight layer from the end.
 
-        Where both lie in one residual or dense block, so that their whole tensors coincide, A moves further back.
+        If both lie in the same residual or dense block and resolve to the same tensor, A moves further back.
         """
         b = self.resolve(-2)
         for count in range(-4, -len(self.weight_layers) - 2, -1):
@@ -156,14 +156,14 @@ class LayerGraph:
         return inside[-1]
 
     def response(self, layer: str, *, activation: bool = True) -> fx.Node:
-        """Node of the maps a convolution gives: after its normalisation and activation, or raw.
+        """Node of a convolution's feature maps: after its normalisation and activation, or raw.
 
         Parameters
         ----------
         layer : str
             Name of a weight layer.
         activation : bool, default=True
-            Whether normalisation and activation belong to the filter, as far as they follow it directly.
+            Whether to include the normalisation and activation that directly follow the convolution.
         """
         node = next(n for n in self._body if n.op == "call_module" and n.target == layer)
         while activation and len(node.users) == 1:
@@ -179,20 +179,20 @@ class LayerGraph:
     # --------------------------------------------------------------- freezing
 
     def check_n_frozen(self, n_frozen: int) -> int:
-        """Return `n_frozen` if it is a possible depth, else raise a ValueError that names the range."""
+        """Number of frozen weight layers; a negative one leaves so many trainable. A ValueError names the range."""
         n = len(self.weight_layers)
-        if isinstance(n_frozen, bool) or not isinstance(n_frozen, Integral) or not 0 <= n_frozen <= n:
+        if isinstance(n_frozen, bool) or not isinstance(n_frozen, Integral) or not -n <= n_frozen <= n:
             raise ValueError(
                 f"n_frozen={n_frozen!r} is not possible: this network has {n} weight layers below its head, "
-                f"so n_frozen is an integer from 0 to {n}"
+                f"so n_frozen is an integer from 0 to {n}, or from -{n} to -1 to count from the end"
             )
-        return int(n_frozen)
+        return int(n_frozen) + (n if n_frozen < 0 else 0)
 
     def frozen_parameters(self, n_frozen: int) -> set[str]:
         """Names of the body's parameters that are frozen when the first `n_frozen` weight layers are.
 
-        What is no weight layer (a normalisation, a position embedding, a scale) freezes with the weight layers that
-        feed it.
+        Other parameters (of a normalisation, a position embedding, a scale) freeze together with the weight layers that
+        feed them.
         """
         layers = self._frozen_layers(n_frozen)
         frozen = {
@@ -211,14 +211,14 @@ class LayerGraph:
         return layers | {shortcut for shortcut, last in self.shortcuts.items() if last in layers}
 
     def cut(self, n_frozen: int) -> fx.Node:
-        """Last point through which all data flows before anything trainable: up to here activations never change."""
+        """Last point through which all data flows before any trainable parameter; activations up to it never change."""
         frozen = self.frozen_parameters(n_frozen)
         trainable = (self._order[node] for node in self._body if not set(self._parameters(node)) <= frozen)
         first = next(trainable, len(self._body))
         return [point for point in self.flow_points if self._order[point] < first][-1]
 
     def frozen_modules(self, n_frozen: int) -> set[str]:
-        """Names of the body's modules, with parameters or without, that are fed by frozen weight layers alone."""
+        """Names of the body's modules, with or without parameters, that are fed only by frozen weight layers."""
         frozen = self._frozen_layers(n_frozen)
         return {
             str(node.target)
@@ -238,19 +238,23 @@ class LayerGraph:
     # ---------------------------------------------------------------- running
 
     def segment(self, start: fx.Node, ends: Sequence[fx.Node], root: nn.Module | None = None) -> fx.GraphModule:
-        """The stretch of the network from one cut point to other nodes, as a module.
+        """The part of the network from one cut point to other nodes, as a module.
 
         Parameters
         ----------
         start : fx.Node
             The point whose tensor is the module's input.
         ends : sequence of fx.Node
-            The nodes whose tensors are the module's outputs, a tuple in this order.
+            The nodes whose tensors are the module's outputs, returned as a tuple in this order.
         root : nn.Module, default=None
-            Where the layers are taken from (shared, not copied); the pre-trained network by default.
+            Module that holds the layers, which are shared, not copied; the pre-trained network by default.
+
+        Returns
+        -------
+        segment : fx.GraphModule
         """
         root = self.module if root is None else root
-        # Made once: torch keeps the source of every module that it makes from a graph, for good.
+        # Cached: torch never frees the source of a module that it generates from a graph.
         made = self._segments.setdefault(root, {})
         stretch = (start, *ends)
         if stretch not in made:
@@ -259,6 +263,8 @@ class LayerGraph:
 
     def _segment(self, start: fx.Node, ends: Sequence[fx.Node], root: nn.Module) -> fx.GraphModule:
         needed = set(ends).union(*(_ancestors(end, stop={start} | self._batch_sizes) for end in ends))
+        if self.input in needed and start is not self.input:
+            raise ValueError(f"{', '.join(end.name for end in ends)} cannot be computed from {start.name!r} alone")
         piece = fx.Graph(tracer_cls=Tracer)
         values: dict[fx.Node, fx.Node] = {start: piece.placeholder("x")}
         for node in self.nodes:
@@ -270,7 +276,13 @@ class LayerGraph:
         return fx.GraphModule(root, piece)
 
     def head_segment(self) -> fx.GraphModule:
-        """The network's own head: from the final representation to its outputs (the source task's logits)."""
+        """The network's own head: from the final representation to its outputs (the source task's logits).
+
+        Raises
+        ------
+        ValueError
+            If the network has no head, or its outputs depend on more than the final representation.
+        """
         if self.head is None:
             raise ValueError("this network has no head of its own, so it gives no probabilities of source classes")
         return self.segment(self.features, [_output(self.graph)])
@@ -306,7 +318,7 @@ class LayerGraph:
         return shortcuts
 
     def _find_flow_points(self) -> list[fx.Node]:
-        """Nodes whose value is one tensor, and the only value that is still needed once it is there."""
+        """Nodes whose value is a single tensor that makes all earlier values unnecessary."""
         data = [n for n in self._body if n.op != "get_attr" and n not in self._batch_sizes]
         last_use = {node: max((self._order[user] for user in node.users if user in data), default=-1) for node in data}
         points, open_until = [], -1
@@ -318,14 +330,14 @@ class LayerGraph:
         return points
 
     def _find_nearest(self) -> dict[fx.Node, set[str]]:
-        """For each node of the body the weight layers that feed it with no other weight layer in between."""
+        """For each node of the body, the weight layers that feed it with no other weight layer in between."""
         nearest: dict[fx.Node, set[str]] = {}
         for node in self._body:
             if isinstance(self._owner(node), WEIGHT_LAYERS):
                 nearest[node] = {str(node.target)}
             else:
                 nearest[node] = set().union(*(nearest[arg] for arg in node.all_input_nodes))
-        # What is computed from parameters alone belongs to the data it meets.
+        # Values computed from parameters alone belong to the data that they are combined with.
         fed = {self.input}
         for node in self._body:
             fed |= {node} if not fed.isdisjoint(node.all_input_nodes) else set()
@@ -335,7 +347,7 @@ class LayerGraph:
         return nearest
 
     def _check(self, module: nn.Module, example: torch.Tensor) -> None:
-        """Compare graph and module on other numbers of samples, and keep the cut points that have a row a sample."""
+        """Compare graph and module for other batch sizes, and keep the cut points that have one row per sample."""
         generator = torch.Generator().manual_seed(0)
         original = copy.deepcopy(module).eval().float()
         rows: list[dict[fx.Node, int]] = []
@@ -357,7 +369,7 @@ class LayerGraph:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and notes the number of rows of each tensor."""
+    """Runs a graph and records the number of rows of each tensor."""
 
     def __init__(self, module: fx.GraphModule):
         super().__init__(module)
@@ -381,7 +393,7 @@ def _same(given: Any, expected: Any) -> bool:
 
 
 def _ancestors(node: fx.Node, stop: Collection[fx.Node] = ()) -> set[fx.Node]:
-    """All nodes that a node is computed from, not looking behind those in `stop`."""
+    """All nodes that a node is computed from, without the ancestors of those in `stop`."""
     seen: set[fx.Node] = set()
     waiting = [node]
     while waiting:

@@ -1,14 +1,12 @@
-"""Pre-trained networks: a torchvision name, a module or a factory, with its weights and its pre-processing."""
+"""Pre-trained networks from a name, a module or a factory, with their weights and their pre-processing."""
 
 from __future__ import annotations
 
 import copy
-import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -20,7 +18,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from skal._random import seeded
 from skal._validation import check_count
 from skal.backbones.backbone import Backbone, content_name, first_layer
-from skal.backbones.names import torchvision_model
+from skal.backbones.names import build_named
+from skal.backbones.weights import Weights, weights_file, with_weights
 from skal.images.transform import ImageTransform
 
 BackboneLike = str | nn.Module | Callable[[], nn.Module]
@@ -29,7 +28,7 @@ _GREY = ((0.5,), (0.5,))
 
 def load_backbone(
     backbone: BackboneLike,
-    weights: str | os.PathLike[str] | None = None,
+    weights: Weights = "auto",
     *,
     image_size: int | None = None,
     preprocess: ImageTransform | None = None,
@@ -41,20 +40,21 @@ def load_backbone(
     Parameters
     ----------
     backbone : str, nn.Module or callable
-        A torchvision model's name, a module, or a function without arguments that makes one. Modules are copied. Lazy
-        modules take their width from the data.
-    weights : {"DEFAULT"} or other torchvision weights' name, path, or None, default=None
-        A path names a state dict in a ``.safetensors`` file or in one that ``torch.load(weights_only=True)`` reads.
-        None leaves the module's weights as they are; those of a name or factory are then drawn with `seed`.
+        A torchvision name such as ``"resnet18"``, ``"timm:NAME"``, ``"efficientnet_lite0"``, a module, or a function
+        without arguments that makes one. Modules are copied. Lazy modules take their width from the data.
+    weights : {"auto"}, name of torchvision weights, path, or None, default="auto"
+        ``"auto"`` takes the default pre-trained weights of a name, and leaves a module or the result of a factory as it
+        is. None means random weights, drawn with `seed`, for a name, and changes nothing for a module. A path names a
+        state dict in a ``.safetensors`` file or in one that ``torch.load(weights_only=True)`` reads.
     image_size : int, default=None
         Side of the square images given to the network, instead of the sizes of the pre-processing.
     preprocess : ImageTransform, default=None
-        None takes the one of the torchvision weights, else a short side of 224 pixels and ImageNet's mean and standard
-        deviation (0.5 and 0.5 for a network of one channel).
+        None takes the pre-processing of a name's weights; for other networks it is a short side of 224 pixels with
+        ImageNet's mean and standard deviation (0.5 and 0.5 for a network of one channel).
     n_features : int, default=None
         Width of 2-D data, for lazy modules.
     seed : int, default=0
-        Seed of weights that are not pre-trained.
+        Seed of random weights.
 
     Returns
     -------
@@ -65,16 +65,28 @@ def load_backbone(
     ------
     ValueError
         If the name is unknown, the weights do not fit, or the network's channels and the pre-processing's differ.
+    ImportError
+        If the package of a named network is not installed.
+    OSError
+        If the weights of a named network cannot be downloaded.
+
+    Examples
+    --------
+    >>> backbone = load_backbone(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)))
+    >>> backbone.layers.weight_layers
+    ['0']
     """
     if not isinstance(backbone, (str, nn.Module)) and not callable(backbone):
-        raise ValueError(f"backbone={backbone!r} is neither a torchvision name, an nn.Module nor a function making one")
-    recipe: tuple[Any, ...] = (_weights_key(weights), image_size, preprocess, n_features, seed)
+        raise ValueError(f"backbone={backbone!r} is neither a network's name, an nn.Module nor a function making one")
+    if image_size is not None:
+        check_count("image_size", image_size)
+    recipe: tuple[Any, ...] = (_weights_key(backbone, weights), image_size, preprocess, n_features, seed)
     with _ONE_AT_A_TIME:
         return _remembered(backbone, recipe, lambda: _load(backbone, weights, image_size, preprocess, n_features, seed))
 
 
 def _remembered(backbone: BackboneLike, recipe: tuple[Any, ...], load: Callable[[], Backbone]) -> Backbone:
-    """What was loaded by the same recipe, if it is still known, else what is loaded now."""
+    """The backbone loaded earlier with the same arguments, if it is still cached; else the one loaded now."""
     if isinstance(backbone, nn.Module):
         recipe += (content_name(backbone),)  # it may be changed in place between two calls
         memo = _of_modules.setdefault(backbone, OrderedDict())
@@ -100,66 +112,45 @@ _of_modules: weakref.WeakKeyDictionary[nn.Module, OrderedDict[tuple[Any, ...], B
 
 def _load(
     backbone: BackboneLike,
-    weights: str | os.PathLike[str] | None,
+    weights: Weights,
     image_size: int | None,
     preprocess: ImageTransform | None,
     n_features: int | None,
     seed: int,
 ) -> Backbone:
-    name = weights if isinstance(weights, str) and not _is_file_name(weights) else None
     with seeded(seed):
         if isinstance(backbone, str):
-            module, own = torchvision_model(backbone, name)
+            module, own_transform = build_named(backbone, weights, image_size)
+            preprocess = preprocess or own_transform()
         else:
-            if name is not None:
-                raise ValueError(
-                    f"weights={weights!r} is no file, and names of weights belong to torchvision backbones; "
-                    "for a module or factory pass a .pth or .safetensors file, or None"
-                )
-            module, own = backbone if isinstance(backbone, nn.Module) else backbone(), None
+            module = backbone if isinstance(backbone, nn.Module) else backbone()
             if not isinstance(module, nn.Module):
                 raise ValueError(f"the backbone factory {backbone!r} returned {type(module).__name__}, no nn.Module")
-        if weights is not None and name is None:
-            module = _with_weights(module, weights)
+            file = weights_file(weights)
+            if file is not None:
+                module = with_weights(module, file)
         module = _materialised(module, n_features)
-    return Backbone(module, _input_transform(module, preprocess or own, image_size))
+    return Backbone(module, _input_transform(module, preprocess, image_size))
 
 
-def _is_file_name(weights: str) -> bool:
-    return bool(Path(weights).suffix) or os.sep in weights
-
-
-def _weights_key(weights: str | os.PathLike[str] | None) -> Any:
-    if weights is None or (isinstance(weights, str) and not _is_file_name(weights)):
+def _weights_key(backbone: BackboneLike, weights: Weights) -> Any:
+    """Key of the requested weights; checks files, and the weights of modules, before any work."""
+    file = weights_file(weights)
+    if file is not None:
+        info = file.stat()
+        return str(file.resolve()), info.st_mtime_ns, info.st_size
+    if isinstance(backbone, str):
         return weights
-    path = Path(weights)
-    if not path.is_file():
-        raise ValueError(f"weights={str(weights)!r} does not exist; pass a state-dict file, 'DEFAULT' or None")
-    info = path.stat()
-    return str(path.resolve()), info.st_mtime_ns, info.st_size
-
-
-def _with_weights(module: nn.Module, weights: str | os.PathLike[str]) -> nn.Module:
-    """A copy of the module with the weights of a file."""
-    if Path(weights).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(weights)
-    else:
-        try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"weights={str(weights)!r} is not a plain state dict: {error}") from error
-    module = copy.deepcopy(module)
-    try:
-        module.load_state_dict(state)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"weights={str(weights)!r} do not fit the backbone: {error}") from error
-    return module
+    if weights not in ("auto", None):
+        raise ValueError(
+            f"weights={weights!r} is no file, and names of weights belong to backbones given by name; for a module or "
+            "factory pass a .pth or .safetensors file, 'auto' or None"
+        )
+    return None
 
 
 def _materialised(module: nn.Module, n_features: int | None) -> nn.Module:
-    """The module with its lazy layers given the width of the data."""
+    """The module with its lazy layers initialised for the width of the data."""
     lazy = [part for part in module.modules() if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params()]
     if not lazy:
         return module
@@ -187,6 +178,5 @@ def _input_transform(
     if transform.channels != channels:
         raise ValueError(f"the pre-processing has {transform.channels} channels, but the network takes {channels}")
     if image_size is not None:
-        check_count("image_size", image_size)
         transform = replace(transform, resize=int(image_size), crop=int(image_size))
     return transform

@@ -1,7 +1,7 @@
 """The graph of a network's forward, by symbolic tracing or along an example, ready to be cut.
 
-In-place operations are rewritten, since an activation that is kept would be overwritten by the in-place ReLU after it;
-reads of the batch size are told from data, since they do not keep an early tensor from being cut off.
+In-place operations are rewritten: otherwise the in-place ReLU that follows a cached activation would overwrite it.
+Reads of the batch size are not treated as data, because they need not keep an early tensor alive beyond a cut.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from threading import RLock, get_ident
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx._symbolic_trace import _assert_is_none
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-#: What counts as a weight layer ("conv/linear", in the words of the ADMA text).
+#: What counts as a weight layer ("conv/linear" in the ADMA paper).
 WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.MultiheadAttention)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 ADDITIONS = {operator.add, torch.add, "add"}
@@ -31,6 +32,8 @@ _IN_PLACE = {
 }
 
 
+#: What a trace adds to check that the other arguments of a forward have their defaults.
+_ASSERTS = {torch._assert, _assert_is_none, getattr(operator, "assert_", None)}
 _ACTIVATIONS = {"relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hardswish", "mish", "tanh", "sigmoid"}
 
 
@@ -49,10 +52,10 @@ class _RetryError(Exception):
 
 
 class Tracer(fx.Tracer):
-    """Keeps every weight layer and normalisation whole, own subclasses of them included.
+    """Keeps every weight layer and normalisation whole, including user-defined subclasses.
 
-    A trace replaces methods of nn.Module for the whole process. So there is one at a time, and calls from other threads
-    are let through. Segments name this class, since torch traces them again when they are unpickled.
+    A trace replaces methods of nn.Module for the whole process, so only one runs at a time, and calls from other
+    threads pass through. Segments refer to this class because torch traces them again when they are unpickled.
     """
 
     def __init__(self, opaque: set[str] | None = None):
@@ -90,7 +93,7 @@ class Tracer(fx.Tracer):
 
 
 class _Known:
-    """What a proxy can answer when it knows the value it has for the example, so that Python can branch on it."""
+    """Answers from the value that a proxy has for the example, so that Python code can branch on it."""
 
     def _value(self) -> Any:
         return self.tracer.values[self.node]  # type: ignore[attr-defined]
@@ -122,7 +125,7 @@ _MODULE_METHODS = {"__call__": nn.Module.__call__, "__getattr__": nn.Module.__ge
 
 @contextmanager
 def _untraced() -> Iterator[None]:
-    """Let modules run for real in the middle of a trace, which replaces these methods of nn.Module."""
+    """Run modules normally in the middle of a trace, which replaces these methods of nn.Module."""
     traced = {name: getattr(nn.Module, name) for name in _MODULE_METHODS}
     for name, method in _MODULE_METHODS.items():
         setattr(nn.Module, name, method)
@@ -134,7 +137,7 @@ def _untraced() -> Iterator[None]:
 
 
 class _ExampleTracer(Tracer):
-    """Runs the example alongside the trace; branches follow its values, everything else stays symbolic."""
+    """Runs the example alongside the trace: branches follow its values, everything else stays symbolic."""
 
     def __init__(self, opaque: set[str], example: torch.Tensor):
         super().__init__(opaque)
@@ -144,11 +147,15 @@ class _ExampleTracer(Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         node = proxy.node
-        args, kwargs = (fx.node.map_arg(a, self.values.__getitem__) for a in (node.args, node.kwargs))
+        args, kwargs = (fx.node.map_arg(a, self._value_of) for a in (node.args, node.kwargs))
         value: Any
-        with torch.no_grad(), _untraced():
+        # Replacing methods of nn.Module takes a millisecond, so only where one is called.
+        of_modules = _untraced() if kind in ("call_module", "get_attr") else nullcontext()
+        with torch.no_grad(), of_modules:
             if kind == "placeholder":
-                value = self.example
+                value = None if self.values else self.example  # the first argument alone is data
+            elif target in _ASSERTS:
+                value = None
             elif kind == "get_attr":
                 value = attribute(self.root, target)
             elif kind == "call_module":
@@ -159,6 +166,11 @@ class _ExampleTracer(Tracer):
                 value = target(*args, **kwargs) if callable(target) else None
         self.values[node] = value
         return proxy
+
+    def _value_of(self, node: fx.Node) -> Any:
+        if node not in self.values:  # a tensor among the arguments, such as a buffer of indices, has no proxy
+            self.values[node] = attribute(self.root, str(node.target))
+        return self.values[node]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _KnownProxy(node, self)
@@ -171,7 +183,13 @@ class _ExampleTracer(Tracer):
 
 
 def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
-    """Graph of the module's forward: symbolically, else along an example."""
+    """Graph of the module's forward, traced symbolically or, where that fails, along an example.
+
+    Raises
+    ------
+    ValueError
+        If neither way can follow the forward.
+    """
     tracers: list[Callable[[set[str]], Tracer]] = [Tracer]
     if example is not None:
         tracers.append(lambda opaque: _ExampleTracer(opaque, example))
@@ -189,6 +207,8 @@ def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
             except Exception as error:  # a forward may fail in any way
                 failure = error
                 break
+            finally:
+                _drop_proxies(module)
             _prune(module, graph)
             for part in module.modules():
                 if hasattr(part, "inplace"):
@@ -199,13 +219,22 @@ def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
     ) from failure
 
 
+def _drop_proxies(module: nn.Module) -> None:
+    """Remove the proxies that a forward has cached during its trace, such as attention biases by device."""
+    for part in module.modules():
+        for cache in vars(part).values():
+            if isinstance(cache, dict):
+                for key in [key for key, value in cache.items() if isinstance(value, fx.Proxy)]:
+                    del cache[key]
+
+
 def _prune(module: nn.Module, graph: fx.Graph) -> None:
     """Drop asserts and unused arguments, and make every in-place operation return a new tensor.
 
-    An activation that is kept would otherwise be overwritten by the in-place ReLU after it.
+    Otherwise the in-place ReLU that follows a cached activation would overwrite it.
     """
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in (torch._assert, getattr(operator, "assert_", None)):
+        if node.op == "call_function" and node.target in _ASSERTS:
             graph.erase_node(node)
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
@@ -218,7 +247,7 @@ def _prune(module: nn.Module, graph: fx.Graph) -> None:
 
 
 def _made_functional(module: nn.Module, node: fx.Node) -> bool:
-    """Let an in-place operation return a new tensor; whether it was one."""
+    """Make an in-place operation return a new tensor; return whether the node was in-place."""
     if node.op == "call_module":
         part = module.get_submodule(str(node.target))
         return bool(getattr(part, "inplace", False))
@@ -246,9 +275,10 @@ def _erase_unused(graph: fx.Graph) -> None:
 
 
 def batch_sizes(graph: fx.Graph, data: fx.Node) -> set[fx.Node]:
-    """Nodes that are the number of samples: ``x.size(0)`` or ``x.shape[0]`` of a tensor with a row a sample.
+    """Nodes that are the number of samples: ``x.size(0)`` or ``x.shape[0]`` of a tensor with one row per sample.
 
-    They hold no data, so they do not keep an early tensor from being cut off; a segment reads them off its own input.
+    They hold no data, so they do not prevent a cut after the tensor they were read from; a segment reads the number
+    from its own input.
     """
     batched, sizes = {data}, set()
     for node in graph.nodes:
@@ -271,7 +301,7 @@ def _is_functional(target: Any) -> bool:
 
 
 def attribute(module: nn.Module, path: str) -> Any:
-    """Value of a dotted name in a module, as ``get_attr`` nodes name it."""
+    """Value of a dotted name in a module, as in ``get_attr`` nodes."""
     for name in path.split("."):
         module = getattr(module, name)
     return module

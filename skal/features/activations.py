@@ -95,14 +95,28 @@ def frozen_activations(
                             continue
                         from_input = start is layers.input
                         x = inputs.load(rows[batch]) if from_input else torch.stack([begun[i] for i in batch])
-                        with torch.inference_mode():
-                            outputs = run(lacking, start, x)
+                        try:
+                            with torch.inference_mode():
+                                outputs = run(lacking, start, x)
+                        except RuntimeError as error:
+                            _raise_for_size(backbone, x, error)
+                            raise
                         for p, values in zip(lacking, outputs, strict=True):
                             known[p].update(zip(batch.tolist(), values, strict=True))
                             if cache is not None:
                                 cache.put(spaces[p], [keys[i] for i in batch], values)
             yield [torch.stack([rows_of[i] for i in range(len(rows))]) for rows_of in known]
             progress.update(len(rows))
+
+
+def _raise_for_size(backbone: Backbone, x: torch.Tensor, error: RuntimeError) -> None:
+    """Name pre-processed images that are smaller than a network's strides and kernels allow."""
+    transform = backbone.inputs.transform
+    is_small = transform is not None and x.ndim == 4 and min(x.shape[2:]) < transform.crop
+    if is_small and not isinstance(error, torch.OutOfMemoryError):
+        raise ValueError(
+            f"X holds pre-processed images of shape {tuple(x.shape[1:])}, which the network does not take: {error}"
+        ) from error
 
 
 def _space(backbone: Backbone, point: Point) -> bytes:

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 import xxhash
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-_STALE_SECONDS = 3600  # a temporary file of this age belongs to a process that was killed
+from skal._files import map_tensor, map_tensors, remove_stale, write_tensors
+from skal._validation import check_count, check_options
+from skal.features.disk_bound import DiskBound
+
+_KIND = "activations"
+_TOUCH_SECONDS = 60  # a file's time of last use is noted no more often than this
 
 
 class FolderCache:
     """Rows in a folder that processes and runs share; read through memory maps.
 
     Every :meth:`put` writes one file under a temporary name, flushes it to the disk and then renames it. A reader thus
-    sees whole files or none, whoever else writes and whenever a process is killed. To free the space, delete the
-    folder.
+    sees whole files or none, whoever else writes and whenever a process is killed. Each file has a checksum, which is
+    verified when a process first reads it: a damaged file is named in a RuntimeWarning and its rows are computed again.
+    A folder that is full or cannot be written gives one RuntimeWarning, and nothing is stored.
 
     Parameters
     ----------
     folder : path
-        Made if it does not exist.
+        Made if it does not exist; ``~`` is expanded.
+    max_bytes : int or None, default=None
+        Most bytes held. Beyond it the least recently used files of networks that are no longer used go; of a pool that
+        is larger, what fits stays, as in :class:`ActivationCache`. None takes a tenth of the disk, at least 1 GiB.
+    dtype : {"float32", "float16"}, default="float32"
+        float16 stores half as much; activations then keep 11 bits. Rows in both precisions can share a folder and are
+        kept apart.
+
+    Raises
+    ------
+    ValueError
+        If `max_bytes` or `dtype` is not possible, or the path is empty.
 
     Examples
     --------
@@ -39,20 +54,34 @@ class FolderCache:
     {0: tensor([2.])}
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: str | os.PathLike[str], max_bytes: int | None = None, dtype: str = "float32"):
+        check_options(dtype=(dtype, ("float32", "float16")))
+        if max_bytes is not None:
+            check_count("max_bytes", max_bytes)
+        if not os.fspath(folder):
+            raise ValueError("cache='' is no folder: give its path, True for a cache in memory or False for none")
+        self.folder = Path(folder).expanduser()
+        self.max_bytes = max_bytes
+        self.dtype = dtype
         self._places: dict[bytes, dict[bytes, tuple[str, int]]] = {}  # of each space: key to file and row
-        self._read: dict[bytes, set[str]] = {}
+        self._read: dict[bytes, set[str]] = {}  # of each space: files whose keys are in its places
+        # Of files whose checksum was right: time and size, and the type of their rows.
+        self._verified: dict[str, tuple[tuple[int, int], torch.dtype]] = {}
         self._lock = Lock()
-        for left in self.folder.glob("*/*.tmp"):
-            with suppress(FileNotFoundError):  # its writer has just renamed it
-                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                    left.unlink()
+        self._refused = False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            spaces = [entry.path for entry in os.scandir(self.folder) if entry.is_dir()]
+        except OSError as error:
+            self._warn_refused(error)
+            spaces = []
+        for space in spaces:
+            remove_stale(space)
+        self._bound = DiskBound(self.folder, max_bytes)
 
     def holds(self, space: bytes) -> bool:
         """Whether any row of this space is known."""
-        return self._of(space).is_dir()
+        return os.path.isdir(self._of(space))
 
     def get(self, space: bytes, keys: list[bytes]) -> dict[int, torch.Tensor]:
         """Positions among `keys` that are known, with their rows."""
@@ -65,60 +94,121 @@ class FolderCache:
                 if key in places:
                     name, row = places[key]
                     in_file.setdefault(name, []).append((i, row))
-        found = {}
+        found, folder = {}, self._of(space)
         for name, wanted in in_file.items():
-            try:
-                with safe_open(self._of(space) / name, framework="pt") as file:
-                    rows = file.get_tensor("rows")  # a memory map, copied below
-            except (OSError, SafetensorError):  # deleted meanwhile: as if it had never been there
+            rows = self._rows(folder, name, [row for _, row in wanted])
+            if rows is None:
                 with self._lock:
+                    self._read[space].discard(name)
                     for i, _ in wanted:
                         places.pop(keys[i], None)
                 continue
-            copies = rows[[row for _, row in wanted]]
-            found.update({i: copy for (i, _), copy in zip(wanted, copies, strict=True)})
+            found.update({i: row for (i, _), row in zip(wanted, rows, strict=True)})
         return found
 
     def put(self, space: bytes, keys: list[bytes], rows: torch.Tensor) -> None:
-        """Keep rows that are not known yet; if the disk refuses, warn and go on without."""
+        """Keep rows that are not known yet, as far as the bound and the disk allow."""
         with self._lock:
             places = self._places.setdefault(space, {})
             new = list({key: i for i, key in enumerate(keys) if key not in places}.values())
         if not new:
             return
-        names = torch.frombuffer(bytearray(b"".join(keys[i] for i in new)), dtype=torch.uint8).view(len(new), -1)
-        name = f"{xxhash.xxh3_128(names.numpy().data).hexdigest()}.safetensors"
-        folder = self._of(space)
-        temporary = folder / f"{uuid.uuid4().hex}.tmp"
+        stored = self._stored(rows[new])
+        folder, new_keys = Path(self._of(space)), [keys[i] for i in new]
+        if not self._bound.admit(folder, new_keys, stored.nbytes):
+            return
+        names = torch.frombuffer(bytearray(b"".join(new_keys)), dtype=torch.uint8).view(len(new), -1)
+        name = _name(names)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file({"keys": names, "rows": rows[new].contiguous()}, temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, folder / name)
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            warnings.warn(f"activations are not stored in {str(self.folder)!r}: {error}", RuntimeWarning, stacklevel=2)
+            described = {"space": folder.name, "dtype": str(rows.dtype).removeprefix("torch.")}
+            write_tensors(folder / name, _KIND, {"keys": names, "rows": stored}, described)
+        except OSError as error:
+            self._warn_refused(error)
             return
         with self._lock:
             self._read.setdefault(space, set()).add(name)
-            places.update({keys[i]: (name, row) for row, i in enumerate(new)})
+            places.update({key: (name, row) for row, key in enumerate(new_keys)})
 
-    def _of(self, space: bytes) -> Path:
-        return self.folder / xxhash.xxh3_128(space).hexdigest()
+    def _of(self, space: bytes) -> str:
+        """Folder of a space."""
+        name = xxhash.xxh3_128(b"skal 2 " + self.dtype.encode() + space).hexdigest()
+        return os.path.join(self.folder, name)
+
+    def _stored(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows in the precision of the folder; whole where half precision would overflow."""
+        if self.dtype == "float16" and rows.is_floating_point():
+            half = rows.half()
+            if torch.isfinite(half).all() or not torch.isfinite(rows).all():
+                return half
+        return rows.contiguous()
 
     def _look(self, space: bytes) -> None:
         """Take up what others have written since the last look."""
-        read, places = self._read.setdefault(space, set()), self._places[space]
+        read, places, folder = self._read.setdefault(space, set()), self._places[space], self._of(space)
         try:
-            names = {entry.name for entry in os.scandir(self._of(space)) if entry.name.endswith(".safetensors")}
-        except FileNotFoundError:
+            names = {entry.name for entry in os.scandir(folder) if entry.name.endswith(".safetensors")}
+        except OSError:
             return
         for name in names - read:
-            read.add(name)
+            path = os.path.join(folder, name)
             try:
-                with safe_open(self._of(space) / name, framework="pt") as file:
-                    keys = file.get_tensor("keys").numpy()
-            except (OSError, SafetensorError):  # cut short by a crash of the machine itself
+                keys = map_tensor(path, _KIND, "keys")
+                if _name(keys) != name:
+                    raise ValueError(f"{path!r} is damaged: its name is not that of its keys")
+            except OSError:  # deleted meanwhile, or not ours to read
                 continue
-            places.update({key.tobytes(): (name, row) for row, key in enumerate(keys)})
+            except ValueError as error:
+                self._discard(path, error)
+                continue
+            read.add(name)
+            places.update({key.tobytes(): (name, row) for row, key in enumerate(keys.numpy())})
+
+    def _rows(self, folder: str, name: str, wanted: list[int]) -> torch.Tensor | None:
+        """Copies of rows of a file; None if it is gone or damaged. Its checksum is verified once a version."""
+        path = os.path.join(folder, name)
+        try:
+            info = os.stat(path)
+            version = (info.st_mtime_ns, info.st_size)
+            known, dtype = self._verified.get(path, (None, torch.float32))
+            if version == known:
+                rows = map_tensor(path, _KIND, "rows")
+            else:
+                tensors, described = map_tensors(path, _KIND)
+                if described["space"] != os.path.basename(folder):
+                    raise ValueError(f"{path!r} is damaged: it belongs to another network")
+                rows, dtype = tensors["rows"], getattr(torch, described["dtype"])
+                self._verified[path] = version, dtype
+        except OSError:  # deleted meanwhile, or not ours to read: as if it had never been there
+            return None
+        except ValueError as error:
+            self._discard(path, error)
+            return None
+        if time.time() - info.st_atime > _TOUCH_SECONDS:
+            with suppress(OSError):
+                os.utime(path, ns=(time.time_ns(), info.st_mtime_ns))
+        return rows[wanted].to(dtype)
+
+    def _discard(self, path: str, error: Exception) -> None:
+        self._verified.pop(path, None)
+        with suppress(OSError):
+            os.unlink(path)
+        warnings.warn(f"{error}; its rows are computed again", RuntimeWarning, stacklevel=4)
+
+    def _warn_refused(self, error: OSError) -> None:
+        """Say once that the folder takes nothing."""
+        if not self._refused:
+            self._refused = True
+            message = f"activations are not stored in {str(self.folder)!r}: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FolderCache:
+        return self  # clones and copies of an estimator share its cache
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder, self.max_bytes, self.dtype)
+
+
+def _name(keys: torch.Tensor) -> str:
+    """Name of the file that holds the rows of these keys (n, length)."""
+    return f"{xxhash.xxh3_128(keys.numpy().data).hexdigest()}.safetensors"

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 
+from skal.features.admission import Admission
+
+_LEAST_BYTES = 2**30
+
 
 class ActivationCache:
-    """Rows in memory, within a bound of bytes; the least recently used go first.
+    """Rows in memory, within a bound of bytes.
+
+    When it is full, rows of networks that are no longer used go, least recently used first. Of a pool that is larger
+    than the bound, what fits stays; a RuntimeWarning says once how many bytes all of it would need.
 
     Rows that were put together stay and go together: freed one by one they would leave the memory in pieces.
 
     Parameters
     ----------
-    max_bytes : int, default=2**30
-        Most bytes held, over all networks and points.
+    max_bytes : int or None, default=None
+        Most bytes held, over all networks and points. None takes a quarter of the machine's memory, or of what its
+        container may use, and at least 1 GiB.
 
     Examples
     --------
@@ -25,13 +37,10 @@ class ActivationCache:
     {0: tensor([2.])}
     """
 
-    def __init__(self, max_bytes: int = 2**30):
-        self.max_bytes = max_bytes
-        self._blocks: dict[int, tuple[bytes, list[bytes], torch.Tensor]] = {}  # in order of last use
-        self._places: dict[bytes, dict[bytes, tuple[int, int]]] = {}  # of each space: key to block and row
-        self._bytes = 0
-        self._count = 0
+    def __init__(self, max_bytes: int | None = None):
+        self.max_bytes = max(_LEAST_BYTES, memory_of_machine() // 4) if max_bytes is None else max_bytes
         self._lock = Lock()
+        self.clear()
 
     @property
     def n_bytes(self) -> int:
@@ -45,6 +54,7 @@ class ActivationCache:
     def get(self, space: bytes, keys: list[bytes]) -> dict[int, torch.Tensor]:
         """Positions among `keys` that are known, with their rows."""
         with self._lock:
+            self._use(space)
             places = self._places.get(space, {})
             found = {i: places[key] for i, key in enumerate(keys) if key in places}
             for block in dict.fromkeys(block for block, _ in found.values()):
@@ -52,19 +62,61 @@ class ActivationCache:
             return {i: self._blocks[block][2][row] for i, (block, row) in found.items()}
 
     def put(self, space: bytes, keys: list[bytes], rows: torch.Tensor) -> None:
-        """Keep rows, and drop the least recently used ones beyond the bound."""
+        """Keep rows that are not known yet, as far as they fit."""
         with self._lock:
+            self._use(space)
+            self._begun.setdefault(space, self._clock)
             known = self._places.get(space, {})
             new = list({key: i for i, key in enumerate(keys) if key not in known}.values())
-            new = new[: self.max_bytes // rows[0].nbytes]
             if not new:
                 return
-            self._count += 1
-            self._blocks[self._count] = (space, [keys[i] for i in new], rows[new])
-            self._places.setdefault(space, {}).update({keys[i]: (self._count, row) for row, i in enumerate(new)})
-            self._bytes += self._blocks[self._count][2].nbytes
-            while self._bytes > self.max_bytes:
+            row_bytes = max(1, rows[0].nbytes)
+            n_fit = self._make_room(space, len(new) * row_bytes) // row_bytes
+            refused, new = new[n_fit:], new[:n_fit]
+            if new:
+                self._count += 1
+                self._blocks[self._count] = (space, [keys[i] for i in new], rows[new])
+                self._places.setdefault(space, {}).update({keys[i]: (self._count, row) for row, i in enumerate(new)})
+                self._bytes += self._blocks[self._count][2].nbytes
+            lacking = self._admission.refuse(space, [keys[i] for i in refused], row_bytes) if refused else 0
+            needed = self._bytes + lacking
+        if lacking:
+            warnings.warn(
+                f"the cache in memory is bounded to {_gib(self.max_bytes)}, but the images in use need {_gib(needed)}: "
+                f"what does not fit is computed again at every pass. Set skal.features.CACHE.max_bytes = {needed} "
+                "(or that of your own cache), or give a folder as cache",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._blocks: dict[int, tuple[bytes, list[bytes], torch.Tensor]] = {}  # in order of last use
+            self._places: dict[bytes, dict[bytes, tuple[int, int]]] = {}  # of each space: key to block and row
+            self._begun: dict[bytes, int] = {}  # of each space: when it first came
+            self._used: dict[bytes, int] = {}  # of each space: when it was last asked for
+            self._admission = Admission()
+            self._bytes = self._count = self._clock = 0
+
+    def _use(self, space: bytes) -> None:
+        self._clock += 1
+        self._used[space] = self._clock
+
+    def _make_room(self, space: bytes, n_bytes: int) -> int:
+        """Drop what may go for so many bytes of a space; how many fit then."""
+        while self._bytes > self.max_bytes:  # the bound was lowered
+            self._drop(next(iter(self._blocks)))
+        if self._bytes + n_bytes <= self.max_bytes:
+            return n_bytes
+        left = {other for other in self._places if self._used[other] < self._begun[space]}
+        for block in [block for block, (other, _, _) in self._blocks.items() if other in left] if left else []:
+            if self._bytes + n_bytes > self.max_bytes:
+                self._drop(block)
+        if self._bytes + n_bytes > self.max_bytes and self._admission.replaces():
+            while self._blocks and self._bytes + n_bytes > self.max_bytes:
                 self._drop(next(iter(self._blocks)))
+        return min(n_bytes, self.max_bytes - self._bytes)
 
     def _drop(self, block: int) -> None:
         space, keys, rows = self._blocks.pop(block)
@@ -74,9 +126,34 @@ class ActivationCache:
         if not self._places[space]:
             del self._places[space]
 
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._blocks.clear()
-            self._places.clear()
-            self._bytes = 0
+    def __deepcopy__(self, memo: dict[int, Any]) -> ActivationCache:
+        return self  # clones and copies of an estimator share its cache
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.max_bytes,)  # another process starts with an empty one
+
+
+def memory_of_machine() -> int:
+    """Bytes of physical memory, or fewer where the process runs in a container or group that is allowed less."""
+    try:
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, OSError, ValueError):  # Windows
+        return 0
+    root = Path("/sys/fs/cgroup")
+    files = [root / "memory.max", root / "memory/memory.limit_in_bytes"]
+    try:
+        group = Path("/proc/self/cgroup").read_text().split("::", 1)[1].splitlines()[0]
+        own = root / group.lstrip("/")
+        files += [folder / "memory.max" for folder in (own, *own.parents) if root in folder.parents]
+    except (OSError, IndexError):
+        pass
+    for file in files:
+        try:
+            limits.append(int(file.read_text()))
+        except (OSError, ValueError):  # there is none, or it is "max"
+            continue
+    return min(limits)
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.2f} GiB"

@@ -14,8 +14,9 @@ from skal.backbones import Backbone
 from skal.features.activations import Point, frozen_activations
 from skal.features.cache import Cache
 from skal.features.pooling import pool
+from skal.features.stored import StoredActivations
 from skal.images.forms import as_data
-from skal.images.inputs import Inputs, TensorInputs
+from skal.images.inputs import Inputs, JoinedInputs, TensorInputs
 
 _INFERENCE_BATCH = 256
 _SILENT = 512  # images that pass without a progress bar: a query asks for the pool in blocks of this size
@@ -65,9 +66,18 @@ class Prefix:
         return inputs
 
     def activations(self, inputs: Inputs) -> Iterator[torch.Tensor]:
-        """Activations at the cut, in blocks of rows."""
-        for (block,) in self.at(inputs, [Point(self.cut)]):
-            yield block
+        """Activations at the cut, in blocks of rows; where they are all that is known of an image, they are taken."""
+        if isinstance(inputs, JoinedInputs) and any(isinstance(part, StoredActivations) for part, _ in inputs.places):
+            for part, rows in inputs.runs(range(len(inputs))):
+                if isinstance(part, StoredActivations):
+                    yield part.rows[torch.from_numpy(rows)]
+                else:
+                    yield from self.activations(JoinedInputs((part, rows)))
+        elif isinstance(inputs, StoredActivations):
+            yield inputs.rows
+        else:
+            for (block,) in self.at(inputs, [Point(self.cut)]):
+                yield block
 
     def at(self, inputs: Inputs, points: list[Point]) -> Iterator[list[torch.Tensor]]:
         """Activations at several points of the pre-trained network, in blocks of rows."""

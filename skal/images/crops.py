@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from skal.images.decode import decode
+from skal.images.decode import pixels_of
 
 _SIDE = 0.875  # of a crop, as 224 pixels are of 256
 
@@ -31,11 +31,11 @@ class RandomCrops:
         self.flips = generator.random_sample((n, n_crops)) < 0.5
 
     def of(self, rows: np.ndarray, images: Any) -> list[np.ndarray]:
-        """Crops (n_crops, ...) of each image, in the image's own form; those of files as uint8 (n_crops, H, W, 3)."""
+        """Crops (n_crops, ...) of each image, in its own form; of files and PIL images uint8 (n_crops, H, W, 3)."""
         return [self._of_image(i, image) for i, image in zip(rows, images, strict=True)]
 
     def _of_image(self, i: int, image: Any) -> np.ndarray:
-        pixels = decode(image).numpy() if not isinstance(image, np.ndarray) else image
+        pixels = image if isinstance(image, np.ndarray) else pixels_of(image)
         is_float = pixels.dtype.kind == "f"  # (channels, H, W), else (H, W) or (H, W, channels)
         grey = pixels.ndim == 2
         maps = torch.from_numpy(np.ascontiguousarray(pixels[..., None] if grey else pixels))

@@ -1,8 +1,9 @@
 """What ``X`` may be, and how it becomes a network's input. Nothing else looks at pixels.
 
 ``X`` is uint8 images (n, H, W, 3) or grey (n, H, W); float tensors or arrays (n, channels, H, W), taken as already
-pre-processed; an array or list of file paths, decoded lazily; or 2-D features. Each becomes a sequence with two
-methods: ``keys`` names the content of rows, and ``load`` gives a batch of network inputs.
+pre-processed; file paths, decoded lazily; images of several sizes, one by one; a data set of images; or 2-D features.
+Each becomes a sequence with two methods: ``keys`` names the content of rows, and ``load`` gives a batch of network
+inputs.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import xxhash
+from PIL import Image
+from scipy.sparse import issparse
 
-from skal.images.decode import decode
-from skal.images.forms import as_paths
+from skal.images.decode import DECODER, UnreadableImageError, decode, describe, file_problem, pixels_of
+from skal.images.forms import as_data, as_paths, image_of, is_dataset, is_items
 from skal.images.transform import ImageTransform
 
 
@@ -101,18 +103,79 @@ class PathInputs:
         return len(self.paths)
 
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        names = []
+        names, failures = [], []
         for path in map(os.path.abspath, self.paths[rows]):
-            info = os.stat(path)
-            named = repr((path, info.st_mtime_ns, info.st_size, self.transform))
+            try:
+                info = os.stat(path)
+            except OSError as error:
+                failures.append((path, error.strerror or str(error)))
+                continue
+            named = repr((path, info.st_mtime_ns, info.st_size, DECODER, self.transform))
             names.append(xxhash.xxh3_128(named.encode()).digest())
+        _raise_for(failures, len(rows))
         return names
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        return torch.cat([self.transform(decode(path)[None]) for path in self.paths[rows]])
+        batch, failures = [], []
+        for path in self.paths[rows]:
+            try:
+                batch.append(self.transform(decode(path, self.transform.background)[None]))
+            except UnreadableImageError as error:  # the others are tried too, so that one error names all
+                failures.append((error.path, error.reason))
+        _raise_for(failures, len(rows))
+        return torch.cat(batch)
 
     def with_transform(self, transform: ImageTransform | None) -> PathInputs:
         return PathInputs(self.paths, transform or self.transform)
+
+
+class ItemInputs:
+    """Images one by one: an object array of PIL images and arrays of several sizes, or a data set, read when needed.
+
+    An item is an image or a tuple that begins with one: a PIL image, a file, uint8 pixels (H, W, 3) or (H, W), or a
+    float array or tensor (channels, H, W), taken as already pre-processed.
+    """
+
+    def __init__(self, items: Any, transform: ImageTransform):
+        self.items = items
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
+        names = []
+        for i in rows:
+            array = self.read(int(i))
+            names += _digests(array[None], [0], self.transform if array.dtype == np.uint8 else None)
+        return names
+
+    def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        batch: list[torch.Tensor] = []
+        for i in rows:
+            array = self.read(int(i))
+            is_ready = array.dtype != np.uint8
+            batch.append(torch.from_numpy(array[None].copy()).float() if is_ready else self.transform(_tensor(array)))
+            if batch[-1].shape != batch[0].shape:
+                raise ValueError(f"X[{i}] has shape {array.shape} pre-processed, unlike others of its batch")
+        return torch.cat(batch)
+
+    def with_transform(self, transform: ImageTransform | None) -> ItemInputs:
+        return ItemInputs(self.items, transform or self.transform)
+
+    def read(self, i: int) -> np.ndarray:
+        """Pixels (H, W, 1 or 3), uint8, or a pre-processed image (channels, H, W)."""
+        try:
+            image = image_of(self.items[i])
+            if not isinstance(image, np.ndarray) or image.dtype.kind != "f":
+                return pixels_of(image, self.transform.background)
+            if image.ndim != 3 or image.shape[0] != self.transform.channels or 0 in image.shape:
+                raise ValueError(f"it has shape {image.shape}, not ({self.transform.channels}, H, W), pre-processed")
+            if not _is_finite(image).all():
+                raise ValueError("it contains NaN or infinity")
+            return image
+        except Exception as error:  # whatever a data set raises, its row is named
+            raise ValueError(f"X[{i}] cannot be read: {str(error) or type(error).__name__}") from error
 
 
 class JoinedInputs:
@@ -133,16 +196,16 @@ class JoinedInputs:
         return len(self.places)
 
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        return [key for inputs, own in self._runs(rows) for key in inputs.keys(own)]
+        return [key for inputs, own in self.runs(rows) for key in inputs.keys(own)]
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        return torch.cat([inputs.load(own) for inputs, own in self._runs(rows)])
+        return torch.cat([inputs.load(own) for inputs, own in self.runs(rows)])
 
     def with_transform(self, transform: ImageTransform | None) -> JoinedInputs:
         others = {id(inputs): inputs.with_transform(transform) for inputs, _ in self.places}
         return JoinedInputs(*((others[id(inputs)], [i]) for inputs, i in self.places))
 
-    def _runs(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Inputs, np.ndarray]]:
+    def runs(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Inputs, np.ndarray]]:
         """Rows of the same inputs that follow each other, together."""
         places = [self.places[i] for i in rows]
         for _, run in groupby(places, key=lambda place: id(place[0])):
@@ -169,7 +232,7 @@ class InputSpec:
         channels = self.transform.channels
         return (
             "uint8 images (n, H, W, 3) or (n, H, W), pre-processed float images "
-            f"(n, {channels}, H, W), or a list or array of image file paths"
+            f"(n, {channels}, H, W), a list or array of image file paths or of PIL images, or a torch Dataset of images"
         )
 
     def check(self, X: Any) -> Inputs:
@@ -178,28 +241,33 @@ class InputSpec:
         Raises
         ------
         ValueError
-            If `X` is empty, has a wrong rank, number of channels or type, holds NaN or infinity, or names a file that
-            does not exist.
+            If `X` is empty, has a wrong rank, number of channels or type, holds NaN or infinity, or names files that
+            do not exist or cannot be opened.
         """
         if isinstance(X, Inputs):
             return X.with_transform(self.transform)
+        X = as_data(X)
         paths = as_paths(X)
         if paths is not None:
             if self.transform is None:
                 raise ValueError(f"X is {len(paths)} file paths, but this network takes {self.allowed}")
-            missing = [str(path) for path in paths if not Path(path).is_file()]
-            if missing:
-                raise ValueError(f"{len(missing)} of {len(paths)} paths name no file, the first is {missing[0]!r}")
+            problems = [(str(path), file_problem(path)) for path in paths]
+            _raise_for([(path, why) for path, why in problems if why is not None], len(paths))
             return PathInputs(paths, self.transform)
-        array = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asanyarray(X)
+        if is_items(X):
+            return self._check_items(X)
+        if issparse(X):
+            raise ValueError(f"X is a sparse matrix, but this network takes {self.allowed}; pass X.toarray()")
+        array = np.asanyarray(X)
+        if array.ndim == 0:
+            raise ValueError(f"X is {X!r}, but this network takes {self.allowed}")
         if len(array) == 0:
             raise ValueError(
                 f"X is empty: an array with 0 sample(s) (shape={array.shape}) where at least 1 is required"
             )
-        refused = ValueError(f"X has shape {array.shape} and type {array.dtype}, but this network takes {self.allowed}")
         if self.transform is None:
-            if array.ndim != 2:
-                raise refused
+            if array.ndim != 2 or array.dtype.kind not in "fiub":
+                raise self._refused(array)
             return TensorInputs(_finite(array))
         if array.dtype == np.uint8:
             if array.ndim == 3 and array.shape[2] in (3, 4):
@@ -207,18 +275,63 @@ class InputSpec:
             if array.ndim == 3:
                 array = array[..., None]
             if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-                raise refused
+                raise self._refused(array)
             return PixelInputs(array, self.transform)
-        if array.ndim != 4 or array.dtype.kind != "f" or array.shape[1] != self.transform.channels:
-            raise refused
+        is_shaped = array.ndim == 4 and array.shape[1] == self.transform.channels and 0 not in array.shape
+        if array.dtype.kind != "f" or not is_shaped:
+            raise self._refused(array)
         return TensorInputs(_finite(array))
+
+    def _check_items(self, X: Any) -> ItemInputs:
+        """Images one by one; only the first of a data set is read before it is needed."""
+        if self.transform is None:
+            raise ValueError(f"X is {len(X)} images, one by one, but this network takes {self.allowed}")
+        if len(X) == 0:
+            raise ValueError("X is empty: a data set with 0 sample(s) where at least 1 is required")
+        inputs = ItemInputs(X, self.transform)
+        for i in [0] if is_dataset(X) else [i for i, image in enumerate(X) if not isinstance(image, Image.Image)]:
+            inputs.read(i)
+        return inputs
+
+    def _refused(self, array: np.ndarray) -> ValueError:
+        """Why an array is not taken, and what to do about it where its shape tells."""
+        message = f"X has shape {array.shape} and type {array.dtype}, but this network takes {self.allowed}"
+        shape, is_pixels = array.shape, array.dtype == np.uint8
+        if self.transform is None:
+            return ValueError(message)
+        if len(shape) == 4 and shape[1] in (1, 3) and shape[-1] not in (1, 3) and array.dtype.kind in "iub":
+            message += "; pixels have their channels last: X.transpose(0, 2, 3, 1)"
+        elif len(shape) == 4 and is_pixels and shape[-1] == 4:
+            message += "; 4 channels may be colour and transparency: pass PIL images or files, or X[..., :3]"
+        elif len(shape) in (3, 4) and not is_pixels and array.dtype.kind in "iubf" and shape[-1] in (1, 3):
+            message += "; pixels from 0 to 255 are passed as X.astype(np.uint8)"
+        elif len(shape) == 2 and (is_pixels or array.dtype.kind == "f"):
+            message += "; a single grey image is X[None], and features need a network that begins with a linear layer"
+        elif len(shape) == 3 and array.dtype.kind == "f":
+            message += "; a single image is X[None]"
+        return ValueError(message)
+
+
+def _raise_for(failures: Sequence[tuple[str, str]], n: int) -> None:
+    """Name files that cannot be read, together."""
+    if failures:
+        raise ValueError(describe(failures, n))
+
+
+def _tensor(pixels: np.ndarray) -> torch.Tensor:
+    """Pixels (H, W, C) as a batch of one, copied where torch cannot write to them."""
+    return torch.from_numpy(np.array(pixels[None]))
+
+
+def _is_finite(array: np.ndarray) -> np.ndarray:
+    # Beyond float32's range a number would become infinite when it is loaded.
+    return np.abs(array) <= np.finfo(np.float32).max
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
     for start in range(0, len(array), 256):
         block = array[start : start + 256]
-        # Beyond float32's range a number would become infinite when it is loaded.
-        bad = ~(np.abs(block) <= np.finfo(np.float32).max).reshape(len(block), -1).all(axis=1)
+        bad = ~_is_finite(block).reshape(len(block), -1).all(axis=1)
         if bad.any():
             raise ValueError(f"X contains NaN or infinity, first in row {start + int(bad.argmax())}")
     return array

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
+
+from skal.images.decode import WHITE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL converts to grey
 
+_EXTREME = 8  # sides of an image whose long one is resized only where the crop needs it
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ImageTransform:
     """From uint8 pixels to a network's input: short side to `resize`, centre crop to `crop`, normalise.
 
@@ -26,6 +31,15 @@ class ImageTransform:
         Per channel, for pixels scaled to [0, 1].
     interpolation : {"bilinear", "bicubic"}, default="bilinear"
         Always with antialiasing.
+    squash : bool, default=False
+        Whether both sides become `resize`, which distorts images that are not square, instead of the short side.
+    background : tuple of three int, default=(255, 255, 255)
+        Colour behind the transparent pixels of image files and PIL images, from 0 to 255.
+
+    Raises
+    ------
+    ValueError
+        If `crop` is larger than `resize`, or `background` is no colour.
 
     Examples
     --------
@@ -38,10 +52,21 @@ class ImageTransform:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    squash: bool = False
+    background: tuple[int, int, int] = WHITE
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
             raise ValueError(f"crop={self.crop} is not between 1 and resize={self.resize}")
+        is_colour = len(self.background) == 3 and all(isinstance(v, Integral) and 0 <= v < 256 for v in self.background)
+        if not is_colour:
+            raise ValueError(f"background={self.background!r} is not three integers from 0 to 255")
+
+    def __repr__(self) -> str:
+        # Profiles, models and caches name their pre-processing by this text: later options join it where they are set.
+        later = {"squash": False, "background": WHITE}
+        shown = [f.name for f in fields(self) if f.name not in later or getattr(self, f.name) != later[f.name]]
+        return f"ImageTransform({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     @property
     def channels(self) -> int:
@@ -51,12 +76,57 @@ class ImageTransform:
         """Network inputs (n, channels, crop, crop), float32, of uint8 images (n, H, W, 1 or 3)."""
         x = pixels.permute(0, 3, 1, 2)
         short = min(x.shape[2:])
-        if short != self.resize:
-            size = [int(side * self.resize / short) for side in x.shape[2:]]
-            x = F.interpolate(x, size=size, mode=self.interpolation, antialias=True)
+        size = [self.resize if self.squash else int(side * self.resize / short) for side in x.shape[2:]]
+        if size != list(x.shape[2:]):
+            if max(x.shape[2:]) > _EXTREME * short and not self.squash:
+                x = _resize_centre(x, size, self.crop, self.interpolation)
+            else:
+                x = F.interpolate(x, size=size, mode=self.interpolation, antialias=True)
         top, left = (round((side - self.crop) / 2) for side in x.shape[2:])
         x = x[:, :, top : top + self.crop, left : left + self.crop].float() / 255
         if x.shape[1] == 3 and self.channels == 1:
             x = (x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std  # a grey image is spread over the channels here
+
+
+def _resize_centre(x: torch.Tensor, size: list[int], crop: int, interpolation: str) -> torch.Tensor:
+    """Images resized to `size`, but of their long axis the central `crop` pixels alone, from what these depend on.
+
+    Resized whole, an image of 1 x 20,000 pixels would take 256 x 5,120,000.
+    """
+    if size[0] > size[1]:  # torch resizes rows first, and clips between the two axes
+        first, weights = _centre_weights(x.shape[2], size[0], crop, interpolation)
+        x = x[:, :, first : first + weights.shape[1]]
+        x = F.interpolate(x, size=[x.shape[2], size[1]], mode=interpolation, antialias=True)
+        return _weighted(x.transpose(2, 3), weights).transpose(2, 3)
+    first, weights = _centre_weights(x.shape[3], size[1], crop, interpolation)
+    x = _weighted(x[:, :, :, first : first + weights.shape[1]], weights)
+    return F.interpolate(x, size=[size[0], crop], mode=interpolation, antialias=True)
+
+
+def _centre_weights(n: int, length: int, crop: int, interpolation: str) -> tuple[int, torch.Tensor]:
+    """The first pixel that the centre depends on, and weights (crop, m) of it and those that follow.
+
+    They are those of torch's resize of `n` to `length` pixels with antialiasing: a triangle, or Keys's cubic with
+    a = -0.5, as wide as a pixel of the smaller image.
+    """
+    scale = n / length
+    wide = max(scale, 1.0)
+    support = (1 if interpolation == "bilinear" else 2) * wide
+    centres = (round((length - crop) / 2) + torch.arange(crop, dtype=torch.float64) + 0.5) * scale
+    first = max(int(centres[0] - support), 0)
+    last = min(int(centres[-1] + support) + 1, n)
+    distance = ((torch.arange(first, last) + 0.5)[None] - centres[:, None]).abs() / wide
+    if interpolation == "bilinear":
+        weights = (1 - distance).clamp(min=0)
+    else:
+        inner = (1.5 * distance - 2.5) * distance**2 + 1
+        outer = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+        weights = torch.where(distance < 1, inner, torch.where(distance < 2, outer, 0.0))
+    return first, (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _weighted(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sums (..., crop) of uint8 pixels (..., m), as uint8."""
+    return (x.float() @ weights.T).round().clamp(0, 255).to(torch.uint8).contiguous()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +17,15 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
+from skal._device import find_device
 from skal._validation import check_count
 from skal.backbones.backbone import Backbone
 from skal.backbones.load import BackboneLike, load_backbone
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs, InputSpec
 from skal.images.transform import ImageTransform
-from skal.selective.filters import ConvResponses, GaborResponses, filters_by_layer
+from skal.selective.filters import BATCH, ConvResponses, GaborResponses, filters_by_layer
+from skal.selective.table import BlockTable, NotStoredError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 BANKS = ("gabor", "conv")
 _INTERVALS = 2000  # equal intervals of which bins of equal mass are made
 _SIDE = 128  # of images given to the Gabor bank
+_ATTEMPTS = 3  # at filling a table that others may replace meanwhile
 
 
 class FilterBankDescriptor(TransformerMixin, BaseEstimator):
@@ -54,7 +57,8 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         Side of the images, resized and cropped at the centre. None takes the network's own, for the Gabor bank 128.
     preprocess : ImageTransform or None, default=None
         Pre-processing of pixels; None takes the network's own.
-    device : str, default="cpu"
+    device : str, default="auto"
+        ``"auto"`` takes a GPU where there is one.
     verbose : bool, default=False
         Whether a bar shows the progress.
 
@@ -88,13 +92,13 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         bank: str = "gabor",
         *,
         backbone: BackboneLike | None = None,
-        weights: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | None = "auto",
         layers: int | Sequence[str] = 2,
         n_bins: int = 100,
         activation: bool = True,
         image_size: int | None = None,
         preprocess: ImageTransform | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         verbose: bool = False,
     ):
         self.bank = bank
@@ -124,7 +128,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the bank or its layers are unknown, there is no backbone, or X is no images.
+            If the bank, its layers or the device are unknown, there is no backbone, or X is no images.
         """
         responses, inputs = self._responses(X)
         low, high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
@@ -162,48 +166,39 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         responses, inputs = self._responses(X)
         return np.concatenate([self._histograms(maps) for maps in self._blocks(responses, inputs, "descriptors")])
 
-    def write(self, X: Any, folder: str | os.PathLike[str]) -> np.memmap:
+    def write(self, X: Any, folder: str | os.PathLike[str]) -> np.ndarray:
         """What :meth:`transform` gives, kept in a folder; a pass that was killed continues where it was.
+
+        Several sets of images, and several processes, may share a folder. Finished blocks have a checksum: a damaged
+        one is computed again, with a RuntimeWarning.
 
         Parameters
         ----------
         X : images of length n
         folder : path
-            Made if it does not exist.
+            Made if it does not exist. Each set of images in its bins has a place in it, named by :meth:`fingerprint`.
 
         Returns
         -------
         descriptors : memmap of shape (n, n_filters * n_bins)
-            float32, read-only.
-
-        Raises
-        ------
-        ValueError
-            If the folder holds descriptors of other images, or in other bins.
+            float32, read-only. If the folder is full or cannot be written, a RuntimeWarning says so and this is an
+            array in memory.
         """
         check_is_fitted(self)
         responses, inputs = self._responses(X)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        data, state = folder / "descriptors.npy", folder / "state.json"
         shape = (len(inputs), self.edges_.shape[0] * self.n_bins)
-        named = {"images": self._named(inputs), "shape": list(shape)}
-        done = 0
-        if state.exists():
-            held = json.loads(state.read_text())
-            done = held.pop("done")
-            if held != named:
-                raise ValueError(f"{str(folder)!r} holds descriptors of other images or in other bins")
-        if not data.exists():
-            done = 0
-        table = np.lib.format.open_memmap(data, "r+" if done else "w+", dtype=np.float32, shape=shape)
-        for maps in self._blocks(responses, inputs, "descriptors", done):
-            histograms = self._histograms(maps)
-            table[done : done + len(histograms)] = histograms
-            done += len(histograms)
-            table.flush()
-            _write_whole(state, json.dumps({**named, "done": done}))
-        return np.load(data, mmap_mode="r")
+        table = BlockTable(Path(folder).expanduser() / f"descriptors-{self._named(inputs)}", shape, BATCH)
+        try:
+            for attempt in range(_ATTEMPTS):
+                missing = table.missing(warn=attempt == 0)
+                if not missing:
+                    return table.rows()
+                for start in tqdm(missing, desc="descriptors", unit="block", disable=not self.verbose):
+                    table.write(start, self._histograms(next(responses(inputs, start))))
+            raise NotStoredError(f"{str(folder)!r}: another program keeps changing it")
+        except NotStoredError as error:
+            warnings.warn(f"descriptors are not stored in {error}", RuntimeWarning, stacklevel=2)
+            return self.transform(X)
 
     def plot(self, X: Any = None, *, ax: Axes | None = None) -> Figure | Axes:
         """The filters of the bank, or the descriptor of one image.
@@ -239,11 +234,12 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
     def _bank(self) -> GaborResponses | ConvResponses:
         if self.bank not in BANKS:
             raise ValueError(f"bank={self.bank!r} is not one of {BANKS}")
+        device = find_device(self.device)
         if self.bank == "gabor":
-            return GaborResponses(self.device)
+            return GaborResponses(device)
         if self.backbone is None:
-            raise ValueError("bank='conv' needs a backbone, such as 'alexnet' with weights='DEFAULT'; got None")
-        return ConvResponses(self._load_backbone(), self.layers, self.activation, self.device)
+            raise ValueError("bank='conv' needs a backbone, such as 'alexnet'; got None")
+        return ConvResponses(self._load_backbone(), self.layers, self.activation, device)
 
     def _load_backbone(self) -> Backbone:
         assert self.backbone is not None
@@ -264,11 +260,9 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         pixels = replace(given, mean=(0.0,) * channels, std=(1.0,) * channels)  # in [0, 1]
         return bank, InputSpec(pixels).check(X)
 
-    def _blocks(
-        self, bank: GaborResponses | ConvResponses, inputs: Inputs, what: str, done: int = 0
-    ) -> Iterator[list[torch.Tensor]]:
-        with tqdm(total=len(inputs), initial=done, desc=what, unit="image", disable=not self.verbose) as progress:
-            for maps in bank(inputs, done):
+    def _blocks(self, bank: GaborResponses | ConvResponses, inputs: Inputs, what: str) -> Iterator[list[torch.Tensor]]:
+        with tqdm(total=len(inputs), desc=what, unit="image", disable=not self.verbose) as progress:
+            for maps in bank(inputs):
                 yield maps
                 progress.update(len(maps[0]))
 
@@ -331,10 +325,3 @@ def _equal_mass(low: float, high: float, counts: np.ndarray, n_bins: int) -> np.
     edges = np.interp(np.arange(n_bins + 1) / n_bins * mass[-1], mass, np.linspace(low, high, _INTERVALS + 1))
     edges[[0, -1]] = low, high
     return edges
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all."""
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    os.replace(new, path)

@@ -16,7 +16,8 @@ from skal.features.activations import Point, frozen_activations
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.images.transform import LUMA
 
-_BATCH = 16  # images whose maps are there at a time
+#: Images whose maps are in memory at a time.
+BATCH = 16
 
 
 def gabor_bank(
@@ -79,8 +80,8 @@ class GaborResponses:
 
     def __call__(self, inputs: Inputs, start: int = 0) -> Iterator[list[torch.Tensor]]:
         """Maps (n, 48, H, W) of each block of images, from row `start` on, as the only one of a list."""
-        for first in range(start, len(inputs), _BATCH):
-            x = inputs.load(range(first, min(first + _BATCH, len(inputs))))
+        for first in range(start, len(inputs), BATCH):
+            x = inputs.load(range(first, min(first + BATCH, len(inputs))))
             yield [self._of_grey((x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1) if x.shape[1] == 3 else x[:, 0])]
 
     @property
@@ -123,8 +124,8 @@ class ConvResponses:
 
     def __call__(self, inputs: Inputs, start: int = 0) -> Iterator[list[torch.Tensor]]:
         """Maps (n, filters, H, W) of each block of images, from row `start` on, one a layer."""
-        for first in range(start, len(inputs), _BATCH):
-            block = JoinedInputs((inputs, range(first, min(first + _BATCH, len(inputs)))))
+        for first in range(start, len(inputs), BATCH):
+            block = JoinedInputs((inputs, range(first, min(first + BATCH, len(inputs)))))
             yield from frozen_activations(self._backbone, block, self._points, device=self._device, cache=None)
 
     @property

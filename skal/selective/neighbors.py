@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
@@ -17,8 +18,11 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 from tqdm import tqdm
 
+from skal._device import find_device
+from skal._files import read_tensors, write_tensors
 from skal._validation import check_count
 
+_KIND = "nearest neighbours"
 _BLOCK_BYTES = 128 << 20  # of a block of source rows
 _QUERIES = 1024  # rows that meet a block at a time
 _FEW = 16  # rows that are prepared at a time
@@ -40,7 +44,8 @@ class SymmetricKLNeighbors(BaseEstimator):
         Added inside each logarithm. A larger one changes what is near: 1e-3 keeps half of the nearest 100.
     block_size : int or None, default=None
         Source rows at a time; None takes 128 MiB of them. No result depends on it.
-    device : str, default="cpu"
+    device : str, default="auto"
+        ``"auto"`` takes a GPU where there is one.
     verbose : bool, default=False
         Whether a bar shows the progress through the source.
 
@@ -71,7 +76,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         weights: ArrayLike | None = None,
         eps: float = 2.2e-16,
         block_size: int | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         verbose: bool = False,
     ):
         self.n_neighbors = n_neighbors
@@ -101,6 +106,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         """
         if not isinstance(self.eps, Real) or not self.eps > 0:
             raise ValueError(f"eps={self.eps!r} is not a positive number")
+        find_device(self.device)
         check_count("n_neighbors", self.n_neighbors)
         if self.block_size is not None:
             check_count("block_size", self.block_size)
@@ -136,7 +142,9 @@ class SymmetricKLNeighbors(BaseEstimator):
             None takes the parameter.
         return_distance : bool, default=True
         checkpoint : path, default=None
-            File that holds the best so far after every block, so that the same call continues where it was killed.
+            Folder that holds the best so far after every block, so that the same call continues where it was killed.
+            Several searches, and several processes, may share it. A damaged file is not used, and a folder that cannot
+            be written gives a RuntimeWarning.
 
         Returns
         -------
@@ -148,8 +156,8 @@ class SymmetricKLNeighbors(BaseEstimator):
         Raises
         ------
         ValueError
-            If there are fewer source rows than neighbours, X has another number of columns, X or the source holds
-            negative or infinite values, or the checkpoint belongs to another search.
+            If there are fewer source rows than neighbours, X has another number of columns, or X or the source holds
+            negative or infinite values.
         """
         check_is_fitted(self, "_source")
         k = self.n_neighbors if n_neighbors is None else n_neighbors
@@ -162,15 +170,15 @@ class SymmetricKLNeighbors(BaseEstimator):
         n_source = None if _is_blocks(self._source) else len(self._source)
         if n_source is not None and k > n_source - itself:
             raise ValueError(f"n_neighbors={k} is not possible: there are {n_source - itself} source rows")
-        search = _Search(queries, k, self._weights(), float(self.eps), self.device, itself)
-        name = self._named(queries, k, itself) if checkpoint is not None else ""
-        done = search.restore(Path(checkpoint), name) if checkpoint is not None else 0
+        search = _Search(queries, k, self._weights(), float(self.eps), find_device(self.device), itself)
+        kept = _Kept(Path(checkpoint).expanduser(), self._named(queries, k, itself)) if checkpoint is not None else None
+        done = kept.restore(search) if kept is not None else 0
         with tqdm(total=n_source, initial=done, unit="row", desc="neighbours", disable=not self.verbose) as progress:
             for start, block in self._blocks(done):
                 search.see(start, block)
                 progress.update(len(block))
-                if checkpoint is not None:
-                    search.save(Path(checkpoint), name, start + len(block))
+                if kept is not None:
+                    kept.save(search)
         if search.n_seen < k + itself:
             raise ValueError(f"n_neighbors={k} is not possible: there are {search.n_seen - itself} source rows")
         distances, indices = search.best
@@ -329,24 +337,51 @@ class _Search:
         weights = self._weights.double().cpu().numpy()
         return float((weights * (p - q) * (np.log(p + self._eps) - np.log(q + self._eps))).sum())
 
-    def save(self, path: Path, name: str, done: int) -> None:
-        """Keep what is known after `done` source rows; a kill leaves the file before or after."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(path.name + ".new")
-        with open(new, "wb") as stream:
-            np.savez(stream, name=name, done=done, distances=self._distances, indices=self._indices)
-        os.replace(new, path)
+    @property
+    def state(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances and indices of the best so far."""
+        return self._distances, self._indices
 
-    def restore(self, path: Path, name: str) -> int:
-        """Take what an earlier search of this name had found; how many source rows it had seen."""
-        if not path.exists():
-            return 0
-        with np.load(path) as held:
-            if str(held["name"]) != name:
-                raise ValueError(f"the checkpoint {str(path)!r} belongs to another search")
-            self._distances, self._indices = torch.from_numpy(held["distances"]), torch.from_numpy(held["indices"])
-            self.n_seen = int(held["done"])
-        return self.n_seen
+    def resume(self, n_seen: int, distances: torch.Tensor, indices: torch.Tensor) -> None:
+        """Continue after so many source rows; a ValueError if the tensors do not fit these queries."""
+        shape = (len(self._queries), min(n_seen, self._k))
+        if distances.shape != shape or indices.shape != shape:
+            raise ValueError(f"the state has shape {tuple(distances.shape)} instead of {shape}")
+        self.n_seen, self._distances, self._indices = n_seen, distances, indices
+
+
+class _Kept:
+    """The state of a search in a folder, in a file that is named by the search."""
+
+    def __init__(self, folder: Path, name: str):
+        self._path, self._name = folder / f"nearest-{name}.safetensors", name
+        self._refused = False
+
+    def restore(self, search: _Search) -> int:
+        """Take what an earlier call had found; how many source rows it had seen."""
+        try:
+            tensors, described = read_tensors(self._path, _KIND)
+            if described["name"] != self._name:
+                raise ValueError(f"{str(self._path)!r} is damaged: it belongs to another search")
+            search.resume(described["n_seen"], tensors["distances"], tensors["indices"])
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:
+            warnings.warn(f"the search starts anew: {error}", RuntimeWarning, stacklevel=3)
+        return search.n_seen
+
+    def save(self, search: _Search) -> None:
+        """Keep what is known so far; a kill leaves the file before or after."""
+        distances, indices = search.state
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            described = {"name": self._name, "n_seen": search.n_seen}
+            write_tensors(self._path, _KIND, {"distances": distances, "indices": indices}, described)
+        except OSError as error:
+            if not self._refused:
+                self._refused = True
+                message = f"the state of the search is not stored in {str(self._path.parent)!r}: {error}"
+                warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _is_blocks(X: Any) -> bool:

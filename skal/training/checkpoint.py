@@ -1,68 +1,92 @@
-"""A trained classifier as a file: its tensors in safetensors, the rest as plain text beside them."""
+"""A trained suffix as a file: its tensors in safetensors, the rest as plain text beside them."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import nn
 
-from skal.training.suffix import Suffix
+from skal._files import read_tensors, remove_stale, write_tensors
 
-_FORMAT = "skal.FrozenPrefixClassifier 1"
+_KIND = "classifier"
 
 
-def write_checkpoint(path: str | os.PathLike[str], models: Sequence[Suffix], described: dict[str, Any]) -> None:
-    """Write models that predict together, and a description that JSON can hold.
+def write_checkpoint(
+    path: str | os.PathLike[str], state: Mapping[str, torch.Tensor], described: dict[str, Any]
+) -> None:
+    """Write tensors and a description that JSON can hold, with a checksum of both.
+
+    The file is replaced as a whole: a process that is killed leaves the old one.
 
     Parameters
     ----------
     path : path
-    models : sequence of Suffix
+    state : dict of str to Tensor
     described : dict
     """
-    tensors = {
-        f"{i}.{name}": tensor.cpu().clone().contiguous()
-        for i, model in enumerate(models)
-        for name, tensor in model.state_dict().items()
-    }
-    described = {"format": _FORMAT, "n_models": len(models), "normalize": models[-1].normalize, **described}
-    save_file(tensors, path, metadata={"skal": json.dumps(described)})
+    remove_stale(os.path.dirname(os.path.abspath(path)))
+    # Cloned: tied weights share their memory, which the format forbids.
+    write_tensors(path, _KIND, {name: tensor.detach().cpu().clone() for name, tensor in state.items()}, described)
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_checkpoint(
+    path: str | os.PathLike[str], required: Iterable[str] = ()
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what :func:`write_checkpoint` wrote; runs no code from the file.
+
+    Parameters
+    ----------
+    path : path
+    required : iterable of str, default=()
+        What the description must hold.
 
     Returns
     -------
     state : dict of str to Tensor
-        Tensors of all models, each named after its model's number.
     described : dict
 
     Raises
     ------
     ValueError
-        If the file is no classifier of skal's.
+        If the file is no classifier of skal's, is damaged, or its description lacks something.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {}).get("skal", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator of its own)
-    except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is no classifier written by skal, or is damaged: {error}") from error
-    if described.get("format") != _FORMAT:
-        raise ValueError(f"{str(path)!r} is no classifier written by skal")
+    state, described = read_tensors(path, _KIND)
+    lacking = [name for name in required if name not in described]
+    if lacking:
+        raise ValueError(f"{str(path)!r} is incomplete: its description lacks {lacking}")
     return state, described
 
 
-def load_models(models: Sequence[Suffix], state: dict[str, torch.Tensor]) -> None:
-    """Give models the tensors that :func:`read_checkpoint` read, in place."""
-    for i, model in enumerate(models):
-        prefix = f"{i}."
-        model.load_state_dict(
-            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+def load_models(models: Sequence[nn.Module], state: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    """Give models the tensors of a file, in place; those of model i are named ``i.name``.
+
+    Parameters
+    ----------
+    models : sequence of Module
+    state : dict of str to Tensor
+    path : path
+        Where they come from, for the message.
+
+    Raises
+    ------
+    ValueError
+        If tensors are missing, have another shape, or do not belong to a model.
+    """
+    own = models_state(models)
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or unknown or reshaped:
+        raise ValueError(
+            f"{str(path)!r} does not fit this network: tensors missing {missing}, unknown {unknown}, "
+            f"of another shape {reshaped}"
         )
+    for i, model in enumerate(models):
+        model.load_state_dict({name: state[f"{i}.{name}"] for name in model.state_dict()})
+
+
+def models_state(models: Sequence[nn.Module]) -> dict[str, torch.Tensor]:
+    """Tensors of models as :func:`load_models` reads them."""
+    return {f"{i}.{name}": value for i, model in enumerate(models) for name, value in model.state_dict().items()}

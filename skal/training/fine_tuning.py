@@ -57,7 +57,9 @@ class FineTuning(Recipe):
             chosen = np.flatnonzero(~(problem.is_old & _is_right(problem)))
         else:
             shares = replay_shares(problem.is_old, float(self.replay))
-        net = problem.net(start.suffix, len(chosen), penalty=start.penalty, share_of=shares)
+        if problem.is_single_class and len(problem.absent):
+            chosen = chosen[:0]  # steps towards one class unlearn the others; its row of the head is solved for
+        net = problem.net(start.suffix, len(chosen), penalty=start.penalty, share_of=shares if len(chosen) else None)
         if len(chosen):
             net.fit(problem.rows(chosen), None)
         else:

@@ -60,6 +60,7 @@ def solve_head(
     *,
     sample_weight: np.ndarray | None = None,
     new: np.ndarray | None = None,
+    hidden: np.ndarray | None = None,
 ) -> None:
     """Set a head to the multinomial logistic regression on given features, solved to convergence.
 
@@ -74,6 +75,9 @@ def solve_head(
     sample_weight : ndarray of shape (n,), default=None
     new : ndarray of int, default=None
         Outputs that are solved for while the others keep their weights; None solves for all.
+    hidden : ndarray of bool, shape (n_classes, n_classes), default=None
+        For each class, outputs that are left out of the softmax of its images. The solution is then drawn to the
+        weights that the head has, not to 0, and biases at the centre stay: a few images should not undo what is known.
 
     References
     ----------
@@ -93,15 +97,19 @@ def solve_head(
         fixed = features @ head.weight.double().numpy().T + head.bias.double().numpy()
     weight = np.ones(n) if sample_weight is None else sample_weight / sample_weight.mean()
     target = np.eye(n_classes)[y]
+    around = np.zeros((n, len(new)))
+    if hidden is not None:
+        fixed[hidden[y]] = -np.inf
+        around = fixed[:, new]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         rows = flat.reshape(len(new), -1)
         logits = fixed.copy()
-        logits[:, new] = z @ rows[:, :-1].T + rows[:, -1]
+        logits[:, new] = around + z @ rows[:, :-1].T + rows[:, -1]
         logits -= logits.max(axis=1, keepdims=True)
         log_proba = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         residual = ((np.exp(log_proba) - target) * weight[:, None])[:, new]
-        gradient = np.column_stack([residual.T @ z + rows[:, :-1] / penalty.C, residual.sum(axis=0)])
+        gradient = np.column_stack([residual.T @ z + rows[:, :-1] / penalty.C, residual.sum(axis=0) * (hidden is None)])
         loss = -(weight * log_proba[np.arange(n), y]).sum() + (rows[:, :-1] ** 2).sum() / (2 * penalty.C)
         return loss, gradient.ravel()
 
@@ -109,6 +117,7 @@ def solve_head(
     solved = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-4}).x
     rows, bias = np.split(solved.reshape(len(new), -1), [-1], axis=1)
     rows = (rows if basis is None else rows @ basis.T) / penalty.scale
+    weights, biases = torch.from_numpy(rows).float(), torch.from_numpy(bias[:, 0] - rows @ penalty.center).float()
     with torch.no_grad():
-        head.weight[new] = torch.from_numpy(rows).float()
-        head.bias[new] = torch.from_numpy(bias[:, 0] - rows @ penalty.center).float()
+        head.weight[new] = weights if hidden is None else head.weight[new] + weights
+        head.bias[new] = biases if hidden is None else head.bias[new] + biases

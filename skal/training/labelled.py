@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from skal._validation import check_labels, check_sample_weight
-from skal.images.inputs import Inputs, JoinedInputs
+from skal.features.stored import KeyedInputs
+from skal.images.inputs import Inputs, JoinedInputs, PathInputs
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class Labelled:
     ----------
     inputs : Inputs
     y : ndarray of shape (n,)
-    sample_weight : ndarray of shape (n,) or None, default=None
+    sample_weight : ndarray of shape (n,) or None
+    content : ndarray of shape (n,)
+        Name of each image's content: equal for a file that was touched or copied, and for a row given again.
     """
 
     inputs: Inputs
@@ -33,8 +38,7 @@ class Labelled:
         if sample_weight is not None and not sample_weight.all():
             rows = np.flatnonzero(sample_weight)
             inputs, y, sample_weight = JoinedInputs((inputs, rows)), y[rows], sample_weight[rows]
-        names = [key.hex() for key in inputs.keys(range(len(inputs)))]
-        return cls(inputs, y, sample_weight, np.array(names, dtype=str))
+        return cls(KeyedInputs(inputs), y, sample_weight, content_names(inputs))
 
     @classmethod
     def checked(cls, estimator: Any, inputs: Inputs, y: Any, sample_weight: Any = None) -> Labelled:
@@ -49,7 +53,7 @@ class Labelled:
 
     def followed_by(self, new: Labelled) -> tuple[Labelled, np.ndarray]:
         """These images and new ones, and which of them are old; an image that is in both has its new label."""
-        kept = np.flatnonzero(~np.isin(self.content, new.content))
+        kept = self.not_in(new)
         weights = None
         if self.sample_weight is not None or new.sample_weight is not None:
             weights = np.concatenate([self.weights[kept], new.weights])
@@ -61,7 +65,33 @@ class Labelled:
         )
         return joined, np.arange(len(joined.y)) < len(kept)
 
+    def not_in(self, other: Labelled) -> np.ndarray:
+        """Rows of the images that others do not hold."""
+        return np.flatnonzero(~np.isin(self.content, other.content))
+
+    def corrected_by(self, new: Labelled) -> np.ndarray:
+        """Classes all of whose images have another label in `new`: they were mistakes, such as a misspelt name."""
+        return np.setdiff1d(self.y, np.concatenate([self.y[self.not_in(new)], new.y]))
+
     @property
     def weights(self) -> np.ndarray:
         """Weight of each image, 1 where none was given."""
         return np.ones(len(self.y)) if self.sample_weight is None else self.sample_weight
+
+
+def content_names(inputs: Inputs) -> np.ndarray:
+    """Name of each image's content (n,), as text; of a file, of its bytes, wherever it lies."""
+    if isinstance(inputs, JoinedInputs):
+        names = [content_names(part)[rows] for part, rows in inputs.runs(range(len(inputs)))]
+        return np.concatenate(names) if names else np.array([], dtype=str)
+    if isinstance(inputs, PathInputs):
+        return np.array([_file_name(path) for path in inputs.paths], dtype=str)
+    return np.array([key.hex() for key in inputs.keys(range(len(inputs)))], dtype=str)
+
+
+def _file_name(path: str | os.PathLike[str]) -> str:
+    try:
+        with open(path, "rb") as file:
+            return str(xxhash.xxh3_128_hexdigest(file.read()))
+    except OSError as error:
+        raise ValueError(f"cannot read the image file {str(path)!r}: {error}") from error

@@ -65,12 +65,16 @@ class Options:
 class SuffixNet(NeuralNetClassifier):
     """skorch's classifier whose training loss includes the penalty of the head, and weights of rows."""
 
-    def __init__(self, *args: Any, head_penalty: float = 0.0, **kwargs: Any):
+    def __init__(self, *args: Any, head_penalty: float = 0.0, hidden: torch.Tensor | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.head_penalty = head_penalty
+        self.hidden = hidden
 
     def get_loss(self, y_pred: torch.Tensor, y_true: Any, X: Any = None, training: bool = False) -> Any:
         """Loss of a batch; labels are targets, or a dict of ``target`` and ``weight``."""
+        if self.hidden is not None:
+            target = y_true["target"] if isinstance(y_true, dict) else y_true
+            y_pred = y_pred.masked_fill(self.hidden.to(y_pred.device)[target.to(y_pred.device)], -torch.inf)
         if isinstance(y_true, dict):
             loss = self._weighted_loss(y_pred, y_true["target"], y_true["weight"])
         else:
@@ -105,6 +109,7 @@ def build_net(
     *,
     head_penalty: float,
     class_weight: np.ndarray | None,
+    hidden: torch.Tensor | None,
     share_of: np.ndarray | None,
     device: str,
     net_class: Callable[..., SuffixNet] = SuffixNet,
@@ -124,6 +129,8 @@ def build_net(
     head_penalty : float
         Factor of the squared norm of the head's weights in the loss.
     class_weight : ndarray of shape (n_classes,) or None
+    hidden : Tensor of bool, shape (n_classes, n_classes), or None
+        For each class, outputs that are left out of the softmax of its images.
     share_of : ndarray of shape (n_rows,) or None
         Probability with which a training step draws each row; None takes every row once per epoch.
     device : str
@@ -142,6 +149,7 @@ def build_net(
         "optimizer": options.optimizer,
         "optimizer__weight_decay": options.weight_decay,
         "head_penalty": head_penalty,
+        "hidden": hidden,
         "lr": options.lr,
         "max_epochs": epochs,
         "batch_size": options.batch_size,

@@ -20,7 +20,7 @@ from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.batches import LabelledRows
 from skal.training.head import HeadPenalty, solve_head
 from skal.training.net import Options, SuffixNet, build_net
-from skal.training.suffix import Suffix, grow_head, interpolate
+from skal.training.suffix import Suffix, head_for, interpolate
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,14 @@ class LastFit:
     classes : ndarray of shape (n_classes,)
     trained_classes : ndarray
         Classes whose rows of the head have been trained.
+    corrected_classes : ndarray
+        Classes that are given up, since all of their images have another label now.
     """
 
     suffix: Suffix
     classes: np.ndarray
     trained_classes: np.ndarray
+    corrected_classes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,24 @@ class Start:
         The suffix as it is before training; None where its head is random.
     alpha : float
         Weight of what was trained in the mean with the probe.
+    absent : ndarray of int
+        Outputs of classes that an earlier fit has learned and that have no image now.
+    kept : tuple of Tensor
+        Weights and biases of those outputs.
     """
 
     suffix: Suffix
     penalty: HeadPenalty
     probe: Suffix | None
     alpha: float
+    absent: np.ndarray
+    kept: tuple[torch.Tensor, torch.Tensor]
 
     def settle(self, trained: Suffix) -> None:
-        """Average the weights of a trained suffix with the probe's, in place."""
+        """Average the weights of a trained suffix with the probe's, in place; classes without images keep theirs."""
+        with torch.no_grad():
+            for name, values in (("weight", self.kept[0]), ("bias", self.kept[1])):
+                trained.head.get_parameter(name)[self.absent] = values.to(trained.head.weight.device)
         if self.probe is not None:
             interpolate(self.probe, trained, self.alpha)
 
@@ -104,7 +116,9 @@ class Problem:
     def classes(self) -> np.ndarray:
         """Class of each output of the head, sorted."""
         known = [self.y, *([] if self.foretold is None else [self.foretold])]
-        return np.unique(np.concatenate([*known, *([] if self.last is None else [self.last.classes])]))
+        if self.last is not None:
+            known.append(np.setdiff1d(self.last.classes, self.last.corrected_classes))
+        return np.unique(np.concatenate(known))
 
     @cached_property
     def targets(self) -> torch.Tensor:
@@ -123,6 +137,13 @@ class Problem:
         if given is None or len(self.y) == 0:
             return None
         if isinstance(given, dict):
+            unknown = [label for label in given if label not in self.classes.tolist()]
+            unweighted = [label for label in self.classes.tolist() if label not in given]
+            if unknown and unweighted:  # classes that are still to come may have a weight
+                raise ValueError(
+                    f"class_weight holds {unknown[0]!r}, which is no class, and nothing for {unweighted[0]!r}; "
+                    f"the classes are {self.classes.tolist()}"
+                )
             return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
         labelled = np.unique(self.y)
         weights = np.ones(len(self.classes))
@@ -130,6 +151,32 @@ class Problem:
             "balanced", classes=labelled, y=self.y, sample_weight=self.sample_weight
         )
         return weights
+
+    @property
+    def is_single_class(self) -> bool:
+        """Whether all images have the same label, so that there is nothing to tell apart."""
+        return len(np.unique(self.y)) < 2
+
+    @cached_property
+    def absent(self) -> np.ndarray:
+        """Outputs of classes that the last fit has learned and that have no image now."""
+        if self.last is None:
+            return np.empty(0, dtype=int)
+        return np.flatnonzero(np.isin(self.classes, self.last.trained_classes) & ~np.isin(self.classes, self.y))
+
+    @cached_property
+    def hidden(self) -> np.ndarray | None:
+        """For each class (a row) the outputs that are left out of the softmax of its images; None where there are none.
+
+        Images of classes that are known already say nothing about those without images, which would only be unlearned.
+        A new class has to be told apart from all.
+        """
+        if self.last is None or len(self.absent) == 0:
+            return None
+        hidden = np.zeros((len(self.classes), len(self.classes)), dtype=bool)
+        known = np.flatnonzero(np.isin(self.classes, self.last.trained_classes))
+        hidden[np.ix_(known, self.absent)] = True
+        return hidden
 
     def with_rows(self, X: Any, y: ArrayLike) -> Problem:
         """The problem with more labelled images of the same task, in front of its own.
@@ -184,15 +231,18 @@ class Problem:
         features = run_batched(suffix.to(self.prefix.device).eval().head_input, self.activations, self.prefix.device)
         suffix.cpu()
         penalty = HeadPenalty.of(features.numpy())
-        if self.options.head_init == "linear_probe" and len(np.unique(self.y)) > 1:
+        if self.hidden is not None:  # new images alone do not tell where those of other classes lie
+            penalty = replace(penalty, center=suffix.center.numpy(), scale=float(suffix.scale))
+        suffix.center, suffix.scale = torch.from_numpy(penalty.center), torch.tensor(penalty.scale, dtype=torch.float64)
+        if self.options.head_init == "linear_probe" and not (self.is_single_class and self.hidden is None):
             solve_head(
                 suffix.head,
                 features.numpy(),
                 self.targets.numpy(),
                 penalty,
                 sample_weight=self._row_weights(),
-                # Training starts from the optimum of all rows; without it (max_epochs=0) the trained ones stay.
-                new=self._untrained() if self.options.max_epochs == 0 else None,
+                new=self._solved_outputs(),
+                hidden=self.hidden,
             )
         per_class = len(self.y) / len(self.classes)
         alpha = self.options.wise_alpha
@@ -201,6 +251,8 @@ class Problem:
             penalty,
             probe=None if self.options.head_init == "random" else copy.deepcopy(suffix),
             alpha=per_class / (per_class + 5) if alpha is None else alpha,
+            absent=self.absent,
+            kept=(suffix.head.weight[self.absent].detach(), suffix.head.bias[self.absent].detach()),
         )
 
     def net(
@@ -237,6 +289,7 @@ class Problem:
             self.options,
             head_penalty=0.0 if penalty is None else penalty.per_image,
             class_weight=self.class_weights,
+            hidden=None if self.hidden is None else torch.from_numpy(self.hidden),
             share_of=share_of,
             device=self.prefix.device,
             net_class=net_class,
@@ -253,15 +306,29 @@ class Problem:
         """The pre-trained layers after the cut with a new head, or those of the last fit with rows for new classes."""
         if self.last is not None:
             suffix = copy.deepcopy(self.last.suffix)
-            if len(self.classes) > len(self.last.classes):
-                kept = np.searchsorted(self.classes, self.last.classes).tolist()
-                suffix.head = grow_head(suffix.head, kept, len(self.classes))
+            if not np.array_equal(self.classes, self.last.classes):
+                suffix.head = head_for(suffix.head, self.last.classes, self.classes)
+            if self.options.head_init == "linear_probe":
+                untrained = self._untrained()
+                with torch.no_grad():
+                    suffix.head.weight[untrained] = 0
+                    # At the centre of all features a new class is as likely as the others are on average.
+                    at_center = suffix.head(suffix.center.float())[np.setdiff1d(range(len(self.classes)), untrained)]
+                    suffix.head.bias[untrained] = at_center.mean() if len(at_center) else 0.0
             return suffix
         layers, n_frozen = self.prefix.backbone.layers, self.prefix.n_frozen
         rest = layers.segment(self.prefix.cut, [layers.features]).to(self.prefix.device).eval()
         n_features = run_batched(lambda x: flat(rest(x)[0]), self.activations[:1], self.prefix.device).shape[1]
         options = self.options
         return Suffix(layers, n_frozen, len(self.classes), n_features, options.train_batch_norm, options.normalize)
+
+    def _solved_outputs(self) -> np.ndarray | None:
+        """Outputs of the head that are solved for; None for all, from scratch."""
+        if self.last is None or (self.options.max_epochs > 0 and len(self.absent) == 0):
+            return None  # training starts from the optimum of all rows
+        if self.options.max_epochs > 0:
+            return np.setdiff1d(np.arange(len(self.classes)), self.absent)
+        return self._untrained()
 
     def _untrained(self) -> np.ndarray:
         """Outputs of the head that no fit has trained yet."""

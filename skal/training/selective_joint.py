@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils import check_consistent_length, column_or_1d
@@ -18,7 +16,6 @@ from sklearn.utils._param_validation import Interval
 from torch import nn
 from torch.utils.data import Dataset
 
-from skal.features.folder import FolderCache
 from skal.features.prefix import run_batched
 from skal.images.forms import unwrap
 from skal.images.inputs import Inputs, JoinedInputs
@@ -170,14 +167,12 @@ class SelectiveJoint(Recipe):
         descriptor = clone(descriptor).fit(problem.inputs)
         search = SymmetricKLNeighbors(k, weights=descriptor.weights_, device=prefix.device, verbose=prefix.verbose)
         queries = descriptor.transform(problem.inputs)
-        if not isinstance(prefix.cache, FolderCache):
+        folder = getattr(prefix.cache, "folder", None)
+        if folder is None:
             return search.fit([descriptor.transform(part) for part in sources]).kneighbors(queries)[1]
         # In a folder, so that a pass that was killed continues.
-        names = [descriptor.fingerprint(part) for part in sources]
-        folder = Path(prefix.cache.folder)
-        parts = [descriptor.write(part, folder / name) for name, part in zip(names, sources, strict=True)]
-        named = xxhash.xxh3_64_hexdigest(" ".join(names).encode() + queries.tobytes())
-        return search.fit(parts).kneighbors(queries, checkpoint=folder / f"nearest-{named}-{k}.npz")[1]
+        parts = [descriptor.write(part, folder) for part in sources]
+        return search.fit(parts).kneighbors(queries, checkpoint=folder)[1]
 
     def _more(self, n_near: np.ndarray, model: Suffix, problem: Problem) -> np.ndarray:
         """Neighbours in the next iteration: more where the model is wrong or unsure (Eq. 2 and 3)."""

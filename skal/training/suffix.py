@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
@@ -49,6 +50,9 @@ class Suffix(nn.Module):
         self.body: fx.GraphModule = copy.deepcopy(body)
         self.head = nn.Linear(n_features, n_classes)
         self.normalize = normalize
+        #: Mean and size of the features that the head was last solved on, which a fit without old images relies on.
+        self.register_buffer("center", torch.zeros(n_features, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         frozen = layers.frozen_parameters(n_frozen)
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name not in frozen)
@@ -56,6 +60,9 @@ class Suffix(nn.Module):
         if not train_batch_norm:
             evaluating |= {name for name, part in self.body.named_modules() if isinstance(part, _NormBase)}
         self._evaluating = sorted(evaluating & {name for name, _ in self.body.named_modules()})
+
+    center: torch.Tensor
+    scale: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, n_classes) of activations at the cut."""
@@ -90,10 +97,19 @@ def interpolate(start: nn.Module, end: nn.Module, alpha: float) -> None:
                 value.lerp_(before[name].to(value.device), 1 - alpha)
 
 
-def grow_head(head: nn.Linear, kept: list[int], n_classes: int) -> nn.Linear:
-    """A head for more classes, in which old class i is row ``kept[i]`` with the weights it had."""
-    grown = nn.Linear(head.in_features, n_classes)
+def head_for(head: nn.Linear, before: np.ndarray, after: np.ndarray) -> nn.Linear:
+    """A head for other classes: those that were there keep their weights, new ones are drawn.
+
+    Parameters
+    ----------
+    head : nn.Linear
+    before, after : ndarray
+        Sorted; the class of each output of `head`, and of each output of the new one.
+    """
+    other = nn.Linear(head.in_features, len(after))
+    stayed = np.intersect1d(before, after)
+    rows, kept = np.searchsorted(after, stayed), np.searchsorted(before, stayed)
     with torch.no_grad():
-        grown.weight[kept] = head.weight.cpu()
-        grown.bias[kept] = head.bias.cpu()
-    return grown
+        other.weight[rows] = head.weight.cpu()[kept]
+        other.bias[rows] = head.bias.cpu()[kept]
+    return other

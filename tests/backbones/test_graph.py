@@ -1,4 +1,6 @@
-"""Weight layers, cuts, freezing and named layers, against the table of the text and against plain forwards."""
+"""Weight layers, cuts, freezing and named layers, against the table of the paper and against plain forwards."""
+
+import pickle
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ def torchvision_net(name):
         ("resnet18", 18, (512, 7, 7), (512,)),
     ],
 )
-def test_layers_A_and_B_are_those_of_the_text(name, n_layers, shape_A, shape_B):
+def test_layers_A_and_B_are_those_of_the_paper(name, n_layers, shape_A, shape_B):
     with torch.device("meta"):  # shapes only: VGG's weights would take half a gigabyte
         net = models.get_model(name, weights=None)
         layers = LayerGraph(net)
@@ -39,7 +41,7 @@ def test_resnet_names_are_the_blocks():
     assert layers.resolve("avgpool") is layers._body[-2]
     assert layers.weight_layers[:3] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
     assert layers.shortcuts["layer2.0.downsample.0"] == "layer2.0.conv2"
-    # The text freezes 8 layers: up to layer2.1.conv1, which lies inside a block, so the cut is before that block.
+    # The paper freezes 8 layers: up to layer2.1.conv1, which lies inside a block, so the cut is before that block.
     assert layers.weight_layers[7] == "layer2.1.conv1"
     assert layers.cut(8) is layers.resolve("layer2.0")
 
@@ -92,7 +94,7 @@ def test_exactly_the_first_n_layers_are_frozen(convnet):
     assert layers.cut(0) is layers.input
 
 
-@pytest.mark.parametrize("n_frozen", [-1, 5, 2.5, True])
+@pytest.mark.parametrize("n_frozen", [-5, 5, 2.5, True])
 def test_impossible_depths_are_refused(convnet, n_frozen):
     with pytest.raises(ValueError, match="integer from 0 to 4"):
         LayerGraph(convnet).check_n_frozen(n_frozen)
@@ -150,6 +152,58 @@ def test_branches_are_followed_along_an_example():
     x = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     (features,) = layers.segment(layers.input, [layers.features])(x)
     torch.testing.assert_close(layers.head_segment()(features)[0], net(x))
+
+
+class TwoHeads(nn.Module):
+    """Its output is a sum of two heads that read different tensors, as VOLO's is."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.main, self.aux = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.main(self.b(x)) + self.aux(x.relu())
+
+
+def test_outputs_that_need_more_than_the_features_raise():
+    with seeded(0):
+        layers = LayerGraph(TwoHeads().eval(), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="cannot be computed from 'relu' alone"):
+        layers.head_segment()
+
+
+class BiasByIndex(nn.Module):
+    """Adds learned biases, looked up by a buffer of indices and cached by device, as the attention of TinyViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.biases = nn.Parameter(torch.randn(3))
+        self.register_buffer("places", torch.tensor([0, 2, 1, 2]), persistent=False)
+        self.cached = {}
+
+    def forward(self, x, mask=None):
+        device = str(x.device)
+        if device not in self.cached:
+            self.cached[device] = self.biases[self.places]
+        x = self.a(x) + self.cached[device]
+        if x.shape[1] > 3:  # a branch, so that an example is needed
+            x = x.relu()
+        if mask is not None:
+            x = x * mask
+        return self.fc(self.b(x))
+
+
+def test_tensors_among_the_arguments_and_caches_in_a_forward_are_followed():
+    with seeded(0):
+        net = BiasByIndex().eval()
+        x = torch.rand(5, 4)
+    layers = LayerGraph(net, torch.zeros(2, 4))
+    (features,) = layers.segment(layers.input, [layers.features])(x)
+    torch.testing.assert_close(layers.head_segment()(features)[0], net(x))
+    assert "biases" in layers.frozen_parameters(1)
+    assert pickle.loads(pickle.dumps(layers.module)).cached == {}  # no stand-in of the trace is left behind
 
 
 class Opaque(torch.autograd.Function):
@@ -269,3 +323,12 @@ class FixedBatch(nn.Module):
 def test_a_graph_that_holds_for_one_batch_size_alone_is_refused():
     with seeded(0), pytest.raises(ValueError, match="FixedBatch fails on 3 samples"):
         LayerGraph(FixedBatch(), torch.zeros(2, 3, 8, 8))
+
+
+def test_a_negative_depth_counts_from_the_end(mlp):
+    layers = LayerGraph(mlp)
+    assert layers.weight_layers == ["0", "2", "4"]
+    assert [layers.check_n_frozen(n) for n in (-1, -3, 0, 3)] == [2, 0, 0, 3]
+    for n in (-4, 4, True, 1.0):
+        with pytest.raises(ValueError, match=f"n_frozen={n} is not possible.*from -3 to -1"):
+            layers.check_n_frozen(n)

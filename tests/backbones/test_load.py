@@ -47,12 +47,12 @@ def test_weights_from_a_file(tmp_path, convnet, suffix):
 
 def test_a_torchvision_name_takes_its_own_transform_and_a_size():
     weights = models.SqueezeNet1_1_Weights.DEFAULT.transforms()
-    own = load_backbone("squeezenet1_1").inputs.transform
+    own = load_backbone("squeezenet1_1", None).inputs.transform
     assert (own.resize, own.crop) == (weights.resize_size[0], weights.crop_size[0])
-    assert load_backbone("squeezenet1_1", image_size=65).inputs.transform == ImageTransform(65, 65)
+    assert load_backbone("squeezenet1_1", None, image_size=65).inputs.transform == ImageTransform(65, 65)
 
 
-def test_weights_of_a_torchvision_name_are_asked_of_torchvision(monkeypatch, tmp_path):
+def test_names_of_torchvision_weights_are_looked_up(monkeypatch):
     asked = []
 
     def from_disk(url, *args, **kwargs):
@@ -108,7 +108,6 @@ def test_channels_come_from_the_first_layer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backbone": "resnet7"}, r"unknown backbone 'resnet7'.*'resnet18'"),
         ({"backbone": 3}, "backbone=3 is neither"),
         ({"backbone": "resnet18", "weights": "BEST"}, r"unknown weights 'BEST'.*'DEFAULT', 'IMAGENET1K_V1'"),
         ({"backbone": TinyConvNet, "weights": "DEFAULT"}, "'DEFAULT' is no file"),
@@ -123,15 +122,6 @@ def test_channels_come_from_the_first_layer():
 def test_bad_backbones_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         load_backbone(**arguments)
-
-
-def test_weights_that_do_not_fit_are_refused(tmp_path):
-    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth' do not fit the backbone"):
-        load_backbone(TinyConvNet, tmp_path / "other.pth")
-    (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth' is not a plain state dict"):
-        load_backbone(TinyConvNet, tmp_path / "text.pth")
 
 
 class Attention(nn.Module):

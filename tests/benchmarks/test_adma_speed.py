@@ -48,8 +48,10 @@ def test_adma_query_against_a_forward_pass(benchmark, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     source = rng.integers(0, 255, size=(1000, 129, 129, 3), dtype=np.uint8)
     pool = rng.integers(0, 255, size=(2000, 129, 129, 3), dtype=np.uint8)
-    profile = SourceProfile("mobilenet_v2", image_size=129).fit(source, np.arange(1000))
-    net = FrozenPrefixClassifier("mobilenet_v2", image_size=129, source=profile, random_state=0, max_epochs=1)
+    profile = SourceProfile("mobilenet_v2", weights=None, image_size=129).fit(source, np.arange(1000))
+    net = FrozenPrefixClassifier(
+        "mobilenet_v2", weights=None, image_size=129, source=profile, random_state=0, max_epochs=1
+    )
     learner = ActiveLearner(net, query_strategy=adma_sampling)
     learner.teach(pool[:20], np.arange(20) % 10)
     CACHE.clear()

@@ -94,7 +94,9 @@ def test_a_query_of_2000_cached_images(benchmark, capsys):
     """MobileNetV2 at 129 px with its last two blocks trainable, 15 classes, 100 references; asked: five minutes."""
     rng = np.random.default_rng(0)
     pool = rng.integers(0, 255, size=(2000, 129, 129, 3), dtype=np.uint8)
-    net = FrozenPrefixClassifier("mobilenet_v2", image_size=129, n_frozen=45, random_state=0, min_steps=1, max_epochs=1)
+    net = FrozenPrefixClassifier(
+        "mobilenet_v2", weights=None, image_size=129, n_frozen=45, random_state=0, min_steps=1, max_epochs=1
+    )
     net.fit(pool[:60], np.arange(60) % 15)
     start = time.perf_counter()
     net.predict_proba(pool)

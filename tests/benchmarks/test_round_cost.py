@@ -38,7 +38,7 @@ def test_a_round_against_its_share_of_the_operations(capsys):
     pass the suffix, a training step counting three times (forward, and backward for activations and weights).
     """
     pool, y = images(2000), np.arange(2000) % 10
-    net = FrozenPrefixClassifier("mobilenet_v2", image_size=SIZE, random_state=0)
+    net = FrozenPrefixClassifier("mobilenet_v2", weights=None, image_size=SIZE, random_state=0)
     labelled = np.arange(100)
     learner = Learner(net, pool, y)
     learner.labelled = labelled
@@ -65,10 +65,10 @@ def test_a_round_against_its_share_of_the_operations(capsys):
 
 def test_a_grid_over_lam_and_depth_with_and_without_cache(capsys):
     pool, y = images(300), np.arange(300) % 5
-    profile = SourceProfile("mobilenet_v2", image_size=SIZE).fit(images(100), np.arange(100))
-    depth = len(load_backbone("mobilenet_v2", image_size=SIZE).layers.weight_layers)
+    profile = SourceProfile("mobilenet_v2", weights=None, image_size=SIZE).fit(images(100), np.arange(100))
+    depth = len(load_backbone("mobilenet_v2", None, image_size=SIZE).layers.weight_layers)
     net = FrozenPrefixClassifier(
-        "mobilenet_v2", image_size=SIZE, source=profile, random_state=0, max_epochs=1, min_steps=5
+        "mobilenet_v2", weights=None, image_size=SIZE, source=profile, random_state=0, max_epochs=1, min_steps=5
     )
     active = ActiveClassifier(net, Query(adma_sampling), n_queries=3, batch_size=10, random_state=0)
     grid = {"query__lam": [0, 0.05, 0.2, 1], "estimator__n_frozen": [depth - 2, depth - 1, depth]}
@@ -106,7 +106,7 @@ for i in range(200, n):
     paths.append(f"{{folder}}/{{i}}.png")
 paths = np.array(paths)
 CACHE.max_bytes = 2**27
-net = FrozenPrefixClassifier("mobilenet_v2", image_size=64, random_state=0, max_epochs=1, min_steps=1)
+net = FrozenPrefixClassifier("mobilenet_v2", weights=None, image_size=64, random_state=0, max_epochs=1, min_steps=1)
 net.fit(paths[:20], np.arange(20) % 4)
 done = 0
 def score(rows):

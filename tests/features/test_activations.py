@@ -87,27 +87,14 @@ def test_rows_come_in_order_across_blocks_and_partial_knowledge(monkeypatch, pix
     torch.testing.assert_close(torch.cat([block[1] for block in blocks]), expected)
 
 
-def test_the_bound_holds_and_the_oldest_go_first():
-    cache = ActivationCache(max_bytes=3 * 8)
-    row = torch.zeros(1, 2)
-    for key in (b"a", b"b", b"c"):
-        cache.put(b"s", [key], row)
-    cache.get(b"s", [b"a"])  # now b is the least recently used
-    cache.put(b"s", [b"d"], row)
-    assert [key for key in (b"a", b"b", b"c", b"d") if cache.get(b"s", [key])] == [b"a", b"c", b"d"]
-    assert cache.n_bytes == 24
-    cache.put(b"s", [b"big"], torch.zeros(1, 9))
-    assert cache.n_bytes == 24
-    cache.clear()
-    assert cache.n_bytes == 0
-
-
 def test_a_small_cache_changes_no_result(classifier, pixels, monkeypatch):
     X, y = pixels
     expected = classifier.fit(X, y).predict_proba(X)
     CACHE.clear()
     monkeypatch.setattr(CACHE, "max_bytes", 4000)
-    np.testing.assert_allclose(classifier.fit(X, y).predict_proba(X), expected, rtol=1e-5)
+    with pytest.warns(RuntimeWarning, match="computed again at every pass") as caught:
+        np.testing.assert_allclose(classifier.fit(X, y).predict_proba(X), expected, rtol=1e-5)
+    assert len(caught) == 1
     assert CACHE.n_bytes <= 4000
 
 
@@ -115,7 +102,8 @@ def test_equal_images_in_a_full_cache(classifier, pixels, monkeypatch):
     X, y = pixels
     twice = np.concatenate([X, X])
     monkeypatch.setattr(CACHE, "max_bytes", 20_000)
-    expected = classifier.fit(twice, np.concatenate([y, y])).predict_proba(twice)
+    with pytest.warns(RuntimeWarning, match="computed again at every pass"):
+        expected = classifier.fit(twice, np.concatenate([y, y])).predict_proba(twice)
     for _ in range(3):
         np.testing.assert_allclose(classifier.predict_proba(twice[::-1]), expected[::-1], atol=1e-6)
     cache = ActivationCache(max_bytes=12)

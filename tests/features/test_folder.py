@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from skal import FrozenPrefixClassifier
 from skal.backbones.load import load_backbone
 from skal.features.activations import Point, frozen_activations
-from skal.features.cache import CACHE, find_cache
+from skal.features.cache import find_cache
 from skal.features.folder import FolderCache
 from tests.conftest import SMALL, TinyConvNet
 from tests.features.test_activations import forwards  # noqa: F401 (a fixture)
@@ -48,41 +47,6 @@ def test_two_writers_of_the_same_rows_agree(tmp_path):
     torch.testing.assert_close(torch.stack(list(second.get(b"s", KEYS).values())), ROWS)
 
 
-def test_half_written_and_foreign_files_are_not_read(tmp_path):
-    cache = FolderCache(tmp_path)
-    cache.put(b"s", KEYS[:3], ROWS[:3])
-    (whole,) = tmp_path.glob("*/*.safetensors")
-    content = whole.read_bytes()
-    (whole.parent / "cut.safetensors").write_bytes(content[: len(content) // 2])
-    (whole.parent / "empty.safetensors").write_bytes(b"")
-    (whole.parent / "0.tmp").write_bytes(content[:20])
-    assert sorted(FolderCache(tmp_path).get(b"s", KEYS)) == [0, 1, 2]
-    old = time.time() - 7200
-    os.utime(whole.parent / "0.tmp", (old, old))
-    FolderCache(tmp_path)
-    assert not list(tmp_path.glob("*/*.tmp"))
-    whole.unlink()  # someone frees the space while it is in use
-    assert cache.get(b"s", KEYS) == {}
-
-
-def test_a_disk_that_refuses_is_a_warning(tmp_path, monkeypatch):
-    cache = FolderCache(tmp_path)
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("skal.features.folder.os.replace", full)
-    with pytest.warns(RuntimeWarning, match="not stored in .*No space left"):
-        cache.put(b"s", KEYS, ROWS)
-    assert not list(tmp_path.glob("*/*"))
-
-
-def test_the_parameter_names_memory_nothing_or_a_folder(tmp_path):
-    assert find_cache(True) is CACHE
-    assert find_cache(False) is None
-    assert find_cache(tmp_path / "new") is find_cache(str(tmp_path / "new"))
-
-
 def test_a_folder_serves_another_process(classifier, files, tmp_path, forwards):  # noqa: F811
     X, y = files
     folder = tmp_path / "cache"
@@ -95,7 +59,7 @@ from skal.images.decode import decode
 from tests.conftest import SMALL, TinyConvNet, with_statistics
 from skal._random import seeded
 import skal.images.inputs
-def refuse(path):
+def refuse(path, background):
     raise AssertionError("decoded again")
 skal.images.inputs.decode = refuse
 with seeded(0):

@@ -103,7 +103,7 @@ def test_keys_name_content_not_identity(pixels, files):
         (np.zeros((4, 8, 8, 3), np.int64), "type int64"),
         (np.zeros((0, 8, 8, 3), np.uint8), "X is empty"),
         (np.full((2, 3, 8, 8), np.nan), "NaN or infinity, first in row 0"),
-        (["no/such/file.png"], "1 of 1 paths name no file, the first is 'no/such/file.png'"),
+        (["no/such/file.png"], "1 of 1 image files: 'no/such/file.png': No such file"),
     ],
 )
 def test_bad_images_are_refused(X, message):
@@ -123,7 +123,7 @@ def test_bad_features_are_refused(files):
 def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "broken.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
-    with pytest.raises(ValueError, match=r"cannot decode the image file .*broken\.png"):
+    with pytest.raises(ValueError, match=r"cannot read 1 of 1 image files: '.*broken\.png'"):
         IMAGES.check([path]).load([0])
 
 
@@ -131,7 +131,3 @@ def test_lists_become_arrays(pixels, files):
     np.testing.assert_array_equal(as_data(list(pixels[0])), pixels[0])
     assert is_images(list(files[0]))
     assert not is_images(np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="different sizes"):
-        as_data([np.zeros((3, 4, 3), np.uint8), np.zeros((4, 3, 3), np.uint8)])
-    with pytest.raises(ValueError, match=r"single path 'a\.png'"):
-        is_images("a.png")

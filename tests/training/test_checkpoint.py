@@ -1,16 +1,100 @@
-"""A classifier as a pickle and as a file."""
+"""A saved classifier: whole or refused by name, with labels of every type."""
 
 import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
-from skal import (
-    FrozenPrefixClassifier,
-)
+from skal import FrozenPrefixClassifier
 from skal._random import seeded
+from skal.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import SMALL, TinyConvNet
+from tests.damage import GONE, TENSOR_DAMAGES
+
+
+@pytest.fixture
+def fitted(classifier, pixels):
+    return classifier.set_params(source=None, max_epochs=0).fit(*pixels)
+
+
+@pytest.mark.parametrize("damage", TENSOR_DAMAGES)
+def test_a_damaged_model_is_refused_by_name(fitted, tmp_path, damage):
+    path = tmp_path / "net.safetensors"
+    fitted.save(path)
+    TENSOR_DAMAGES[damage](path)
+    with pytest.raises(ValueError, match=r"net\.safetensors' is (no classifier written by skal|damaged)"):
+        clone(fitted).load(path)
+
+
+@pytest.mark.parametrize("damage", GONE)
+def test_a_model_that_is_no_file_is_an_os_error_that_names_it(fitted, tmp_path, damage):
+    path = tmp_path / "net.safetensors"
+    fitted.save(path)
+    GONE[damage](path)
+    with pytest.raises(OSError, match=r"net\.safetensors"):
+        clone(fitted).load(path)
+
+
+def test_an_incomplete_model_names_what_it_lacks(fitted, tmp_path):
+    path = tmp_path / "net"
+    fitted.save(path)
+    state, described = read_checkpoint(path)
+    for name in described:
+        write_checkpoint(path, state, {key: value for key, value in described.items() if key != name})
+        with pytest.raises(ValueError, match=rf"net' is incomplete: its description lacks \['{name}'\]"):
+            clone(fitted).load(path)
+    for name in state:
+        write_checkpoint(path, {key: value for key, value in state.items() if key != name}, described)
+        with pytest.raises(ValueError, match=rf"net' .*'{name}'"):
+            clone(fitted).load(path)
+    write_checkpoint(path, {**state, "more": torch.ones(1)}, described)
+    with pytest.raises(ValueError, match=r"unknown \['more'\]"):
+        clone(fitted).load(path)
+    name = next(name for name in state if name != "0.head.weight" and state[name].ndim)
+    write_checkpoint(path, {**state, name: torch.ones(1, 1, 1)}, described)
+    with pytest.raises(ValueError, match="of another shape"):
+        clone(fitted).load(path)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.arange("2024-01-01", "2024-01-05", dtype="datetime64[D]"),
+        np.array([1, 2, 3, 4], dtype="timedelta64[h]"),
+        np.array([False, True]),
+        np.array([0.5, 1, 2, 3]),
+        np.array([-1, 5, 7, 2**40]),
+        np.array(["née", "b", "c", "日"]),
+        np.array(["a", "b", "c", "d"], dtype=object),
+    ],
+    ids=lambda labels: str(labels.dtype),
+)
+def test_labels_of_every_type_survive(classifier, pixels, tmp_path, labels):
+    X, y = pixels
+    given = labels[np.unique(y, return_inverse=True)[1] % len(labels)]
+    if labels.dtype.kind == "f":
+        given = np.where(given == 0.5, 0, given)  # scikit-learn takes whole floats only
+    fitted = classifier.set_params(source=None, max_epochs=0).fit(X, given)
+    fitted.save(tmp_path / "net")
+    loaded = clone(fitted).load(tmp_path / "net")
+    assert loaded.classes_.dtype == fitted.classes_.dtype
+    np.testing.assert_array_equal(loaded.predict(X), fitted.predict(X))
+
+
+def test_a_failed_save_leaves_the_old_model(fitted, pixels, tmp_path, monkeypatch):
+    path = tmp_path / "net"
+    fitted.save(path)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("skal._files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        fitted.save(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net"]
+    clone(fitted).load(path)
 
 
 def test_pickle_and_file(classifier, pixels, tmp_path):
@@ -31,11 +115,3 @@ def test_pickle_and_file(classifier, pixels, tmp_path):
     classifier.source.save(tmp_path / "profile.safetensors")
     with pytest.raises(ValueError, match="no classifier written by skal"):
         classifier.load(tmp_path / "profile.safetensors")
-
-
-def test_a_damaged_checkpoint_is_named(classifier, pixels, tmp_path):
-    classifier.fit(*pixels).save(tmp_path / "net.safetensors")
-    content = (tmp_path / "net.safetensors").read_bytes()
-    (tmp_path / "net.safetensors").write_bytes(content[:100])
-    with pytest.raises(ValueError, match=r"net\.safetensors' is no classifier written by skal, or is damaged"):
-        clone(classifier).load(tmp_path / "net.safetensors")

@@ -198,6 +198,13 @@ def test_impossible_weights_are_named(net, data, pixels, weight, message):
         net.fit(pixels[0][:12], pixels[1][:12], weight, **data)
 
 
+def test_a_class_weight_that_no_class_has_is_named(net, data, pixels):
+    X, y = pixels
+    with pytest.raises(ValueError, match=r"class_weight holds 'red', which is no class, and nothing for 'r'"):
+        net.set_params(class_weight={"b": 1, "g": 1, "red": 2, "y": 1}).fit(X, y, **data)
+    net.set_params(class_weight={"b": 1, "g": 1, "r": 2, "y": 1, "to come": 1}).fit(X, y, **data)
+
+
 def test_an_interrupt_reaches_the_caller_and_the_earlier_fit_stays(net, data, pixels):
     """skorch takes a KeyboardInterrupt for the end of training."""
     X, y = pixels

@@ -1,0 +1,123 @@
+"""Files of records: a line for each round, on the disk as soon as it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from filelock import FileLock, Timeout
+
+_BEFORE_CHECKSUM = b', "checksum": "'
+
+
+class RecordFile:
+    """The rounds of one run.
+
+    The first line holds the settings, each further line a record with the number of its round, from 0. Every line ends
+    with a checksum of itself.
+
+    Parameters
+    ----------
+    path : path
+    settings : dict of str to str or int
+        What the records depend on.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]):
+        self.path = Path(path)
+        self.settings = settings
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the file's lock, which a killed process gives back.
+
+        Raises
+        ------
+        ValueError
+            If another process holds it.
+        """
+        lock = FileLock(f"{self.path}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(f"another process is at the run {str(self.path)!r}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read(self) -> list[dict[str, Any]]:
+        """Records of the finished rounds, without changing the file; a last line that was cut short does not count.
+
+        Raises
+        ------
+        ValueError
+            If the run had other settings (the message names the first that differs), or a line is damaged, repeated or
+            missing (the message names the file and the line).
+        """
+        return self._read()[0]
+
+    def begin(self) -> list[dict[str, Any]]:
+        """As :meth:`read`; then removes a last line that was cut short, and writes the settings into an empty file."""
+        records, n_bytes = self._read()
+        if self.path.exists() and n_bytes < self.path.stat().st_size:
+            os.truncate(self.path, n_bytes)
+        if n_bytes == 0:
+            self._write({"settings": self.settings})
+        return records
+
+    def append(self, index: int, record: dict[str, Any]) -> None:
+        """Write the record of a round, and wait until the disk has it."""
+        self._write({"round": index, **record})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        body = json.dumps(line).encode()[:-1]
+        with open(self.path, "ab") as stream:
+            stream.write(body + _BEFORE_CHECKSUM + f'{_checksum(body)}"}}\n'.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _read(self) -> tuple[list[dict[str, Any]], int]:
+        """Records, and the bytes of the lines that are whole."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        n_bytes = content.rfind(b"\n") + 1
+        lines = [self._parsed(number, text) for number, text in enumerate(content[:n_bytes].split(b"\n")[:-1], start=1)]
+        if lines:
+            self._check_settings(lines[0])
+        for index, line in enumerate(lines[1:]):
+            if line.get("round") != index:
+                raise self._refused(index + 2, f"holds round {line.get('round')} where round {index} belongs")
+        return [{name: value for name, value in line.items() if name != "round"} for line in lines[1:]], n_bytes
+
+    def _parsed(self, number: int, text: bytes) -> dict[str, Any]:
+        body, _, end = text.rpartition(_BEFORE_CHECKSUM)
+        if end != f'{_checksum(body)}"}}'.encode():
+            raise self._refused(number, "is damaged: its checksum is missing or that of another content")
+        line: dict[str, Any] = json.loads(body + b"}")
+        return line
+
+    def _refused(self, number: int, why: str) -> ValueError:
+        rest = f"line {number} and all lines after it" if number > 1 else "the file"
+        return ValueError(f"{str(self.path)!r}: line {number} {why}; delete {rest}, and the rounds are run again")
+
+    def _check_settings(self, first: dict[str, Any]) -> None:
+        earlier = first.get("settings")
+        if not isinstance(earlier, dict):
+            raise self._refused(1, "does not hold the settings")
+        for name in {**self.settings, **earlier}:
+            then, now = earlier.get(name), self.settings.get(name)
+            if then != now:
+                raise ValueError(
+                    f"{str(self.path)!r} belongs to an experiment with {name}={then!r}, but this one has {now!r}; use "
+                    "another folder. Digits stand for all rows of data, the code of functions with what they read, and "
+                    "the content of weights and files"
+                )
+
+
+def _checksum(body: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(body)

@@ -1,0 +1,64 @@
+"""Images that are known by what has been computed of them, without the images themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from skal.images.inputs import Inputs
+from skal.images.transform import ImageTransform
+
+
+class StoredActivations:
+    """Images of which only the activations at a cut are known, such as those that travel with a saved classifier.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, ...)
+        Activations.
+    names : sequence of bytes
+        Name of each image's content.
+    """
+
+    def __init__(self, rows: torch.Tensor, names: Sequence[bytes]):
+        self.rows = rows
+        self.names = list(names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
+        return [self.names[i] for i in rows]
+
+    def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        raise ValueError("a loaded classifier holds activations of its labelled images, not the images themselves")
+
+    def with_transform(self, transform: ImageTransform | None) -> StoredActivations:
+        return self
+
+
+class KeyedInputs:
+    """Inputs whose keys are remembered: what is cached is found although a file has been moved or deleted.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    """
+
+    def __init__(self, inputs: Inputs):
+        self.inputs = inputs
+        self.names = inputs.keys(range(len(inputs)))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
+        return [self.names[i] for i in rows]
+
+    def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
+        return self.inputs.load(rows)
+
+    def with_transform(self, transform: ImageTransform | None) -> Inputs:
+        return self.inputs.with_transform(transform)

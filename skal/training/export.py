@@ -1,0 +1,58 @@
+"""A fitted classifier as one module, for deployment without skal."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from skal.features.prefix import Prefix
+from skal.training.suffix import Suffix
+
+
+class WholeNetwork(nn.Module):
+    """Frozen layers, trained layers and head in one module, from images to class probabilities.
+
+    Parameters
+    ----------
+    prefix : Prefix
+    models : sequence of Suffix
+        Whose probabilities are averaged.
+    classes : sequence of str
+        Name of each output.
+
+    Attributes
+    ----------
+    mean, std : Tensor of shape (channels, 1, 1)
+        Buffers, subtracted and divided by; 0 and 1 for a network on features.
+    image_size, resize : int or None
+        Images are resized so that their short side is `resize`, with antialiasing, and cropped at the centre to
+        `image_size`, before they are given to the module as float32 in [0, 1]. None for a network on features.
+    interpolation : str or None
+    classes : tuple of str
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, prefix: Prefix, models: Sequence[Suffix], classes: Sequence[str]):
+        super().__init__()
+        layers, transform = prefix.backbone.layers, prefix.backbone.inputs.transform
+        self.prefix = copy.deepcopy(layers.segment(layers.input, [prefix.cut])).cpu().eval()
+        self.models = nn.ModuleList(copy.deepcopy(model).cpu().eval() for model in models)
+        mean, std = ((0.0,), (1.0,)) if transform is None else (transform.mean, transform.std)
+        shape = (1,) if transform is None else (-1, 1, 1)
+        self.register_buffer("mean", torch.tensor(mean).view(shape))
+        self.register_buffer("std", torch.tensor(std).view(shape))
+        self.image_size = None if transform is None else transform.crop
+        self.resize = None if transform is None else transform.resize
+        self.interpolation = None if transform is None else transform.interpolation
+        self.classes = tuple(classes)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Probabilities (n, n_classes) of images (n, channels, H, W) in [0, 1], or of features (n, n_features)."""
+        (at_cut,) = self.prefix((x - self.mean) / self.std)
+        return torch.stack([model(at_cut).softmax(1) for model in self.models]).mean(0)

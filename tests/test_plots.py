@@ -1,0 +1,38 @@
+"""Figures: what is drawn."""
+
+import matplotlib as mpl
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+
+from skal.plots import contact_sheet, plot_learning_curves, plot_queried
+
+mpl.use("Agg")
+
+
+def test_plots(pixels, files, tmp_path):
+    records = pd.DataFrame(
+        [
+            {"strategy": s, "seed": seed, "n_labels": n, "accuracy": 0.1 * n + 0.01 * seed}
+            for s in ("adma", "random")
+            for seed in range(3)
+            for n in (1, 2, 3)
+        ]
+    )
+    ax = plot_learning_curves(records, ceiling=0.9, ax=mpl.figure.Figure().subplots())
+    assert [line.get_label() for line in ax.lines] == ["adma", "random", "all labels"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.11, 0.21, 0.31])
+    sheet = contact_sheet([pixels[0][0], files[0][1], pixels[0][2][..., 0]], ["a", "b", "c"], n_columns=2)
+    assert [ax.get_title() for ax in sheet.axes] == ["a", "b", "c", ""]
+    sheet.savefig(tmp_path / "sheet.png")
+
+
+def test_the_plane_of_the_pool_marks_what_was_queried():
+    rng = np.random.default_rng(0)
+    y = np.arange(30) % 3
+    features = rng.normal(size=(30, 5)) + 20 * np.eye(5)[y]
+    axes = [plot_queried(features, y, [4, 7], ax=mpl.figure.Figure().subplots()) for _ in range(2)]
+    pool, queried = (collection.get_offsets() for collection in axes[0].collections)
+    assert pool.shape == (30, 2)
+    np.testing.assert_array_equal(queried, pool[[4, 7]])
+    np.testing.assert_array_equal(axes[1].collections[0].get_offsets(), pool)
