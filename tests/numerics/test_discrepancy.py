@@ -9,9 +9,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist, pdist
 from scipy.stats import ortho_group
 
+from skal.numerics import discrepancy
 from skal.numerics.discrepancy import kernel_weights, median_bandwidths, mmd2
 from tests.conftest import two_samples
-from tests.reference.numerics.mmd2 import ref_bandwidths, ref_mmd2
+from tests.reference.numerics.mmd2 import ref_bandwidths, ref_gram, ref_mmd2
 
 ESTIMATORS = ("biased", "unbiased", "linear")
 
@@ -51,6 +52,22 @@ def test_bandwidths_of_tensors_are_detached(dtype):
     assert_allclose(np.asarray(found), ref_bandwidths(X, Y), rtol=1e-5)
     assert_allclose(median_bandwidths(Y, X), median_bandwidths(X, Y), rtol=1e-9)
     assert_allclose(median_bandwidths(3 * X + 1, 3 * Y + 1), 3 * median_bandwidths(X, Y), rtol=1e-6)
+
+
+def test_bandwidths_of_large_samples_are_those_of_rows_at_equal_steps(monkeypatch):
+    X, Y = two_samples(30, 11)
+    monkeypatch.setattr(discrepancy, "_MEDIAN_ROWS", 9)
+    rows = np.vstack([X, Y])[[0, 5, 10, 15, 20, 25, 30, 35, 40]]
+    assert_allclose(median_bandwidths(X, Y), ref_bandwidths(rows[:4], rows[4:]), rtol=1e-6)
+
+
+def test_sums_of_rows_do_not_depend_on_the_block(monkeypatch):
+    X, Y = two_samples(23, 17)
+    sigmas, beta = np.array([0.7, 2.0]), np.array([0.4, 0.6])
+    monkeypatch.setattr(discrepancy, "_ROWS", 5)
+    A, B = torch.from_numpy(X), torch.from_numpy(Y)
+    assert_allclose(discrepancy.row_sums(A, B, sigmas, beta), ref_gram(X, Y, sigmas, beta).sum(1), rtol=1e-10)
+    assert_allclose(discrepancy.row_sums(A, A, sigmas, beta), ref_gram(X, X, sigmas, beta).sum(1), rtol=1e-10)
 
 
 @pytest.mark.parametrize("n", [0, -2])

@@ -16,7 +16,7 @@ from skal._random import seeded
 from skal.metrics import soft_neighborhood_density, target_density
 from skal.numerics.discrepancy import kernel_weights, median_bandwidths, mmd2
 from skal.training.batches import LabelledRows
-from skal.training.dan import AdaptationNet, TwoDomains, WithActivations
+from skal.training.dan import AdaptationNet, TwoDomains, WithActivations, split_domains
 from tests.conftest import SMALL
 
 
@@ -80,6 +80,37 @@ def test_the_loss_is_that_of_the_text(optimal, estimator):
         beta = kernel_weights(source, target, bandwidths=sigmas) if optimal else None
         expected = expected + warm * mmd2(source, target, bandwidths=sigmas, weights=beta, estimator=estimator)
     torch.testing.assert_close(loss, expected.to(loss))
+
+
+@pytest.mark.parametrize("case", ["few", "coinciding"])
+def test_without_a_bandwidth_or_enough_images_the_loss_is_that_of_the_labels(case):
+    n_target = 3 if case == "few" else 6
+    with seeded(0):
+        module = nn.Module()
+        module.head = nn.Linear(3, 2)
+        logits, inner = torch.randn(6 + n_target, 2), torch.randn(6 + n_target, 5)
+    if case == "coinciding":
+        inner = torch.ones_like(inner)
+    net = AdaptationNet(
+        module, lam=0.7, with_logits=False, n_kernels=3, optimal=False, estimator="unbiased", n_rows=6, batch_size=6,
+        criterion=nn.CrossEntropyLoss, classes=[0, 1], train_split=None, max_epochs=1, head_penalty=0.0,
+    ).initialize()  # fmt: skip
+    net.history.new_epoch()
+    net.history.new_batch()
+    y = torch.tensor([0, 1, 1, 0, 1, 0])
+    domain = torch.tensor([0] * 6 + [2] * n_target)
+    loss = net.get_loss((logits, [inner]), {"target": y, "domain": domain}, training=True)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits[:6], y))
+
+
+def test_domains_of_which_every_target_row_is_labelled():
+    X, y = np.arange(6.0)[:, None], np.array(["a", "b", "a", "b", "b", "a"])
+    own, labels, data = split_domains(X, y, np.array([1, -1, 2, -2, 1, -1]))
+    np.testing.assert_array_equal(own[:, 0], [1, 3, 5])
+    assert labels.tolist() == ["b", "b", "a"]
+    np.testing.assert_array_equal(data["X_source"][:, 0], [0, 2, 4])
+    assert data["y_source"].tolist() == ["a", "a", "b"]
+    assert "X_unlabeled" not in data
 
 
 def test_a_batch_holds_source_labelled_target_and_target():

@@ -84,7 +84,14 @@ def test_epochs_by_hand(classifier, n_rows, max_epochs, min_steps, n_parts, epoc
     module = nn.Module()
     with seeded(0):
         module.head = nn.Linear(4, 3)
-    share = {"head_penalty": 0.0, "class_weight": None, "share_of": None, "device": "cpu", "n_parts": n_parts}
+    share = {
+        "head_penalty": 0.0,
+        "class_weight": None,
+        "share_of": None,
+        "hidden": None,
+        "device": "cpu",
+        "n_parts": n_parts,
+    }
     assert build_net(module, n_rows, options, **share).max_epochs == epochs
     with seeded(0):
         module.head = nn.Linear(4, 1)

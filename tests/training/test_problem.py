@@ -47,7 +47,7 @@ def test_one_weight_for_all_classes_changes_nothing(classifier, pixels):
     X, y = pixels
     weighted = clone(classifier).set_params(class_weight=dict.fromkeys("rgb", 100.0) | {"y": 100.0}).fit(X, y)
     np.testing.assert_allclose(weighted.predict_proba(X), classifier.fit(X, y).predict_proba(X), atol=1e-3)
-    some = clone(classifier).set_params(class_weight={"y": 2.0})  # of a class that is not there yet
+    some = clone(classifier).set_params(class_weight={"g": 1.0, "r": 1.0, "y": 2.0})  # of a class that is not there yet
     few = np.isin(y, ["r", "g"])
     assert some.fit(X[few], y[few]).score(X[few], y[few]) > 0.9
 

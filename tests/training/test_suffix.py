@@ -1,12 +1,13 @@
 """The trainable layers: what moves, and the mean of two sets of weights."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from skal._random import seeded
 from skal.backbones import load_backbone
-from skal.training.suffix import Suffix, grow_head, interpolate
+from skal.training.suffix import Suffix, head_for, interpolate
 from tests.conftest import SMALL
 
 
@@ -34,14 +35,14 @@ def test_shared_weights_are_averaged_once():
     torch.testing.assert_close(end[0].weight, expected)
 
 
-def test_a_grown_head_keeps_the_rows_of_its_classes():
+def test_a_head_for_other_classes_keeps_the_rows_of_those_that_stay():
     with seeded(0):
-        head = nn.Linear(3, 2)
-        grown = grow_head(head, [2, 0], 4)
-    assert grown.out_features == 4
-    for old, new in enumerate([2, 0]):
-        torch.testing.assert_close(grown.weight[new], head.weight[old], rtol=0, atol=0)
-        torch.testing.assert_close(grown.bias[new], head.bias[old], rtol=0, atol=0)
+        head = nn.Linear(3, 3)
+        other = head_for(head, np.array(["b", "c", "e"]), np.array(["a", "b", "d", "e"]))
+    assert other.out_features == 4
+    for old, new in ((0, 1), (2, 3)):  # b and e
+        torch.testing.assert_close(other.weight[new], head.weight[old], rtol=0, atol=0)
+        torch.testing.assert_close(other.bias[new], head.bias[old], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
