@@ -19,10 +19,13 @@ html_theme_options = {"show_prev_next": False}
 numpydoc_show_class_members = False
 autodoc_typehints = "none"
 
-# The table of docs/strategies.md is made from the registry, so that it cannot drift.
-table = Path(__file__).parent / "generated" / "strategies.csv"
-table.parent.mkdir(exist_ok=True)
-with open(table, "w", newline="") as file:
+# The table of docs/strategies.md and the list in docs/api.md are made from the registry, so that they cannot drift.
+generated = Path(__file__).parent / "generated"
+generated.mkdir(exist_ok=True)
+(generated / "strategies.txt").write_text(
+    "\n\n".join(f".. autofunction:: skal.query.{s.function.__name__}" for s in STRATEGIES.values())
+)
+with open(generated / "strategies.csv", "w", newline="") as file:
     rows = csv.writer(file)
     rows.writerow(["", "without labels", "labels", "gradients", "source", "batch", "time grows with"])
     for s in STRATEGIES.values():

@@ -1,4 +1,4 @@
-"""The study of the ADMA text in form, on any folder of images: its Figures 3 to 7 and Tables 1 and 2.
+"""The study of the ADMA paper in form, on any folder of images: its Figures 3 to 7 and Tables 1 and 2.
 
     python examples/adma_study.py                       EfficientNet-Lite0 on Fashion-MNIST
     python examples/adma_study.py --images DIR ...      as quickstart.py; --two-patterns wants a profile that has them
@@ -28,6 +28,7 @@ from quickstart import (
     network,
     with_all_labels,
 )
+from sklearn.base import clone
 
 from skal import FrozenPrefixClassifier, Query, adma_sampling, random_sampling
 from skal.experiment import Task, run_experiment
@@ -40,18 +41,19 @@ import matplotlib.pyplot as plt
 
 
 def strategies(lam: float, two_patterns: bool) -> dict[str, Query]:
-    """What the text compares, by the names of its legends."""
+    """What the paper compares, by the names of its legends."""
+    adma = Query(adma_sampling, lam=lam, batch="top")  # the paper's batch
     compared = {
-        "ADMA-distance": Query(adma_sampling, lam=lam),
-        "ADMA-predict": Query(adma_sampling, lam=lam, alpha="predict"),
+        "ADMA-distance": clone(adma),
+        "ADMA-predict": clone(adma).set_params(alpha="predict"),
         "random": Query(random_sampling),
         "margin": Query(margin_sampling),
     }
     if two_patterns:
         compared["ADMA-distance"].set_params(layers=[(-4, -2)])
         compared["ADMA-predict"].set_params(layers=[(-4, -2)])
-        compared["ADMA-2 mean"] = Query(adma_sampling, lam=lam)
-        compared["ADMA-2 variance"] = Query(adma_sampling, lam=lam, aggregate="variance")
+        compared["ADMA-2 mean"] = clone(adma)
+        compared["ADMA-2 variance"] = clone(adma).set_params(aggregate="variance")
     return compared
 
 

@@ -48,7 +48,7 @@ import matplotlib.pyplot as plt
 
 SHARES = (0.90, 0.95, 0.99)
 HERDED = ("margin", "adma", "emoc")
-RIVALS = ("random", "margin", "coreset", "typiclust", "max_herding")
+RIVALS = ("random", "margin", "coreset", "typiclust", "max_herding", "uherding")
 DISTINCT = 7  # curves drawn in colour
 
 
@@ -72,7 +72,13 @@ def views(images: np.ndarray) -> np.ndarray:
 
 
 #: What is set where the default would make the comparison long; sets that share a class have their own experiment.
-OPTIONS: dict[str, dict[str, Any]] = {"adma": {"lam": 0.1}, "emoc": {"n_reference": 20}, "aift": {"patches": views}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adma": {"lam": 0.1, "batch": "top"},
+    "emoc": {"n_reference": 20, "batch": "top"},
+    "aift": {"patches": views},
+}
+#: UHerding with the width of its kernel as in the paper.
+LEAST_DISTANCE = "uherding, least distance"
 
 
 def strategies(has_profile: bool) -> dict[str, Query]:
@@ -85,6 +91,7 @@ def strategies(has_profile: bool) -> dict[str, Query]:
     for name in HERDED:
         if name in compared:
             compared[f"{name}, herding"] = clone(compared[name]).set_params(batch="herding")
+    compared[LEAST_DISTANCE] = Query(STRATEGIES["uherding"].function, duplicates=0)
     return compared
 
 
@@ -128,7 +135,7 @@ def compare(args: argparse.Namespace) -> pd.DataFrame:
     """Records of all strategies on one task, those of the rivals, and of training on all labels."""
     task, net = load(args)
     compared = strategies(net.source is not None)
-    rivals = {f"LR, {name}": Query(STRATEGIES[name].function) for name in RIVALS}
+    rivals = {f"LR, {name}": compared[name] for name in (*RIVALS, LEAST_DISTANCE)}
     chosen = args.strategy or [*compared, *rivals]
     if unknown := set(chosen) - {*compared, *rivals}:
         raise SystemExit(f"--strategy {sorted(unknown)}: there are only {[*compared, *rivals]}")
@@ -150,19 +157,23 @@ def tables(records: pd.DataFrame, folder: Path) -> None:
     """Sum up all tasks."""
     is_full = records["strategy"] == "all labels"
     curves, full = records[~is_full], records[is_full].groupby("task", sort=False)["accuracy"].mean()
+    full = full.reindex(curves["task"].unique())  # --ceilings 0 leaves them out
     areas = area_under_curve(curves)
     text = areas.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1).unstack("task")[list(full.index)]
     ranks = rank_table(curves)
     text.loc[ranks.index].rename_axis(None, axis=1).to_csv(folder / "areas.csv")
     ranks.round(1).to_csv(folder / "ranks.csv")
     needed = {}
-    for share in SHARES:
-        reached = labels_to_reach(curves, (share * full).to_dict()).unstack("task")
-        for name in full.index:
+    ceilings = full.dropna()
+    for share in SHARES if len(ceilings) else ():
+        targeted = curves[curves["task"].isin(ceilings.index)]
+        reached = labels_to_reach(targeted, (share * ceilings).to_dict()).unstack("task")
+        for name in ceilings.index:
             most = curves.loc[curves["task"] == name, "n_labels"].max()
             of_task = reached[name].map(lambda n, most=most: f"{n:.0f}" if np.isfinite(n) else f"> {most}")
             needed[f"{name} {share:.0%}"] = of_task
-    pd.DataFrame(needed).loc[ranks.index, sorted(needed)].to_csv(folder / "needed.csv")
+    if needed:
+        pd.DataFrame(needed).loc[ranks.index, sorted(needed)].to_csv(folder / "needed.csv")
     seconds = curves.groupby(["strategy", "task"])["query_seconds"].median().unstack("task")[list(full.index)]
     seconds.loc[ranks.index].round(2).rename_axis(None, axis=1).to_csv(folder / "seconds.csv")
     draw(curves, full, ranks.index, folder / "curves.png")

@@ -38,7 +38,7 @@ def main() -> None:
     )
     records = []
     for alpha in ("distance", "predict"):
-        ranking = adma_sampling(net, X_pool, len(X_pool), alpha=alpha)
+        ranking = adma_sampling(net, X_pool, len(X_pool), alpha=alpha, batch="top")
         for size in args.sizes:
             batches = {"most distinctive": [ranking[:size]], "least distinctive": [ranking[-size:]]}
             shuffles = [np.random.default_rng(seed).permutation(len(X_pool)) for seed in range(args.seeds)]

@@ -57,7 +57,8 @@ def main() -> None:
     )
     depth = len(load_backbone(**shared).layers.weight_layers)
     grid = {"query__lam": args.lam, "estimator__n_frozen": [depth - k for k in args.trainable]}
-    active = ActiveClassifier(net, Query(adma_sampling), n_queries=args.queries, batch_size=args.batch, random_state=0)
+    query = Query(adma_sampling, batch="top")  # the paper's batch
+    active = ActiveClassifier(net, query, n_queries=args.queries, batch_size=args.batch, random_state=0)
 
     def search(estimator: ActiveClassifier, cv: int | StratifiedShuffleSplit, refit: bool = True) -> GridSearchCV:
         return GridSearchCV(estimator, grid, cv=cv, n_jobs=args.jobs, refit=refit).fit(X[chosen], y[chosen])

@@ -164,7 +164,8 @@ def main() -> None:
         for seed in range(args.seeds):
             seeded = clone(net).set_params(random_state=seed)
             for name in args.strategy:
-                strategy = Query(STRATEGIES[name].function, **({"lam": args.lam} if name == "adma" else {}))
+                options = {"lam": args.lam, "batch": "top"} if name == "adma" else {}  # the paper's batch
+                strategy = Query(STRATEGIES[name].function, **options)
                 run = label_rounds(seeded, strategy, task, n_queries=args.rounds, batch_size=args.batch, seed=seed)
                 for record in run:
                     indices = record.pop("indices")

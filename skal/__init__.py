@@ -5,7 +5,10 @@ from skal.active import ActiveClassifier
 from skal.classifier import FrozenPrefixClassifier
 from skal.gradients import output_change
 from skal.images import ImageTransform, Pool
-from skal.query import Query, adma_sampling, emoc_sampling, random_sampling
+from skal.query import Query
+from skal.query.adma import adma_sampling
+from skal.query.emoc import emoc_sampling
+from skal.query.random import random_sampling
 from skal.source import SourceProfile
 from skal.training import DAN, FineTuning, SelectiveJoint
 

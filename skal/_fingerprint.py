@@ -85,7 +85,10 @@ def fingerprint_data(X: Any, name: str = "X") -> str:
     A row that is the path of a file counts by its name, its size, and the first and last 64 KiB of its content: all of
     it, up to 128 KiB. Of a larger file the time of its last change counts as well.
     """
-    paths = as_paths(X)
+    try:
+        paths = as_paths(X)
+    except ValueError:  # paths beside other things, which are objects like any others
+        paths = None
     if paths is None:
         return _Walk().digest(X, name).hex()
     hasher = xxhash.xxh3_128(f"{len(paths)} paths".encode())

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _REQUIRED = (
     "classes", "n_models", "normalize", "n_frozen", "fingerprint", "n_features_in", "preprocess", "recipe", "data",
-    "trained_classes", "labelled", "weighted",
+    "trained_classes", "labelled", "weighted", "scale",
 )  # fmt: skip
 
 
@@ -123,7 +123,9 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
         "trained_classes": np.searchsorted(classifier.classes_, classifier.trained_classes_).tolist(),
         "labelled": seen.content.tolist(),
         "weighted": seen.sample_weight is not None,
+        "scale": classifier.net_.module_.scale,
     }
+    further |= {"features.center": torch.from_numpy(classifier.net_.module_.center)}
     state = models_state([*classifier.fused_, classifier.net_.module_])
     write_checkpoint(path, {**state, **further}, described)
 
@@ -168,8 +170,11 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             )
             for _ in range(described["n_models"])
         ]
-    of_models = {name: values for name, values in state.items() if not name.startswith("labelled.")}
-    load_models(models, of_models, path)
+    center = state.pop("features.center", None)
+    if center is None:
+        raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor 'features.center'")
+    models[-1].center, models[-1].scale = center.numpy(), described["scale"]
+    load_models(models, {name: values for name, values in state.items() if not name.startswith("labelled.")}, path)
     nothing = Labelled.none(classes)
     problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), foretold=classes)
     width = described["n_features_in"]

@@ -20,7 +20,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from skal._validation import check_count, check_labels
 from skal.images.forms import unwrap
 from skal.query._query import Query
-from skal.query.herding import uherding_sampling
+from skal.query.uherding import uherding_sampling
 
 
 class Learner:

@@ -241,7 +241,7 @@ class TestQuery:
         with pytest.raises(ValueError, match="no keyword 'n_instances'"):
             query.set_params(n_instances=4)
         assert query.keywords == {"lam": 0.1}
-        with pytest.raises(ValueError, match="strategy='adma' is no callable"):
+        with pytest.raises(ValueError, match="strategy='adma' is not callable"):
             Query("adma")
 
 

@@ -1,23 +1,32 @@
 """What every query strategy promises, over all of its registry."""
 
+import inspect
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from modAL.models import ActiveLearner, Committee
 from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import skal.query
-from skal import ActiveClassifier, Query
+from skal import ActiveClassifier, Query, SourceProfile
 from skal.query import STRATEGIES
+from tests.conftest import SMALL
+from tests.reference import Given, PlainQuery, indices_of, plain_versions
 
+PLAIN, ALTERNATIVES = plain_versions()
 FAST = {"aift": {"patches": 4}, "emoc_set": {"n_sets": 20}, "set": {"n_sets": 20}}
 QUERIES = {name: Query(strategy.function, **FAST.get(name, {})) for name, strategy in STRATEGIES.items()}
 for name, strategy in STRATEGIES.items():
     if strategy.batch == "either":
-        QUERIES[f"{name}, herding"] = Query(strategy.function, batch="herding")
+        default = inspect.signature(strategy.function).parameters["batch"].default
+        other = "top" if default == "herding" else "herding"
+        QUERIES[f"{name}, {other}"] = Query(strategy.function, batch=other)
 
 
 def query_of(name, **keywords):
@@ -31,6 +40,7 @@ def test_the_registry_holds_every_strategy():
     for name, strategy in STRATEGIES.items():
         assert strategy.function is getattr(skal.query, f"{name}_sampling")
         assert (strategy.batch == "either") == Query(strategy.function).takes("batch")
+    assert list(STRATEGIES) == sorted(STRATEGIES)
 
 
 def test_only_those_that_need_no_labels_choose_without_a_classifier(pixels):
@@ -150,3 +160,78 @@ def test_a_dask_array_is_a_pool(name, classifier, pixels):
     with dask.config.set(scheduler="synchronous"):
         rows = query_of(name)(classifier, array.from_array(X[12:], chunks=(9, -1, -1, -1)), 4)
     np.testing.assert_array_equal(rows, of_array)
+
+
+# Every keyword, and every plain version ------------------------------------------------------------------------------
+
+
+def keywords(name):
+    """Keywords of a strategy and their defaults."""
+    parameters = inspect.signature(STRATEGIES[name].function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def values(name, keyword):
+    """Values of a keyword other than its default."""
+    return ALTERNATIVES[name].get(keyword, [1] if keyword == "random_state" else [])
+
+
+PAIRS = [(name, keyword) for name in STRATEGIES for keyword in keywords(name)]
+
+
+@pytest.fixture
+def setting(convnet, classifier, pixels, source_images):
+    """A fitted learner, a pool, and what keywords may be given."""
+    X, y = pixels
+    profile = SourceProfile(convnet, layers=[(-4, -2), (-5, -2)], preprocess=SMALL).fit(*source_images)
+    learner = ActiveLearner(classifier.set_params(source=profile, max_epochs=1), X_training=X[:12], y_training=y[:12])
+    other = SourceProfile(convnet, layers=[(-4, -2)], preprocess=SMALL).fit(*source_images)
+    given = {"X_source": source_images[0], "profile": other, "X_reference": X[:4], "y_pool": y[12:]}
+    return SimpleNamespace(learner=learner, pool=X[12:], given=given)
+
+
+def test_every_keyword_has_other_values():
+    assert set(ALTERNATIVES) == set(STRATEGIES), "tests/reference says what to try of every strategy"
+    for name, keyword in PAIRS:
+        others = values(name, keyword)
+        assert others, f"{keyword} of {name}_sampling is not tested: give ALTERNATIVES a value in tests/reference"
+        assert all(other is not keywords(name)[keyword] for other in others)
+
+
+@pytest.mark.parametrize(("name", "keyword"), PAIRS)
+def test_another_value_of_a_keyword_is_a_batch_too(name, keyword, setting):
+    seed = {"random_state": 0} if "random_state" in keywords(name) else {}
+    for value in values(name, keyword):
+        value = setting.given[value] if isinstance(value, Given) else value
+        query = indices_of(Query(STRATEGIES[name].function, **(FAST.get(name, {}) | seed | {keyword: value})))
+        picks = query(setting.learner, setting.pool, 5)
+        assert len(set(picks.tolist())) == 5
+        assert set(picks.tolist()) <= set(range(len(setting.pool)))
+        np.testing.assert_array_equal(query(setting.learner, setting.pool, 5), picks)
+
+
+@pytest.mark.parametrize(("name", "keyword"), PAIRS)
+def test_a_keyword_out_of_range_is_named_before_any_work(name, keyword):
+    function = STRATEGIES[name].function
+    if function._skl_parameter_constraints[keyword] != "no_validation":
+        with pytest.raises(ValueError, match=f"The '{keyword}' parameter of {name}_sampling must be"):
+            function(Unfitted(), np.zeros((9, 2)), 2, **{keyword: Unfitted()})
+
+
+DIGITS, LABELS = load_digits(return_X_y=True)
+POOL = DIGITS[300:550] / 16
+
+
+@pytest.mark.parametrize("n_labels", [0, 12, 60])
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_batch_is_that_of_the_plain_version(name, n_labels):
+    rows = np.argsort(LABELS[:300], kind="stable")[:: 300 // n_labels] if n_labels else []
+    X, y = DIGITS[rows] / 16, LABELS[rows]
+    model = LogisticRegression(max_iter=3000)
+    learner = ActiveLearner(model, X_training=X, y_training=y) if n_labels else ActiveLearner(model)
+    plain = PlainQuery(
+        POOL, X, y, model.predict_proba(POOL) if n_labels else None, 8, np.random.RandomState(3), clone(model)
+    )
+    seed = {"random_state": 3} if "random_state" in keywords(name) else {}
+    picks = indices_of(STRATEGIES[name].function)(learner, POOL, 8, **seed)
+    assert picks.tolist() == list(PLAIN[name](plain))

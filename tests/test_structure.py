@@ -16,6 +16,7 @@ ORDER = [
     "_labels",
     "_compat",
     "_device",
+    "_learners",
     "numerics",
     "images",
     "backbones",

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from torch import nn
 
+from skal._learners import estimators_of
 from skal.gradients.samples import Gradients, SampleGradients
 
 OUTPUTS = ("logit", "probability")
@@ -91,10 +92,14 @@ def output_change(
     array([3., 3.], dtype=float32)
     """
     if not isinstance(learner_or_module, nn.Module):
-        estimator = getattr(learner_or_module, "estimator", learner_or_module)
-        if isinstance(estimator, Pipeline):
-            earlier, estimator = estimator[:-1], estimator[-1]
-            X_reference, X = earlier.transform(X_reference), earlier.transform(X)
+        estimator, *others = estimators_of(learner_or_module)
+        if others:
+            raise ValueError("a Committee has several networks; pass the estimator of one of its members")
+        while isinstance(estimator, Pipeline):
+            for _, step in estimator.steps[:-1]:
+                if not (step is None or isinstance(step, str)):  # "passthrough"
+                    X_reference, X = step.transform(X_reference), step.transform(X)
+            estimator = estimator.steps[-1][1]
         if not hasattr(estimator, "output_change"):
             raise ValueError(
                 f"{type(estimator).__name__} has no gradients to ask for; output_change needs an nn.Module or a "

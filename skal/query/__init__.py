@@ -1,44 +1,27 @@
-"""Query strategies in modAL's shape: ``strategy(learner, X_pool, n_instances=1, **options)`` gives indices."""
+"""Query strategies in modAL's shape: ``strategy(learner, X_pool, n_instances=1, **options)`` gives indices.
+
+A strategy is a module of this package that registers a function; see CONTRIBUTING.md.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
 
 from skal.query._pool import score_pool
 from skal.query._query import Query
 from skal.query._registry import STRATEGIES, Strategy
-from skal.query.adma import adma_sampling
-from skal.query.aift import aift_sampling
-from skal.query.discrepancy import discrepancy_coreset_sampling, mmd_sampling
-from skal.query.diversity import badge_sampling, coreset_sampling, probcover_sampling, typiclust_sampling
-from skal.query.emoc import emoc_sampling
-from skal.query.herding import max_herding_sampling, uherding_sampling
-from skal.query.sets import emoc_set_sampling, set_sampling
-from skal.query.uncertainty import (
-    entropy_sampling,
-    least_confident_sampling,
-    margin_sampling,
-    most_confident_sampling,
-    random_sampling,
-)
 
-__all__ = [
-    "STRATEGIES",
-    "Query",
-    "Strategy",
-    "adma_sampling",
-    "aift_sampling",
-    "badge_sampling",
-    "coreset_sampling",
-    "discrepancy_coreset_sampling",
-    "emoc_sampling",
-    "emoc_set_sampling",
-    "entropy_sampling",
-    "least_confident_sampling",
-    "margin_sampling",
-    "max_herding_sampling",
-    "mmd_sampling",
-    "most_confident_sampling",
-    "probcover_sampling",
-    "random_sampling",
-    "score_pool",
-    "set_sampling",
-    "typiclust_sampling",
-    "uherding_sampling",
-]
+for _module in sorted(module.name for module in iter_modules(__path__)):
+    if not _module.startswith("_"):
+        import_module(f"{__name__}.{_module}")
+for _name in sorted(STRATEGIES):
+    STRATEGIES[_name] = STRATEGIES.pop(_name)  # whatever order the modules import each other in
+
+_functions = {strategy.function.__name__: strategy.function for strategy in STRATEGIES.values()}
+globals().update(_functions)
+
+__all__ = ["STRATEGIES", "Query", "Strategy", "score_pool", *_functions]
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

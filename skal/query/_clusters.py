@@ -11,9 +11,11 @@ from sklearn.exceptions import ConvergenceWarning
 _MANY = 50
 
 
-def clusters(X: np.ndarray, n_clusters: int, generator: np.random.RandomState) -> np.ndarray:
-    """Cluster of each row (n, D), by k-means; with mini-batches where there are more than 50 clusters."""
-    kmeans = KMeans if n_clusters <= _MANY else MiniBatchKMeans
+def k_means(
+    X: np.ndarray, n_clusters: int, generator: np.random.RandomState, weights: np.ndarray | None = None
+) -> KMeans | MiniBatchKMeans:
+    """k-means fitted to the rows (n, D), which may have weights; by mini-batches for more than 50 clusters."""
+    kind = KMeans if n_clusters <= _MANY else MiniBatchKMeans
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # images that are alike make fewer clusters
-        return kmeans(n_clusters, n_init=1, random_state=generator).fit_predict(X)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # identical images make fewer clusters
+        return kind(n_clusters, n_init=1, random_state=generator).fit(X, sample_weight=weights)

@@ -1,17 +1,19 @@
-"""The features in which images are near to or far from each other, of the pool and of what is labelled."""
+"""Features of the pool, of the labelled images and of a source, in which images are near to or far from each other."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_array
 
-from skal.query._learner import labelled, last_step, members
+from skal._learners import estimators_of, labelled_rows
+from skal.query._pipeline import Steps, feature_maps, is_network, last_step
 from skal.query._pool import is_dask, score_pool
 
 
@@ -43,39 +45,62 @@ def features_of(
     layer: str | int | None = None,
     pooled: bool = True,
 ) -> Features:
-    """Features of pool, labelled images and source under a learner's estimator, copied; of a committee, side by side.
+    """Features of pool, labelled images and source under a learner's estimators, copied.
 
-    Given a layer, they are the pre-trained network's activations there. `own_source` is a source as the network itself
-    was given it, behind the earlier steps of a Pipeline.
+    Those of several networks, in a committee or inside a meta-estimator, stand side by side.
+
+    Parameters
+    ----------
+    learner : ActiveLearner, Committee or estimator
+    X_pool, X_source : array-like
+    own_source : array-like, default=None
+        A source as the network itself was given it, behind the earlier steps of a Pipeline.
+    layer : str or int, default=None
+        Where given, features are the pre-trained network's activations there.
+    pooled : bool, default=True
+        Whether these are averaged over space.
+
+    Raises
+    ------
+    ValueError
+        If X is not two-dimensional where no network makes features of it.
     """
-    taught = labelled(learner)
+    X_labelled = labelled_rows(learner)
+    estimators = estimators_of(learner)
     parts: list[list[np.ndarray]] = [[], [], []]
-    for estimator in members(learner):
-        network, earlier = last_step(estimator, X_pool)
-
-        def transformed(X: Any, network: Any = network, earlier: Any = earlier) -> np.ndarray:
-            if layer is not None:
-                return network.activations(earlier(X), [layer], pooled=pooled, pretrained=True)[0]
-            return _transformed(network, earlier(X))
-
-        of_pool = score_pool(transformed, X_pool) if is_dask(X_pool) else transformed(X_pool)
-        for part, X in zip(parts, (None, taught, X_source), strict=True):
-            part.append(of_pool[:0] if X is None else transformed(X))
-        parts[0][-1] = of_pool
+    for estimator in estimators:
+        maps = feature_maps(estimator, X_pool) if layer is None else [_at_layer(estimator, X_pool, layer, pooled)]
+        for features in (partial(_checked, type(estimator).__name__, one) for one in maps):
+            of_pool = score_pool(features, X_pool) if is_dask(X_pool) else features(X_pool)
+            for part, X in zip(parts, (None, X_labelled, X_source), strict=True):
+                part.append(of_pool[:0] if X is None else features(X))
+            parts[0][-1] = of_pool
         if own_source is not None:
-            parts[2][-1] = _transformed(network, own_source)
-    n_classes = max(len(getattr(estimator, "classes_", ())) for estimator in members(learner))
-    pool, of_labelled, source = (torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
-    return Features(pool, of_labelled, source, n_classes)
+            network, _ = last_step(estimator, X_pool)
+            parts[2][-1] = _checked("the source", network.transform, own_source)
+    n_classes = max(len(getattr(estimator, "classes_", ())) for estimator in estimators)
+    pool, labelled, source = (torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
+    return Features(pool, labelled, source, n_classes)
 
 
-def _transformed(network: Any, X: Any) -> np.ndarray:
-    """What a network makes of images before its head; before it is fitted, what it was pre-trained to."""
-    if hasattr(network, "transform"):
-        try:
-            features = network.transform(X)
-        except NotFittedError:
-            (features,) = network.activations(X, [-2], pooled=True) if hasattr(network, "activations") else (X,)
-    else:
-        features = X
-    return np.ascontiguousarray(check_array(features, dtype=[np.float64, np.float32]))
+def _at_layer(estimator: Any, X_pool: Any, layer: str | int, pooled: bool) -> Steps:
+    network, earlier = last_step(estimator, X_pool)
+    if not is_network(network):
+        raise ValueError(f"{type(network).__name__} has no layers to compare with a profile; give X_source instead")
+    return earlier.then(partial(_activations, network, layer, pooled))
+
+
+def _activations(network: Any, layer: str | int, pooled: bool, X: Any) -> np.ndarray:
+    return network.activations(X, [layer], pooled=pooled, pretrained=True)[0]
+
+
+def _checked(name: str, features: Callable[[Any], Any], X: Any) -> np.ndarray:
+    """Features as a contiguous array of numbers, two-dimensional or else a ValueError."""
+    values = features(X)
+    shape = getattr(values, "shape", None) or np.shape(values)
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name} makes no features of X: its shape is {tuple(shape)}, but distances need (n, n_features). Put a "
+            "FrozenPrefixClassifier before the classifier in a Pipeline, or pass features of shape (n, n_features)"
+        )
+    return np.ascontiguousarray(check_array(values, dtype=[np.float64, np.float32]))

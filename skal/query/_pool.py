@@ -1,4 +1,4 @@
-"""Score a pool block by block, here or on a cluster, with the same scores."""
+"""Score a pool block by block, here or on a Dask cluster, with identical results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from sklearn.utils import _safe_indexing
 from tqdm import tqdm
 
 #: Rows that are scored at a time; scores do not depend on it.
@@ -13,17 +14,17 @@ BLOCK = 512
 
 
 def score_pool(score: Callable[[Any], np.ndarray], X_pool: Any, *, verbose: bool = False) -> np.ndarray:
-    """Scores of a pool of any size, from a function that scores some of its rows.
+    """Score a pool of any size with a function that scores some of its rows.
 
     Parameters
     ----------
     score : callable
-        From rows of the pool to an array with one row each, that does not depend on the other rows. For a Dask array
+        Maps rows of the pool to an array with one row each, which must not depend on the other rows. For a Dask array
         it is sent to the workers, so it must be picklable: a bound method of an estimator, or ``functools.partial``.
     X_pool : array-like of length n, or dask Array
         Rows are handled 512 at a time; a Dask array in its own chunks of rows, in parallel.
     verbose : bool, default=False
-        Whether a bar shows the progress.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -50,13 +51,18 @@ def n_rows(X: Any) -> int:
     return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
+def rows_of(X: Any, rows: np.ndarray) -> Any:
+    """Some rows of a pool; those of a Dask array in memory."""
+    return np.asarray(X[rows]) if is_dask(X) else _safe_indexing(X, rows)
+
+
 def is_dask(X: Any) -> bool:
     """Whether `X` is a Dask array."""
     return type(X).__module__.startswith("dask.array")
 
 
 def with_known_size(X: Any) -> Any:
-    """`X`, and a Dask array that has been filtered with the sizes of its chunks."""
+    """`X`; of a filtered Dask array, the sizes of the chunks are computed."""
     unknown = is_dask(X) and any(np.isnan(rows) for rows in X.chunks[0])
     return X.compute_chunk_sizes() if unknown else X
 

@@ -24,7 +24,7 @@ class Query(BaseEstimator):
     Raises
     ------
     ValueError
-        If the strategy is no callable or has no such keyword; the message names those it has.
+        If the strategy is not callable or has no such keyword; the message lists those it has.
 
     Examples
     --------
@@ -45,11 +45,11 @@ class Query(BaseEstimator):
 
     @classmethod
     def of(cls, strategy: Callable[..., Any]) -> Query:
-        """A strategy as a query; a query as it is."""
+        """Wrap a strategy; a query is returned unchanged."""
         return strategy if isinstance(strategy, Query) else cls(strategy)
 
     def __call__(self, learner: Any, X_pool: Any, n_instances: int = 1, **further: Any) -> Any:
-        """Ask the strategy; `further` keywords of the loop give way to those set here."""
+        """Call the strategy; keywords set here take precedence over `further` ones."""
         return self.strategy(learner, X_pool, n_instances, **(further | self.keywords))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Query(BaseEstimator):
 
     def _check(self) -> None:
         if not callable(self.strategy):
-            raise ValueError(f"strategy={self.strategy!r} is no callable")
+            raise ValueError(f"strategy={self.strategy!r} is not callable")
         allowed = self.allowed
         for name in self.keywords:
             if name in _FROM_THE_LOOP or (allowed is not None and name not in allowed):

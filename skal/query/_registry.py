@@ -1,24 +1,15 @@
-"""The strategies by name, with what each needs: what loops over all of them reads."""
+"""The strategies by name, each registered by a decorator that says what it needs and which parameters it takes."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
-from skal.query.adma import adma_sampling
-from skal.query.aift import aift_sampling
-from skal.query.discrepancy import discrepancy_coreset_sampling, mmd_sampling
-from skal.query.diversity import badge_sampling, coreset_sampling, probcover_sampling, typiclust_sampling
-from skal.query.emoc import emoc_sampling
-from skal.query.herding import max_herding_sampling, uherding_sampling
-from skal.query.sets import emoc_set_sampling, set_sampling
-from skal.query.uncertainty import (
-    entropy_sampling,
-    least_confident_sampling,
-    margin_sampling,
-    most_confident_sampling,
-    random_sampling,
-)
+from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Strategy(NamedTuple):
@@ -29,18 +20,18 @@ class Strategy(NamedTuple):
     function : callable
         ``function(learner, X_pool, n_instances=1, **keywords)``.
     needs_labels : bool
-        Whether its rule asks a classifier, which takes labels of two classes; all strategies start without any.
+        Whether its rule uses a classifier, which needs labels of two classes. All strategies start without labels.
     without_labels : str
-        What decides in the first query, when there are none.
+        What decides in the first query, when nothing is labelled.
     needs_gradients : bool
-        Whether the classifier must have them (:meth:`skal.FrozenPrefixClassifier.output_change`).
+        Whether the classifier must have gradients (:meth:`skal.FrozenPrefixClassifier.output_change`).
     needs_source : bool
         Whether it needs a :class:`skal.SourceProfile` or source images.
     batch : str
-        How a batch is put together: "together" (its images are chosen in view of each other), "one by one", or
-        "either", by the keyword ``batch``.
+        How the images of a batch are chosen: "together" (in view of each other), "one by one", or "either", by the
+        keyword ``batch``.
     cost : str
-        What the time of a query grows with, beside a pass of the pool through the network.
+        What the time of a query grows with, besides a pass of the pool through the network.
     """
 
     function: Callable[..., Any]
@@ -52,30 +43,71 @@ class Strategy(NamedTuple):
     cost: str
 
 
-#: Every query strategy by name.
-STRATEGIES = {
-    "random": Strategy(random_sampling, False, "chance", False, False, "one by one", "nothing"),
-    "least_confident": Strategy(least_confident_sampling, True, "chance", False, False, "either", "pool"),
-    "margin": Strategy(margin_sampling, True, "chance", False, False, "either", "pool"),
-    "entropy": Strategy(entropy_sampling, True, "chance", False, False, "either", "pool"),
-    "most_confident": Strategy(most_confident_sampling, True, "chance", False, False, "either", "pool"),
-    "aift": Strategy(aift_sampling, True, "chance", False, False, "one by one", "pool x patches, through the network"),
-    "adma": Strategy(adma_sampling, True, "distinctiveness", False, True, "either", "pool x source classes"),
-    "emoc": Strategy(emoc_sampling, True, "chance", True, False, "either", "pool x references x trainable layers"),
-    "coreset": Strategy(coreset_sampling, False, "its rule", False, False, "together", "pool x (labels + batch)"),
-    "badge": Strategy(badge_sampling, True, "features", False, False, "together", "pool x batch"),
-    "typiclust": Strategy(typiclust_sampling, False, "its rule", False, False, "together", "pool x clusters"),
-    "probcover": Strategy(probcover_sampling, False, "its rule", False, False, "together", "pool squared"),
-    "max_herding": Strategy(max_herding_sampling, False, "its rule", False, False, "together", "pool squared"),
-    "uherding": Strategy(
-        uherding_sampling, True, "max_herding", False, False, "together", "pool squared, and three fits"
-    ),
-    "mmd": Strategy(mmd_sampling, False, "its rule", False, True, "together", "pool squared"),
-    "discrepancy_coreset": Strategy(
-        discrepancy_coreset_sampling, False, "its rule", False, True, "together", "pool squared"
-    ),
-    "set": Strategy(set_sampling, True, "chance", False, False, "together", "pool"),
-    "emoc_set": Strategy(
-        emoc_set_sampling, True, "chance", True, False, "together", "pool x references x trainable layers"
-    ),
+#: Every query strategy by name, in alphabetical order.
+STRATEGIES: dict[str, Strategy] = {}
+
+_COMMON = {
+    "batch": [StrOptions({"top", "herding"})],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
 }
+
+
+def strategy(
+    parameters: dict[str, Any] | None = None,
+    *,
+    cost: str,
+    without_labels: str = "its rule",
+    needs_labels: bool = False,
+    needs_gradients: bool = False,
+    needs_source: bool = False,
+    batch: str = "together",
+) -> Callable[[_Function], _Function]:
+    """Register a function as a strategy, under its name without ``_sampling``, and check its keywords at every call.
+
+    Parameters
+    ----------
+    parameters : dict, default=None
+        Constraints of each keyword, as scikit-learn's estimators declare them in ``_parameter_constraints``; those of
+        ``batch``, ``random_state`` and ``verbose`` are known.
+    cost, without_labels, needs_labels, needs_gradients, needs_source
+        As in :class:`Strategy`.
+    batch : {"together", "one by one"}, default="together"
+        As there; a strategy that has the keyword ``batch`` is "either".
+
+    Returns
+    -------
+    decorator : callable
+
+    Raises
+    ------
+    TypeError
+        If the function is not named ``..._sampling``, or its keywords are not those that have constraints.
+    """
+
+    def register(function: _Function) -> _Function:
+        name = function.__name__.removesuffix("_sampling")
+        if name == function.__name__:
+            raise TypeError(f"{name} is not the name of a strategy, which ends in _sampling")
+        signature = inspect.signature(function)
+        keywords = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        allowed = _COMMON | (parameters or {})
+        if unlike := set(keywords) - set(allowed) | set(parameters or {}) - set(keywords):
+            raise TypeError(f"{function.__name__}: keywords and their constraints differ in {sorted(unlike)}")
+        constraints = {keyword: allowed[keyword] for keyword in keywords}
+
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            # As scikit-learn's validate_params does, which would also rename the errors of estimators fitted inside.
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            values = {keyword: given.arguments[keyword] for keyword in keywords}
+            validate_parameter_constraints(constraints, values, caller_name=function.__name__)
+            return function(*args, **kwargs)
+
+        checked._skl_parameter_constraints = constraints  # type: ignore[attr-defined]
+        how = "either" if "batch" in keywords else batch
+        STRATEGIES[name] = Strategy(checked, needs_labels, without_labels, needs_gradients, needs_source, how, cost)
+        return cast(_Function, checked)
+
+    return register

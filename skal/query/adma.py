@@ -1,7 +1,7 @@
 """ADMA: active deep model adaptation by distinctiveness and uncertainty [1]_.
 
 An image is distinctive if the network transforms it, from an early layer A to a late layer B, in another way than it
-would transform an image of the source task. The equations below are those of the text, arrays in and scores out;
+would transform an image of the source task. The equations below are those of the paper, arrays in and scores out;
 :func:`adma_sampling` fetches the arrays and selects.
 
 References
@@ -12,25 +12,23 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from skal._validation import check_options
 from skal.numerics.distances import euclidean_distances
 from skal.numerics.kendall import kendall_tau_b
-from skal.query._cover import BATCHES, select_batch
-from skal.query._learner import check_pool, last_step, members, n_labels, predict_proba
-from skal.query._pool import is_dask, score_pool, with_known_size
+from skal.query._context import Context
+from skal.query._pipeline import Steps, is_network, last_step
+from skal.query._pool import is_dask, score_pool
+from skal.query._registry import strategy
 from skal.query.uncertainty import KINDS, uncertainty
 from skal.source import LayerPair, SourceProfile
-
-ALPHAS = ("distance", "predict")
-AGGREGATES = ("mean", "variance")
 
 
 def transformation_pattern(to_A: ArrayLike, to_B: ArrayLike) -> np.ndarray:
@@ -63,7 +61,7 @@ def distance_weights(to_A: ArrayLike) -> np.ndarray:
     Returns
     -------
     weights : ndarray of shape (n, K)
-        Rows sum to 1; an image that is a centre has weight on that centre alone.
+        Rows sum to 1; an image that is itself a centre gives all weight to that centre.
 
     Examples
     --------
@@ -86,7 +84,7 @@ def expected_pattern(weights: ArrayLike, source_patterns: ArrayLike) -> np.ndarr
     weights : array-like of shape (n, K)
         Weight alpha_k(x) of each centre.
     source_patterns : array-like of shape (K, K)
-        Pattern of each centre (Eq. 6), a row a centre.
+        Pattern of each centre (Eq. 6), one row per centre.
 
     Returns
     -------
@@ -124,8 +122,8 @@ def distinctiveness(observed: ArrayLike, expected: ArrayLike) -> np.ndarray:
 def pattern_variance(patterns: ArrayLike) -> np.ndarray:
     """Disagreement of several patterns of one image (section 4.2, "ADMA-2").
 
-    The text says that "the variance between them is used" and gives no formula; this is the variance over the patterns,
-    each divided by its length, averaged over the centres.
+    The paper says that "the variance between them is used" and gives no formula. This is the variance over the
+    patterns, each divided by its length, averaged over the centres.
 
     Parameters
     ----------
@@ -159,7 +157,7 @@ def trade_off(d: ArrayLike, u: ArrayLike, lam: float, t: int) -> np.ndarray:
     Returns
     -------
     score : ndarray of shape (n,)
-        (1 - w) d + w u with w = min(lam t, 1); the text never clips w.
+        (1 - w) d + w u with w = min(lam t, 1); the paper never clips w.
 
     Examples
     --------
@@ -170,6 +168,22 @@ def trade_off(d: ArrayLike, u: ArrayLike, lam: float, t: int) -> np.ndarray:
     return (1 - w) * np.asarray(d) + w * np.asarray(u)
 
 
+@strategy(
+    {
+        "lam": [Interval(Real, 0, None, closed="left")],
+        "t": [Interval(Real, 1, None, closed="left"), None],
+        "alpha": [StrOptions({"distance", "predict"})],
+        "uncertainty": [StrOptions(set(KINDS))],
+        "layers": ["array-like", None],
+        "aggregate": [StrOptions({"mean", "variance"})],
+        "source": [SourceProfile, None],
+        "n_initial": [Interval(Integral, 0, None, closed="left")],
+    },
+    cost="pool x source classes",
+    needs_labels=True,
+    without_labels="distinctiveness",
+    needs_source=True,
+)
 def adma_sampling(
     learner: Any,
     X_pool: Any,
@@ -181,12 +195,12 @@ def adma_sampling(
     uncertainty: str = "gini",
     layers: Sequence[LayerPair] | None = None,
     aggregate: str = "mean",
-    batch: str = "top",
+    batch: str = "herding",
     source: SourceProfile | None = None,
     n_initial: int = 0,
     verbose: bool = False,
 ) -> Any:
-    """Query the images that are most distinctive of the target task, and more and more the uncertain ones.
+    """Query the images that are most distinctive of the target task, and increasingly the uncertain ones.
 
     Starts from zero labels: without a classifier the score is distinctiveness alone.
 
@@ -202,7 +216,7 @@ def adma_sampling(
         How fast attention shifts to uncertainty: its weight in query t is ``min(lam * t, 1)``.
     t : int, default=None
         Number of the query, from 1. None reads it off the learner, 1 + (labels - `n_initial`) // `n_instances`, so that
-        a resumed run scores the same; a bare estimator does not tell its labels and counts as the first query.
+        a resumed run scores the same; a bare estimator does not know its labels and counts as the first query.
     alpha : {"distance", "predict"}, default="distance"
         Weights of the centres: reciprocal distance at layer A, or the pre-trained network's probability of the source
         classes (Eq. 8), for which the profile's labels must be outputs of its head. Both under the pre-trained network.
@@ -212,13 +226,13 @@ def adma_sampling(
     aggregate : {"mean", "variance"}, default="mean"
         What several patterns give: the mean of their distinctiveness, or their variance rescaled to [0, 1] over the
         pool.
-    batch : {"top", "herding"}, default="top"
-        Whether the images of highest score are queried, or those that together cover most score, as in
-        :func:`skal.query.uherding_sampling`: then a batch is not the same image ten times.
+    batch : {"top", "herding"}, default="herding"
+        Whether the images of highest score are queried, as in the paper, or those that together cover most score, as in
+        :func:`skal.query.uherding_sampling`. Top-scoring batches are near-duplicate outliers.
     source : SourceProfile, default=None
         None takes the estimator's own.
     n_initial : int, default=0
-        Labels that were there before the first query.
+        Number of labels before the first query.
     verbose : bool, default=False
         Whether a bar shows the progress through the pool.
 
@@ -230,8 +244,8 @@ def adma_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, an option is unknown, there is no source profile, or it
-        belongs to another backbone or lacks the layers.
+        If the pool is empty or smaller than `n_instances`, a parameter is out of range, there is no source profile,
+        or it belongs to another backbone or lacks the layers.
 
     References
     ----------
@@ -252,36 +266,18 @@ def adma_sampling(
     >>> images.shape
     (2, 5)
     """
-    X_pool = with_known_size(X_pool)
-    check_pool(X_pool, n_instances)
-    check_options(
-        alpha=(alpha, ALPHAS),
-        uncertainty=(uncertainty, KINDS),
-        aggregate=(aggregate, AGGREGATES),
-        batch=(batch, BATCHES),
-    )
-    if not isinstance(lam, Real) or not lam >= 0:
-        raise ValueError(f"lam={lam!r} is not a number of at least 0")
-    if t is not None and (not isinstance(t, Real) or not t >= 1):
-        raise ValueError(f"t={t!r} is not the number of a query, which starts at 1")
-    if n_initial < 0:
-        raise ValueError(f"n_initial={n_initial!r} is not a number of labels, which is at least 0")
-
-    scores = np.mean(
-        [
-            _pattern_scores(estimator, X_pool, alpha, layers, aggregate, source, verbose)
-            for estimator in members(learner)
-        ],
-        axis=0,
-    )
-
-    proba = predict_proba(learner, X_pool)
-    if proba is not None:
+    context = Context(learner, X_pool, n_instances)
+    members = [
+        _pattern_scores(estimator, context.X_pool, alpha, layers, aggregate, source, verbose)
+        for estimator in context.estimators
+    ]
+    scores = np.mean(members, axis=0)
+    if context.proba is not None:
         if t is None:
-            t = 1 + max(0, n_labels(learner) - n_initial) // n_instances
-        scores = trade_off(scores, _uncertainty(proba, uncertainty), lam, t)
+            t = 1 + max(0, context.n_labels - n_initial) // n_instances
+        scores = trade_off(scores, _uncertainty(context.proba, uncertainty), lam, t)
     # Rounded, so that scores that are equal stay so in whatever order they were summed, and the first of them wins.
-    return select_batch(learner, X_pool, scores.round(12), n_instances, batch)
+    return context.batch(scores.round(12), batch, random_ties=False)
 
 
 _uncertainty = uncertainty  # the keyword of adma_sampling hides the function's name
@@ -299,7 +295,7 @@ def _pattern_scores(
     """Distinctiveness, or the rescaled variance of the patterns, of the pool under one estimator."""
     network, earlier = last_step(estimator, X_pool)
     profile = source if source is not None else getattr(network, "source", None)
-    if profile is None or not hasattr(network, "activations"):
+    if profile is None or not is_network(network):
         raise ValueError(
             "adma_sampling needs a FrozenPrefixClassifier with a fitted SourceProfile: "
             f"got {type(network).__name__} with source={profile!r}"
@@ -313,14 +309,12 @@ def _pattern_scores(
     return score_pool(partial(_distinctiveness, network, earlier, profile, pairs, alpha), X_pool, verbose=verbose)
 
 
-def _variances(
-    network: Any, earlier: Callable[[Any], Any], profile: SourceProfile, pairs: list[LayerPair], X: Any
-) -> np.ndarray:
+def _variances(network: Any, earlier: Steps, profile: SourceProfile, pairs: list[LayerPair], X: Any) -> np.ndarray:
     return pattern_variance(_observed(network, earlier(X), profile, pairs))
 
 
 def _distinctiveness(
-    network: Any, earlier: Callable[[Any], Any], profile: SourceProfile, pairs: list[LayerPair], alpha: str, X: Any
+    network: Any, earlier: Steps, profile: SourceProfile, pairs: list[LayerPair], alpha: str, X: Any
 ) -> np.ndarray:
     """Mean over the patterns."""
     X = earlier(X)

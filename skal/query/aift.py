@@ -1,43 +1,44 @@
-"""AIFT: active, incremental fine-tuning queries images whose patches are uncertain and disagree."""
+"""AIFT: active, incremental fine-tuning, by patches that are uncertain and disagree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
 
 from skal.images.crops import RandomCrops
-from skal.query._learner import check_pool, predict_proba, rows_of
-from skal.query._pool import with_known_size
-from skal.query._select import query_result, select_top, top
+from skal.query._batch import top
+from skal.query._context import Context
+from skal.query._registry import strategy
 
 _BLOCK = 64  # images whose patches are made at a time
+_EPS = float(np.finfo(float).eps)
 
 
 def aift_score(
-    proba_patches: ArrayLike, *, alpha: float = 0.25, lam1: float = 1.0, lam2: float = 1.0, eps: float = 2.2e-16
+    proba_patches: ArrayLike, *, alpha: float = 0.25, lam1: float = 1.0, lam2: float = 1.0, eps: float = _EPS
 ) -> np.ndarray:
     """Entropy of the patches of each image, and their disagreement.
 
-    Of the m patches of an image the share `alpha` is kept that agrees most with its dominant class, that of the largest
-    mean probability: patches that show something else do not count. The score is the sum of the matrix R of those kept,
-    with their entropies, times `lam1`, on its diagonal, and the symmetric divergences
-    ``sum_k (p_k - q_k) log(p_k / q_k)`` of two patches, times `lam2`, beside it.
+    Of the m patches of an image, only the share `alpha` that agrees most with its dominant class (the one of largest
+    mean probability) counts, since the others may show something else. The score is the sum of the matrix R of these
+    patches: on its diagonal their entropies, times `lam1`; off the diagonal the symmetric divergences
+    ``sum_k (p_k - q_k) log(p_k / q_k)`` of two patches, times `lam2`.
 
     Parameters
     ----------
     proba_patches : array-like of shape (n, m, C)
         Class probabilities of m patches of each image.
     alpha : float, default=0.25
-        Share that is kept, rounded half up, and at least one patch.
+        Share of the patches that counts, rounded half up; at least one patch.
     lam1, lam2 : float, default=1.0
         Weights of entropy and of divergence.
-    eps : float, default=2.2e-16
-        Added inside each logarithm. It decides what a probability of exactly 0 is worth.
+    eps : float, default=2.220446e-16
+        Added inside each logarithm. It decides how much a probability of exactly 0 counts.
 
     Returns
     -------
@@ -55,8 +56,8 @@ def aift_score(
 
     Examples
     --------
-    Of the first image the two patches are kept that are most sure of the second class, which do not disagree; of the
-    second image there are two that do:
+    The two patches of the first image that are most certain of its second class agree; those of the second image do
+    not:
 
     >>> patches = [[[0.5, 0.5], [0.2, 0.8], [0.2, 0.8], [0.9, 0.1]], [[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.9, 0.1]]]
     >>> aift_score(patches, alpha=0.5).round(3)
@@ -80,6 +81,20 @@ def aift_score(
     return lam1 * entropy + lam2 * divergence
 
 
+@strategy(
+    {
+        "patches": [Interval(Integral, 1, None, closed="left"), callable, None],
+        "alpha": [Interval(Real, 0, 1, closed="right")],
+        "lam1": [Interval(Real, 0, None, closed="left")],
+        "lam2": [Interval(Real, 0, None, closed="left")],
+        "eps": [Interval(Real, 0, None, closed="neither")],
+        "omega": [Interval(Real, 1, None, closed="left")],
+    },
+    cost="pool x patches, through the network",
+    needs_labels=True,
+    without_labels="chance",
+    batch="one by one",
+)
 def aift_sampling(
     learner: Any,
     X_pool: Any,
@@ -89,31 +104,31 @@ def aift_sampling(
     alpha: float = 0.25,
     lam1: float = 1.0,
     lam2: float = 1.0,
-    eps: float = 2.2e-16,
+    eps: float = _EPS,
     omega: float = 1.0,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images whose patches are uncertain and disagree, where most of them should show the same.
+    """Query the images whose patches are uncertain and disagree, although they show the same object.
 
-    Fine-tuning is incremental in the text: give the classifier ``warm_start=True``, and ``replay="misclassified"`` for
+    Fine-tuning is incremental in the paper: give the classifier ``warm_start=True``, and ``replay="misclassified"`` for
     the rounds of ACFT, which train on new labels and on those that are still misclassified [2]_.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier. As long as it is not fitted all images are alike, and drawn at random.
+        Any probabilistic classifier. Before its first fit, images are drawn at random.
     X_pool : array-like of length n
     n_instances : int, default=1
     patches : int, callable or None, default=16
-        Random crops and flips of each image; a function that makes (n, m, ...) of n images, with m patches each; or
-        None, where the pool has that shape already.
+        Number of random crops and flips per image; a function from n images to their patches (n, m, ...); or None, if
+        the pool has that shape already.
     alpha, lam1, lam2, eps
         As in :func:`aift_score`.
     omega : float, default=1.0
-        Above 1 the batch is drawn from the best ``omega * n_instances`` images, with probabilities proportional to how
-        far each score is above the last of them [2]_.
+        Above 1 the batch is drawn from the best ``omega * n_instances`` images, with probabilities proportional to the
+        difference of each score from the lowest of them [2]_.
     random_state : int, RandomState or None, default=None
-        Draws crops, and the batch.
+        Draws the crops, and the batch.
 
     Returns
     -------
@@ -123,7 +138,7 @@ def aift_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, or an option is out of range.
+        If the pool is empty or smaller than `n_instances`, or a parameter is out of range.
 
     References
     ----------
@@ -140,48 +155,40 @@ def aift_sampling(
     >>> aift_sampling(model, pool, patches=None, alpha=1.0, random_state=0)
     array([1])
     """
-    X_pool = with_known_size(X_pool)
-    n = check_pool(X_pool, n_instances)
-    if not omega >= 1:
-        raise ValueError(f"omega={omega!r} is not a number of at least 1")
-    if isinstance(patches, bool) or not (patches is None or callable(patches) or isinstance(patches, Integral)):
-        raise ValueError(f"patches={patches!r} is neither a number, nor a function, nor None")
-    if isinstance(patches, Integral) and patches < 1:
-        raise ValueError(f"patches={patches!r} is not a number of at least 1")
-    generator = check_random_state(random_state)
+    context = Context(learner, X_pool, n_instances, random_state)
+    n, generator = context.n, context.generator
     crops = RandomCrops(n, int(patches), generator) if isinstance(patches, Integral) else None
     scores = np.zeros(n)
-    aift_score(np.ones((1, 1, 1)), alpha=alpha)  # refuses it before any work
     for start in range(0, n, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, n))
-        images = rows_of(X_pool, rows)
+        images = context.rows(rows)
         if crops is not None:
             of_image = crops.of(rows, images)
         else:
-            of_image = list(np.asarray(images if patches is None else patches(images)))
-        proba = _proba(learner, of_image)
+            of_image = list(np.asarray(patches(images) if callable(patches) else images))
+        proba = _proba(context, of_image)
         if proba is None:
             break
         scores[rows] = aift_score(proba, alpha=alpha, lam1=lam1, lam2=lam2, eps=eps)
     n_best = min(n, max(n_instances, round(omega * n_instances)))
     if n_best == n_instances:
-        return select_top(learner, scores, n_instances, generator)
+        return context.batch(scores)
     best = top(scores, n_best, generator)
     above = scores[best] - scores[best[-1]]
-    likely = above + 1e-9 * max(above.max(), 1e-9)  # so that as many as are asked for can be drawn
+    likely = above + 1e-9 * max(above.max(), 1e-9)  # so that enough images have a positive probability
     drawn = np.sort(generator.choice(n_best, n_instances, replace=False, p=likely / likely.sum()))
-    return query_result(learner, best[drawn], scores[best[drawn]])
+    return context.result(best[drawn], scores[best[drawn]])
 
 
-def _proba(learner: Any, of_image: list[np.ndarray]) -> np.ndarray | None:
+def _proba(context: Context, of_image: list[np.ndarray]) -> np.ndarray | None:
     """Probabilities (n, m, C) of the patches of each image; None as long as there is no classifier."""
     found: dict[int, np.ndarray] = {}
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, patches in enumerate(of_image):
         by_shape.setdefault(patches.shape, []).append(i)
     for shape, members in by_shape.items():
-        proba = predict_proba(learner, np.concatenate([of_image[i] for i in members]))
+        proba = context.predict_proba(np.concatenate([of_image[i] for i in members]))
         if proba is None:
             return None
-        found.update(zip(members, np.asarray(proba).reshape(len(members), shape[0], -1), strict=True))
+        found.update(zip(members, proba.reshape(len(members), shape[0], -1), strict=True))
     return np.stack([found[i] for i in range(len(of_image))])

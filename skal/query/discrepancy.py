@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
 
 from skal.numerics.discrepancy import check_kernels, fourier_features, gaussian, median_bandwidths, row_sums
 from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
-from skal.query._features import Features, features_of
-from skal.query._learner import check_pool, last_step, members
-from skal.query._pool import with_known_size
-from skal.query._select import select_picks
+from skal.query._context import Context
+from skal.query._features import Features
+from skal.query._pipeline import last_step
+from skal.query._registry import strategy
 from skal.source import SourceProfile
 
-_PAIRS = 10**10  # of the target's images, above which random features take the place of all pairs
+_PAIRS = 10**10  # pairs of images above which random features replace the kernel
 _FREQUENCIES = 1024
+_SOURCE = {"X_source": "no_validation", "profile": [SourceProfile, None], "bandwidths": ["array-like", None]}
 
 
+@strategy(_SOURCE, cost="pool squared", needs_source=True)
 def mmd_sampling(
     learner: Any,
     X_pool: Any,
@@ -34,9 +36,8 @@ def mmd_sampling(
 ) -> Any:
     """Query the images without which the target would differ least from the source.
 
-    Of pool and labelled images together, that pool image is taken whose removal leaves the smallest biased MMD² from
-    the source, then the next. In closed form this takes one pass of kernel sums and, for each pick, one row of the
-    kernel.
+    Repeatedly picks the pool image whose removal from pool and labelled images leaves the smallest biased MMD² from the
+    source. In closed form this costs one pass of kernel sums and one row of the kernel per pick.
 
     Parameters
     ----------
@@ -45,15 +46,15 @@ def mmd_sampling(
     X_pool : array-like of length n
     n_instances : int, default=1
     X_source : array-like, default=None
-        Images of the source. None takes those the estimator was adapted from
-        (by :class:`skal.DAN`), or a profile.
+        Images of the source. None takes those the estimator was adapted from, as with the recipe :class:`skal.DAN`, or
+        a profile.
     profile : SourceProfile, default=None
-        Its class centres stand for the source, and the pre-trained network's layer B for the features. None takes the
-        estimator's own where there is no `X_source`.
+        Source classes: its centres are the source, and activations at layer B of the pre-trained network the
+        features. None takes the estimator's own where there is no `X_source`.
     bandwidths : array-like, default=None
-        Of the Gaussian kernels; None takes five around the median distance.
+        Bandwidths of the Gaussian kernels; None takes five around the median distance.
     random_state : int, RandomState or None, default=None
-        Only used where more than 100,000 images make random Fourier features necessary.
+        Draws random Fourier features, which replace the kernel above 100,000 images.
 
     Returns
     -------
@@ -78,15 +79,17 @@ def mmd_sampling(
     >>> mmd_sampling(LogisticRegression(), pool, X_source=np.array([[0.0], [0.1], [0.3]]))
     array([2])
     """
-    features, source, generator = _prepared(learner, X_pool, n_instances, X_source, profile, random_state)
-    removal = Removal(features, source, bandwidths, generator)
-    picks = []
+    context = Context(learner, X_pool, n_instances, random_state)
+    features, source = _with_source(context, X_source, profile)
+    removal = Removal(features, source, bandwidths, context.generator)
+    picks: list[int] = []
     for _ in range(n_instances):
         picks.append(int(removal.gains().argmax()))
         removal.remove(picks[-1])
-    return select_picks(learner, np.array(picks))
+    return context.result(picks)
 
 
+@strategy(_SOURCE | {"balance": [Interval(Real, 0, 1, closed="both")]}, cost="pool squared", needs_source=True)
 def discrepancy_coreset_sampling(
     learner: Any,
     X_pool: Any,
@@ -101,15 +104,15 @@ def discrepancy_coreset_sampling(
     """Query images that set the target apart from the source and are far from all labelled ones.
 
     Each pick is the image of largest ``balance * a + (1 - balance) * b``, where a is how much its removal lowers the
-    MMD² (:func:`mmd_sampling`) and b its distance from the nearest labelled or chosen image
+    MMD² (:func:`skal.query.mmd_sampling`) and b its distance from the nearest labelled or chosen image
     (:func:`skal.query.coreset_sampling`), both rescaled to [0, 1] over what is left of the pool.
 
     Parameters
     ----------
     learner, X_pool, n_instances, X_source, profile, bandwidths, random_state
-        As in :func:`mmd_sampling`.
+        As in :func:`skal.query.mmd_sampling`.
     balance : float, default=0.5
-        1 is :func:`mmd_sampling`, 0 core-set.
+        1 is :func:`skal.query.mmd_sampling`, 0 core-set.
 
     Returns
     -------
@@ -119,7 +122,7 @@ def discrepancy_coreset_sampling(
     Raises
     ------
     ValueError
-        As :func:`mmd_sampling`; if `balance` is not between 0 and 1.
+        As :func:`skal.query.mmd_sampling`; if `balance` is not between 0 and 1.
 
     References
     ----------
@@ -132,10 +135,9 @@ def discrepancy_coreset_sampling(
     >>> discrepancy_coreset_sampling(LogisticRegression(), pool, 2, X_source=np.array([[0.0], [0.1], [0.3]]))
     array([2, 4])
     """
-    if not isinstance(balance, Real) or not 0 <= balance <= 1:
-        raise ValueError(f"balance={balance!r} is not a number from 0 to 1")
-    features, source, generator = _prepared(learner, X_pool, n_instances, X_source, profile, random_state)
-    removal = Removal(features, source, bandwidths, generator)
+    context = Context(learner, X_pool, n_instances, random_state)
+    features, source = _with_source(context, X_source, profile)
+    removal = Removal(features, source, bandwidths, context.generator)
     mean = features.pool.mean(0)
     X, norms = features.pool - mean, squared_norms(features.pool - mean)
     nearest = nearest_squared(X, features.labelled - mean)
@@ -149,7 +151,7 @@ def discrepancy_coreset_sampling(
         picks.append(pick)
         removal.remove(pick)
         nearest = torch.minimum(nearest, squared_distances(X, X[[pick]], norms, norms[[pick]])[:, 0])
-    return select_picks(learner, np.array(picks))
+    return context.result(picks)
 
 
 class Removal:
@@ -185,15 +187,15 @@ class Removal:
         self._is_left[self._n_pool :] = False  # labelled images stay
 
     def gains(self) -> torch.Tensor:
-        """How much the removal of each pool image lowers the MMD², up to a constant; -inf where it is gone."""
+        """How much the removal of each pool image lowers the MMD², up to a constant; -inf for those removed."""
         n = max(self._n - 1, 1)
         left = (self._A - 2 * self._b + 1) / n**2 - 2 * (self._sum_c - self._c) / n
-        # Rounded, so that images that are alike stay so, and the first of them wins.
+        # Rounded, so that equal images have equal gains, and the first of them wins.
         scale = 1e-12 * max(1.0, float(left.abs().max()))
         return torch.where(self._is_left, -(left / scale).round() * scale, -torch.inf)[: self._n_pool]
 
     def remove(self, pick: int) -> None:
-        """Take an image out of the target."""
+        """Remove an image from the target."""
         row = gaussian(
             squared_distances(self._X, self._X[[pick]], self._norms, self._norms[[pick]]), self._sigmas, self._beta
         )[:, 0]
@@ -219,38 +221,28 @@ class Removal:
 
 
 def _rescaled(values: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """To [0, 1] over what is left; 0 where all are alike."""
+    """To [0, 1] over what is left; 0 where all are equal."""
     low, high = values[left].min(), values[left].max()
     spread = high - low
     alike = bool(spread <= 1e-9 * max(abs(float(low)), abs(float(high))))
     return torch.zeros_like(values) if alike else (values - low) / spread
 
 
-def _prepared(
-    learner: Any,
-    X_pool: Any,
-    n_instances: int,
-    X_source: Any,
-    profile: SourceProfile | None,
-    random_state: int | np.random.RandomState | None,
-) -> tuple[Features, torch.Tensor, np.random.RandomState]:
-    """Features of the target, of the source, and a generator."""
-    X_pool = with_known_size(X_pool)
-    check_pool(X_pool, n_instances)
-    generator = check_random_state(random_state)
-    network, _ = last_step(members(learner)[0], X_pool)
+def _with_source(context: Context, X_source: Any, profile: SourceProfile | None) -> tuple[Features, torch.Tensor]:
+    """Features of the target, and of the source."""
+    network, _ = last_step(context.estimators[0], context.X_pool)
     own = None
     if X_source is None and profile is None:
         own = getattr(network, "data_", {}).get("X_source")
         profile = getattr(network, "source", None)
     if X_source is not None or own is not None:
-        features = features_of(learner, X_pool, X_source, own_source=own)
-        return features, features.source, generator
+        features = context.features(X_source=X_source, own_source=own)
+        return features, features.source
     if profile is None:
         raise ValueError(
             f"there is no source to compare with: give X_source or a profile; {type(network).__name__} has neither"
         )
     layer = profile.layers_[0][1]
-    features = features_of(learner, X_pool, layer=layer, pooled=profile.pooled)
-    centers = np.tile(profile.centers_[layer], (1, len(members(learner))))  # of a committee, features are side by side
-    return features, torch.from_numpy(centers), generator
+    features = context.features(layer=layer, pooled=profile.pooled)
+    centers = np.tile(profile.centers_[layer], (1, len(context.estimators)))  # features of a committee: side by side
+    return features, torch.from_numpy(centers)

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from modAL.utils.data import data_vstack
 from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from skal._validation import check_count, check_options
-from skal.query._cover import BATCHES, select_batch
-from skal.query._learner import check_pool, labelled, last_step, members, rows_of
-from skal.query._pool import is_dask, n_rows, score_pool, with_known_size
+from skal.query._context import Context
+from skal.query._pipeline import Steps, last_step
+from skal.query._pool import n_rows, rows_of
+from skal.query._registry import strategy
 
-OUTPUTS = ("logit", "probability")
-LABELS = ("map", "posterior")
+#: Constraints of the keywords that EMOC of images and of sets share.
+CHANGE = {
+    "X_reference": "no_validation",
+    "n_reference": [Interval(Integral, 1, None, closed="left")],
+    "output": [StrOptions({"logit", "probability"})],
+}
 
 
+@strategy(
+    CHANGE | {"labels": [StrOptions({"map", "posterior"})]},
+    cost="pool x references x trainable layers",
+    needs_labels=True,
+    without_labels="coverage",
+    needs_gradients=True,
+)
 def emoc_sampling(
     learner: Any,
     X_pool: Any,
@@ -30,7 +41,7 @@ def emoc_sampling(
     n_reference: int = 100,
     output: str = "logit",
     labels: str = "map",
-    batch: str = "top",
+    batch: str = "herding",
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images whose label is expected to change the outputs of the network most.
@@ -42,22 +53,22 @@ def emoc_sampling(
     ----------
     learner : ActiveLearner, Committee or estimator
         Its estimator has a method ``output_change``, as :class:`skal.FrozenPrefixClassifier` has, alone or as the last
-        step of a Pipeline. In a committee the scores are averaged over the members. As long as it is not fitted all
-        images are alike, and drawn at random.
+        step of a Pipeline. In a committee the scores are averaged over the members. Before its first fit, images are
+        drawn at random, or by coverage with ``batch="herding"``.
     X_pool : images of length n
         As in :meth:`FrozenPrefixClassifier.fit`, or a Dask array of them, which is scored on its cluster.
     n_instances : int, default=1
     X_reference : images, default=None
-        On whose outputs the change is measured. None draws `n_reference` of pool and labelled images together.
+        Images on whose outputs the change is measured. None draws `n_reference` of pool and labelled images together.
     n_reference : int, default=100
-        The time a query takes is proportional to it.
+        The time of a query is proportional to it.
     output : {"logit", "probability"}, default="logit"
     labels : {"map", "posterior"}, default="map"
-        Whether the most probable label is assumed, as in the text, or the score is the mean over all labels; this
-        takes as many times longer as there are classes, roughly.
-    batch : {"top", "herding"}, default="top"
-        Whether the images of highest score are queried, or those that together cover most score, as in
-        :func:`skal.query.uherding_sampling`: then a batch is not the same image ten times.
+        Whether the most probable label is assumed, as in the paper, or the score is the mean over all labels, which
+        takes about as many times longer as there are classes.
+    batch : {"top", "herding"}, default="herding"
+        Whether the images of highest score are queried, as in the paper, or those that together cover most score, as in
+        :func:`skal.query.uherding_sampling`. Top-scoring batches are near-duplicates of each other.
     random_state : int, RandomState or None, default=None
         Draws the references, and orders images of equal score.
 
@@ -69,7 +80,8 @@ def emoc_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, an option is unknown, or the estimator has no gradients.
+        If the pool is empty or smaller than `n_instances`, a parameter is out of range, or the estimator has no
+        gradients.
 
     References
     ----------
@@ -89,58 +101,51 @@ def emoc_sampling(
     >>> images.shape
     (2, 5)
     """
-    X_pool = with_known_size(X_pool)
-    n = check_pool(X_pool, n_instances)
-    check_options(output=(output, OUTPUTS), labels=(labels, LABELS), batch=(batch, BATCHES))
-    check_reference(X_reference, n_reference)
-    generator = check_random_state(random_state)
+    check_reference(X_reference)
+    context = Context(learner, X_pool, n_instances, random_state)
     if X_reference is None:
-        X_reference = draw_reference(learner, X_pool, n_reference, generator)
-    scores = np.zeros(n)
-    for estimator in members(learner):
-        change = change_scorer(estimator, X_pool, X_reference, output=output)
+        X_reference = draw_reference(context, n_reference)
+    scores = np.zeros(context.n)
+    for estimator in context.estimators:
+        change = change_scorer(estimator, context.X_pool, X_reference, output=output)
         if change is not None:
-            change = partial(change, labels=labels)
-            scores += score_pool(change, X_pool) if is_dask(X_pool) else change(X_pool)
-    scores /= len(members(learner))
-    return select_batch(learner, X_pool, scores, n_instances, batch, generator)
+            scores += context.score(partial(change, labels=labels))
+    return context.batch(scores / len(context.estimators), batch)
 
 
-def check_reference(X_reference: Any, n_reference: int) -> None:
+def check_reference(X_reference: Any) -> None:
     """Raise a ValueError if there would be no reference."""
     if X_reference is not None and n_rows(X_reference) == 0:
         raise ValueError("X_reference is empty: there is no output whose change could be measured")
-    check_count("n_reference", n_reference)
 
 
-def draw_reference(learner: Any, X_pool: Any, n_reference: int, generator: np.random.RandomState) -> Any:
+def draw_reference(context: Context, n_reference: int) -> Any:
     """Images drawn without replacement from pool and labelled images together."""
-    taught = labelled(learner)
-    n_pool, n_taught = n_rows(X_pool), 0 if taught is None else n_rows(taught)
-    rows = np.sort(generator.permutation(n_pool + n_taught)[:n_reference])
-    parts = [rows_of(X_pool, rows[rows < n_pool])]
-    if rows[-1] >= n_pool:
-        parts.append(rows_of(taught, rows[rows >= n_pool] - n_pool))
+    labelled = context.X_labelled
+    n_labelled = 0 if labelled is None else n_rows(labelled)
+    rows = np.sort(context.generator.permutation(context.n + n_labelled)[:n_reference])
+    parts = [context.rows(rows[rows < context.n])]
+    if rows[-1] >= context.n:
+        parts.append(rows_of(labelled, rows[rows >= context.n] - context.n))
     parts = [part for part in parts if n_rows(part)]
     return parts[0] if len(parts) == 1 else data_vstack(parts)
 
 
 def change_scorer(estimator: Any, X_pool: Any, X_reference: Any, **options: Any) -> Callable[..., np.ndarray] | None:
-    """A function of images and labels that gives their output change; None as long as nothing is fitted."""
-    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
-    if not hasattr(last, "output_change"):
+    """A function of images and labels that gives their output change; None before the first fit."""
+    network, earlier = last_step(estimator, X_pool)
+    if not hasattr(network, "output_change"):
         raise ValueError(
-            f"EMOC needs an estimator with gradients, such as FrozenPrefixClassifier, but got {type(last).__name__}"
+            f"EMOC needs an estimator with gradients, such as FrozenPrefixClassifier, but got {type(network).__name__}"
         )
     try:
         estimator.predict(rows_of(X_reference, np.arange(1)))
     except NotFittedError:
         return None
-    network, earlier = last_step(estimator, X_pool)
     return partial(_output_change, network, earlier, earlier(X_reference), options)
 
 
 def _output_change(
-    network: Any, earlier: Callable[[Any], Any], reference: Any, options: dict[str, Any], X: Any, labels: Any
+    network: Any, earlier: Steps, reference: Any, options: dict[str, Any], X: Any, labels: Any
 ) -> np.ndarray:
     return network.output_change(reference, earlier(X), labels=labels, **options)

@@ -1,25 +1,30 @@
-"""Sets of images that are labelled together: which of many random sets a strategy prefers."""
+"""Sets of images that are labelled together: the best of many random sets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from skal._validation import check_count, check_options
-from skal.query._clusters import clusters
-from skal.query._features import features_of
-from skal.query._learner import check_pool, classifier_proba, members, rows_of
-from skal.query._pool import with_known_size
-from skal.query._select import query_result, top
-from skal.query.emoc import OUTPUTS, change_scorer, check_reference, draw_reference
+from skal._validation import check_count
+from skal.query._batch import top
+from skal.query._clusters import k_means
+from skal.query._context import Context
+from skal.query._registry import strategy
+from skal.query.emoc import CHANGE, change_scorer, check_reference, draw_reference
 from skal.query.uncertainty import confidence_scores
 
-SCORES = ("least_confident", "margin", "entropy", "gini", "most_confident", "random")
-GROUPS = ("prediction", "cluster", "truth")
+_SETS = {
+    "groups": [StrOptions({"prediction", "cluster", "truth"})],
+    "n_sets": [Interval(Integral, 1, None, closed="left")],
+    "y_pool": "no_validation",
+}
+_SCORES = {"least_confident", "margin", "entropy", "gini", "most_confident", "random"}
 _SETS_A_CLUSTER, _MOST_CLUSTERS = 4, 500
 _ROWS = 4096  # images that are loaded at a time
 
@@ -29,8 +34,8 @@ def random_sets(
 ) -> np.ndarray:
     """Random sets of images that share a group.
 
-    Each set takes a group at random, of those with at least `set_size` images, and draws its images from it. Where no
-    group is as large, sets are drawn from all images.
+    For each set, draws one of the groups that have at least `set_size` images, then the images from it. If no group is
+    large enough, sets are drawn from all images.
 
     Parameters
     ----------
@@ -48,7 +53,7 @@ def random_sets(
     Raises
     ------
     ValueError
-        If there are fewer than `set_size` images, or no set is asked for.
+        If there are fewer than `set_size` images, or `n_sets` is below 1.
 
     References
     ----------
@@ -75,6 +80,7 @@ def random_sets(
     return np.array([generator.choice(pools[g], set_size, replace=False) for g in chosen])
 
 
+@strategy(_SETS | {"score": [StrOptions(_SCORES), callable]}, cost="pool", needs_labels=True, without_labels="chance")
 def set_sampling(
     learner: Any,
     X_pool: Any,
@@ -91,17 +97,17 @@ def set_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier. As long as it is not fitted, all sets are alike.
+        Any probabilistic classifier. Before its first fit, a random set is queried.
     X_pool : array-like of length n
     n_instances : int, default=1
-        Images of a set (K in the text). All sets have as many, so that sum and mean prefer the same.
+        Images per set (K in the paper). All sets have the same size, so that sum and mean prefer the same one.
     score : str or callable, default="least_confident"
-        "least_confident" (the text's min), "margin" (1-vs-2), "entropy", "gini", "most_confident" (max), "random", or a
-        function ``score(learner, X_pool)`` that gives one number an image, larger for better.
+        "least_confident" (the paper's min), "margin" (1-vs-2), "entropy", "gini", "most_confident" (max), "random", or
+        a function ``score(learner, X_pool)`` that gives one number per image, larger for better.
     groups : {"prediction", "cluster", "truth"}, default="prediction"
         From what a set is drawn: images of one predicted class; of one cluster, by k-means on the estimator's
         features into as many as hold four sets (500 at most, and not fewer than the known classes); or of one true
-        class, as in the text's experiment.
+        class, as in the paper's experiment.
     n_sets : int, default=1000
     y_pool : array-like of shape (n,), default=None
         True classes, for ``groups="truth"``; a simulation (:func:`skal.experiment.run_experiment`) fills them in.
@@ -115,7 +121,7 @@ def set_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, an option is unknown, or true classes are missing.
+        If the pool is empty or smaller than `n_instances`, a parameter is out of range, or true classes are missing.
 
     References
     ----------
@@ -130,25 +136,24 @@ def set_sampling(
     >>> sorted(set_sampling(model, pool, 2, random_state=0).tolist())
     [2, 3]
     """
-    X_pool = with_known_size(X_pool)
-    n = check_pool(X_pool, n_instances)
-    if not callable(score):
-        check_options(score=(score, SCORES))
-    check_count("n_sets", n_sets)
-    truth = _checked_groups(groups, y_pool, n)
-    generator = check_random_state(random_state)
-    proba = classifier_proba(learner, X_pool)
-    of = truth if truth is not None else _groups(learner, X_pool, groups, proba, n_instances, generator)
-    sets = random_sets(of, n_instances, n_sets, random_state=generator)
+    context = Context(learner, X_pool, n_instances, random_state)
+    sets = random_sets(_groups(context, groups, y_pool), n_instances, n_sets, random_state=context.generator)
     if callable(score):
-        scores = np.asarray(score(learner, X_pool), dtype=float)
-        if scores.shape != (n,):
-            raise ValueError(f"score gave shape {scores.shape}, not one number for each of {n} images")
+        scores = np.asarray(score(learner, context.X_pool), dtype=float)
+        if scores.shape != (context.n,):
+            raise ValueError(f"score gave shape {scores.shape}, not one number for each of {context.n} images")
     else:
-        scores = np.zeros(n) if score == "random" else confidence_scores(proba, score)
-    return _best(learner, sets, scores[sets], generator)
+        scores = np.zeros(context.n) if score == "random" else confidence_scores(context.known_proba, score)
+    return _best(context, sets, scores[sets])
 
 
+@strategy(
+    _SETS | CHANGE,
+    cost="pool x references x trainable layers",
+    needs_labels=True,
+    without_labels="chance",
+    needs_gradients=True,
+)
 def emoc_set_sampling(
     learner: Any,
     X_pool: Any,
@@ -162,22 +167,22 @@ def emoc_set_sampling(
     y_pool: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the best of many random sets of images by EMOC, all images of a set with the label the set has.
+    """Query the best of many random sets of images by EMOC, under one label per set.
 
-    The label of a set is the most probable one of the mean probabilities of its images, which is not always the most
-    probable one of each; Eq. 5 of [1]_.
+    The label of a set is the most probable class under the mean probabilities of its images, which is not always the
+    most probable class of each image; Eq. 5 of [1]_.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        As in :func:`emoc_sampling`.
+        As in :func:`skal.query.emoc_sampling`.
     X_pool : images of length n
     n_instances : int, default=1
-        Images of a set (K in the text).
+        Images per set (K in the paper).
     groups, n_sets, y_pool
-        As in :func:`set_sampling`.
+        As in :func:`skal.query.set_sampling`.
     X_reference, n_reference, output
-        As in :func:`emoc_sampling`.
+        As in :func:`skal.query.emoc_sampling`.
     random_state : int, RandomState or None, default=None
 
     Returns
@@ -188,8 +193,8 @@ def emoc_set_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, an option is unknown, true classes are missing, or the
-        estimator has no gradients.
+        If the pool is empty or smaller than `n_instances`, a parameter is out of range, true classes are missing, or
+        the estimator has no gradients.
 
     References
     ----------
@@ -207,61 +212,49 @@ def emoc_set_sampling(
     >>> len(emoc_set_sampling(classifier, rng.normal(size=(20, 5)), 4, n_sets=10, random_state=0))
     4
     """
-    X_pool = with_known_size(X_pool)
-    n = check_pool(X_pool, n_instances)
-    check_options(output=(output, OUTPUTS))
-    check_reference(X_reference, n_reference)
-    check_count("n_sets", n_sets)
-    truth = _checked_groups(groups, y_pool, n)
-    generator = check_random_state(random_state)
-    proba = classifier_proba(learner, X_pool)
-    of = truth if truth is not None else _groups(learner, X_pool, groups, proba, n_instances, generator)
-    sets = random_sets(of, n_instances, n_sets, random_state=generator)
+    check_reference(X_reference)
+    context = Context(learner, X_pool, n_instances, random_state)
+    sets = random_sets(_groups(context, groups, y_pool), n_instances, n_sets, random_state=context.generator)
     if X_reference is None:
-        X_reference = draw_reference(learner, X_pool, n_reference, generator)
+        X_reference = draw_reference(context, n_reference)
     scores = np.zeros(sets.shape)
-    for estimator in members(learner):
-        change = change_scorer(estimator, X_pool, X_reference, output=output)
+    for estimator in context.estimators:
+        change = change_scorer(estimator, context.X_pool, X_reference, output=output)
         if change is not None:
-            own = proba if len(members(learner)) == 1 else classifier_proba(estimator, X_pool)
-            scores += _with_shared_labels(change, estimator.classes_, X_pool, own, sets)
-    return _best(learner, sets, scores, generator)
+            alone = context if len(context.estimators) == 1 else Context(estimator, context.X_pool, n_instances)
+            scores += _with_shared_labels(change, estimator.classes_, alone, sets)
+    return _best(context, sets, scores)
 
 
 def _with_shared_labels(
-    change: Callable[..., np.ndarray], classes: np.ndarray, X_pool: Any, proba: np.ndarray, sets: np.ndarray
+    change: Callable[..., np.ndarray], classes: np.ndarray, context: Context, sets: np.ndarray
 ) -> np.ndarray:
     """Score of each image of each set, with the label of the set; each image once for each of its labels."""
+    proba = context.known_proba
     labels = np.repeat(proba[sets].mean(axis=1).argmax(axis=1), sets.shape[1])
     needed, found = np.unique(np.column_stack([sets.ravel(), labels]), axis=0, return_inverse=True)
     blocks = np.split(needed, range(_ROWS, len(needed), _ROWS))
-    scores = [change(rows_of(X_pool, block[:, 0]), labels=classes[block[:, 1]]) for block in blocks]
+    scores = [change(context.rows(block[:, 0]), labels=classes[block[:, 1]]) for block in blocks]
     return np.concatenate(scores)[found.ravel()].reshape(sets.shape)
 
 
-def _checked_groups(groups: str, y_pool: ArrayLike | None, n: int) -> np.ndarray | None:
-    """The true classes, if sets are drawn from them."""
-    check_options(groups=(groups, GROUPS))
-    if groups != "truth":
-        return None
-    if y_pool is None or np.shape(y_pool) != (n,):
-        given = "none" if y_pool is None else f"shape {np.shape(y_pool)}"
-        raise ValueError(f"groups='truth' needs the true class of each of the {n} images as y_pool, but got {given}")
-    return np.asarray(y_pool)
-
-
-def _groups(
-    learner: Any, X_pool: Any, groups: str, proba: np.ndarray, set_size: int, generator: np.random.RandomState
-) -> np.ndarray:
-    """Predicted class or cluster of each image."""
+def _groups(context: Context, groups: str, y_pool: ArrayLike | None) -> np.ndarray:
+    """True class, predicted class or cluster of each image."""
+    if groups == "truth":
+        if y_pool is None or np.shape(y_pool) != (context.n,):
+            given = "none" if y_pool is None else f"shape {np.shape(y_pool)}"
+            raise ValueError(
+                f"groups='truth' needs the true class of each of the {context.n} images as y_pool, but got {given}"
+            )
+        return np.asarray(y_pool)
     if groups == "prediction":
-        return proba.argmax(axis=1)
-    features = features_of(learner, X_pool).pool.numpy()
-    n_clusters = max(proba.shape[1], min(_MOST_CLUSTERS, len(proba) // (_SETS_A_CLUSTER * set_size)))
-    return clusters(features, min(len(proba), n_clusters), generator)
+        return context.known_proba.argmax(axis=1)
+    n_sets = context.n // (_SETS_A_CLUSTER * context.n_instances)
+    n_clusters = max(context.known_proba.shape[1], min(_MOST_CLUSTERS, n_sets))
+    return k_means(context.features().pool.numpy(), min(context.n, n_clusters), context.generator).labels_
 
 
-def _best(learner: Any, sets: np.ndarray, scores: np.ndarray, generator: np.random.RandomState) -> Any:
-    """The set with the highest mean score; of equal ones any."""
-    best = top(scores.mean(axis=1), 1, generator)[0]
-    return query_result(learner, sets[best], scores[best])
+def _best(context: Context, sets: np.ndarray, scores: np.ndarray) -> Any:
+    """The set with the highest mean score; ties are drawn."""
+    best = top(scores.mean(axis=1), 1, context.generator)[0]
+    return context.result(sets[best], scores[best])

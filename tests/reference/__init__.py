@@ -1,0 +1,56 @@
+"""Plain versions of the equations: loops and full matrices, as the papers write them, without regard to speed.
+
+A strategy that chooses from features and probabilities has a ``ref_NAME(query)`` here, which tests/test_strategies.py
+compares with it. `ALTERNATIVES` holds, for every keyword of a strategy, values other than its default.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class PlainQuery(NamedTuple):
+    """What a plain strategy is given: features of pool and labelled rows, labels, probabilities of the pool or None."""
+
+    pool: np.ndarray
+    labelled: np.ndarray
+    y: np.ndarray
+    proba: np.ndarray | None
+    n: int
+    generator: np.random.RandomState
+    model: Any
+
+
+class Given(str):
+    """The name of a value that the suite makes: images, labels or a profile."""
+
+
+def unit(X):
+    return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+def pairwise(X, Y):
+    """Squared distances of all pairs."""
+    return ((X[:, None] - Y[None]) ** 2).sum(axis=2)
+
+
+def indices_of(strategy):
+    """The strategy called directly, giving indices alone also under modAL 0.4.2, which wants scores with them."""
+
+    def call(*args, **kwargs):
+        result = strategy(*args, **kwargs)
+        return result[0] if isinstance(result, tuple) else result
+
+    return call
+
+
+def plain_versions():
+    """Plain strategies by name, and alternative values of keywords by strategy."""
+    versions, alternatives = {}, {}
+    for module in sorted(one.name for one in iter_modules(__path__)):
+        content = vars(import_module(f"{__name__}.{module}"))
+        versions |= {name[4:]: value for name, value in content.items() if name.startswith("ref_")}
+        alternatives |= content.get("ALTERNATIVES", {})
+    return versions, alternatives

@@ -1,0 +1,82 @@
+"""CLUE: clusters of what is uncertain."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import pairwise_distances
+from sklearn.utils._param_validation import Interval
+
+from skal.query._clusters import k_means
+from skal.query._context import Context
+from skal.query._registry import strategy
+from skal.query.uherding import tempered
+from skal.query.uncertainty import uncertainty
+
+
+@strategy(
+    {"temperature": [Interval(Real, 0, None, closed="neither")]},
+    cost="pool x batch",
+    needs_labels=True,
+    without_labels="features",
+)
+def clue_sampling(
+    learner: Any,
+    X_pool: Any,
+    n_instances: int = 1,
+    *,
+    temperature: float = 1.0,
+    random_state: int | np.random.RandomState | None = None,
+) -> Any:
+    """Query the images nearest to the centres of clusters in which each image weighs as much as it is uncertain.
+
+    The features are clustered by k-means into as many clusters as images are wanted, weighted by the entropy of the
+    predictions.
+
+    Parameters
+    ----------
+    learner : ActiveLearner, Committee or estimator
+        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`. Before its first fit, and
+        where it is certain of everything, all images weigh the same.
+    X_pool : array-like of length n
+    n_instances : int, default=1
+    temperature : float, default=1.0
+        By which the logits are divided before the entropy is taken; a lower one leaves only the most uncertain images.
+    random_state : int, RandomState or None, default=None
+        Draws the first centres.
+
+    Returns
+    -------
+    indices : ndarray of shape (n_instances,)
+        Distinct positions in the pool; with modAL 0.4.2 and later with zeros as scores.
+
+    Raises
+    ------
+    ValueError
+        If the pool is empty or smaller than `n_instances`, or temperature is not positive.
+
+    References
+    ----------
+    .. [1] Prabhu, Chandrasekaran, Saenko, Hoffman. "Active domain adaptation via clustering uncertainty-weighted
+       embeddings", ICCV 2021, Eq. 3 and Algorithm 1.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> model = LogisticRegression().fit([[-1.0, 0.0], [1.0, 0.0]], [0, 1])
+    >>> pool = np.array([[-9.0, 0.0], [0.0, -5.0], [2.0, -5.0], [0.0, 5.0], [9.0, 0.0]])
+    >>> sorted(clue_sampling(model, pool, 2, random_state=0).tolist())
+    [1, 3]
+    """
+    context = Context(learner, X_pool, n_instances, random_state)
+    X = context.features().pool.numpy()
+    weights = uncertainty(tempered(context.known_proba, temperature), "entropy")
+    centers = k_means(X, n_instances, context.generator, weights if weights.any() else None).cluster_centers_
+    distances = pairwise_distances(centers, X)
+    picks: list[int] = []
+    for of_center in distances:
+        of_center[picks] = np.inf
+        picks.append(int(of_center.argmin()))
+    return context.result(picks)

@@ -1,0 +1,53 @@
+"""MaxHerding: greedy coverage of the pool by a kernel."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+from sklearn.utils._param_validation import Interval
+
+from skal.query._batch import cover
+from skal.query._context import Context
+from skal.query._registry import strategy
+
+
+@strategy({"sigma": [Interval(Real, 0, None, closed="neither")]}, cost="pool squared")
+def max_herding_sampling(learner: Any, X_pool: Any, n_instances: int = 1, *, sigma: float = 1.0) -> Any:
+    """Query the images that add most to the coverage of the pool, by a Gaussian kernel on the features.
+
+    Parameters
+    ----------
+    learner : ActiveLearner, Committee or estimator
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1. Labelled images cover already.
+    X_pool : array-like of length n
+    n_instances : int, default=1
+    sigma : float, default=1.0
+        Of the kernel ``exp(-d² / sigma²)``.
+
+    Returns
+    -------
+    indices : ndarray of shape (n_instances,)
+        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+
+    Raises
+    ------
+    ValueError
+        If the pool is empty or smaller than `n_instances`, or sigma is not positive.
+
+    References
+    ----------
+    .. [1] Bae, Noh, Choi, Sutherland. "Generalized coverage for more robust low-budget active learning", ECCV 2024,
+       section 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> angle = np.array([0.0, 0.1, 0.2, 1.5, 1.6, 1.7, 1.8])
+    >>> pool = np.column_stack([np.cos(angle), np.sin(angle)])
+    >>> max_herding_sampling(LogisticRegression(), pool, 2, sigma=0.5)
+    array([4, 1])
+    """
+    context = Context(learner, X_pool, n_instances)
+    return context.result(cover(context.features(normalized=True), n_instances, sigma))

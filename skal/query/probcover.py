@@ -1,0 +1,127 @@
+"""ProbCover: balls that cover most of the pool."""
+
+from __future__ import annotations
+
+from functools import partial
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval
+
+from skal.numerics.greedy import greedy_coverage, nearest_squared, squared_distances, squared_norms
+from skal.query._clusters import k_means
+from skal.query._context import Context
+from skal.query._registry import strategy
+
+_BALLS = 1000  # points whose purity decides the radius
+
+
+@strategy(
+    {
+        "delta": [Interval(Real, 0, None, closed="neither"), None],
+        "purity": [Interval(Real, 0, 1, closed="right")],
+        "n_classes": [Interval(Integral, 1, None, closed="left"), None],
+    },
+    cost="pool squared",
+)
+def probcover_sampling(
+    learner: Any,
+    X_pool: Any,
+    n_instances: int = 1,
+    *,
+    delta: float | None = None,
+    purity: float = 0.95,
+    n_classes: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> Any:
+    """Query the images whose balls of radius delta cover most images that are not covered yet.
+
+    Parameters
+    ----------
+    learner : ActiveLearner, Committee or estimator
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1.
+    X_pool : array-like of length n
+    n_instances : int, default=1
+    delta : float, default=None
+        None takes the largest radius at which a share `purity` of the balls holds images of a single cluster, judged on
+        1,000 images drawn at random if there are more.
+    purity : float, default=0.95
+    n_classes : int, default=None
+        Number of clusters, which stand for the classes; None takes the number of known classes, at least `n_instances`.
+    random_state : int, RandomState or None, default=None
+        Seeds the clustering, and draws the images the radius is judged on.
+
+    Returns
+    -------
+    indices : ndarray of shape (n_instances,)
+        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+
+    Raises
+    ------
+    ValueError
+        If the pool is empty or smaller than `n_instances`, or a parameter is out of range.
+
+    References
+    ----------
+    .. [1] Yehuda, Dekel, Hacohen, Weinshall. "Active learning through a covering lens", NeurIPS 2022, Algorithm 1 and
+       section 3.2.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> angle = np.array([0.0, 0.1, 0.2, 1.5, 1.6, 1.7, 1.8])
+    >>> pool = np.column_stack([np.cos(angle), np.sin(angle)])
+    >>> probcover_sampling(LogisticRegression(), pool, 2, delta=0.25)
+    array([4, 0])
+    """
+    context = Context(learner, X_pool, n_instances, random_state)
+    features = context.features(normalized=True)
+    if delta is None:
+        n_clusters = n_classes or max(n_instances, features.n_classes)
+        delta = pure_radius(features.joined, min(n_clusters, len(features.joined)), purity, context.generator)
+    covered = (nearest_squared(features.pool, features.labelled) <= delta**2).to(features.pool)
+    picks = greedy_coverage(features.pool, n_instances, partial(_ball, radius=delta), covered=covered)
+    return context.result(picks)
+
+
+def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.random.RandomState) -> float:
+    """Largest radius at which a share `purity` of the balls holds points of one cluster only.
+
+    A ball is pure until it reaches the nearest point of another cluster, so the radius is a quantile of the distances
+    to those points.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, D)
+    n_clusters : int
+        Of k-means.
+    purity : float
+    generator : RandomState
+
+    Returns
+    -------
+    radius : float
+    """
+    clusters = k_means(X.numpy(), n_clusters, generator).labels_
+    balls = np.sort(generator.permutation(len(X))[:_BALLS])
+    by_cluster = X[np.argsort(clusters, kind="stable")]  # so that those of a ball's own cluster are a range
+    norms = squared_norms(by_cluster)
+    starts = np.searchsorted(np.sort(clusters), np.arange(n_clusters + 1))
+    reach = []
+    for cluster in np.unique(clusters[balls]):
+        for few in X[balls[clusters[balls] == cluster]].split(256):
+            squared = squared_distances(few, by_cluster, None, norms)
+            squared[:, starts[cluster] : starts[cluster + 1]] = torch.inf
+            reach.append(squared.amin(1))
+    nearest = torch.cat(reach).sqrt().sort().values
+    impure = int(np.floor((1 - purity) * len(nearest) + 1e-9))  # balls that may be impure
+    radius = nearest[min(impure, len(nearest) - 1)]
+    if not torch.isfinite(radius):  # a single cluster: every ball is pure
+        return 2.0
+    return float(np.nextafter(np.float32(radius.item()), np.float32(0)))  # at this distance the ball is still pure
+
+
+def _ball(squared: torch.Tensor, radius: float) -> torch.Tensor:
+    return (squared <= radius**2).to(squared.dtype)

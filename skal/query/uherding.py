@@ -1,0 +1,123 @@
+"""UHerding: coverage of what is uncertain."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from sklearn.base import clone
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.utils._param_validation import Interval
+
+from skal.query._batch import DUPLICATES, cover, kernel_width
+from skal.query._context import Context
+from skal.query._registry import strategy
+from skal.query.uncertainty import uncertainty
+
+_FOLDS = 3
+
+
+@strategy(
+    {"duplicates": [Interval(Real, 0, 1, closed="left")]},
+    cost="pool squared, and three fits",
+    needs_labels=True,
+    without_labels="max_herding",
+)
+def uherding_sampling(
+    learner: Any,
+    X_pool: Any,
+    n_instances: int = 1,
+    *,
+    duplicates: float = DUPLICATES,
+    random_state: int | np.random.RandomState | None = None,
+) -> Any:
+    """Query the images that add most to the coverage of what is uncertain: coverage first, uncertainty later.
+
+    The coverage of each image is weighted by its uncertainty, 1 - margin of the calibrated probabilities, and the
+    kernel narrows as the labelled images get nearer to each other. Without labels it is
+    :func:`skal.query.max_herding_sampling`.
+
+    Parameters
+    ----------
+    learner : ActiveLearner, Committee or estimator
+        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`, scaled to length 1. Where
+        every class has 3 labels, clones of a single estimator are fitted on folds of the labelled images to find the
+        temperature of the probabilities.
+    X_pool : array-like of length n
+    n_instances : int, default=1
+    duplicates : float, default=0.1
+        Share of the labelled images that may have a near-duplicate among them. The width of the kernel is the least
+        distance between two labelled images (of features of length 1) when the ``ceil(n_labels * duplicates / 2)``
+        shortest are left out, or 1 where no other is left. 0 is the paper's rule, the least distance; a single pair of
+        near-duplicates then makes the batch that of margin sampling.
+    random_state : int, RandomState or None, default=None
+        Draws the folds.
+
+    Returns
+    -------
+    indices : ndarray of shape (n_instances,)
+        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+
+    Raises
+    ------
+    ValueError
+        If the pool is empty or smaller than `n_instances`.
+
+    References
+    ----------
+    .. [1] Bae, Oliveira, Sutherland. "Uncertainty herding: one active learning method for all label budgets", ICLR
+       2025, sections 3 and 4.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> model = LogisticRegression().fit([[-1.0, 1.0], [1.0, 1.0]], [0, 1])
+    >>> uherding_sampling(model, np.array([[-2.0, 1.0], [-0.1, 1.0], [0.1, 1.0], [3.0, 1.0]]), 1)
+    array([1])
+    """
+    context = Context(learner, X_pool, n_instances, random_state)
+    features = context.features(normalized=True)
+    weights = None
+    if context.proba is not None:
+        weights = uncertainty(tempered(context.proba, temperature(context)), "margin")
+    return context.result(cover(features, n_instances, kernel_width(features.labelled, duplicates), weights))
+
+
+def temperature(context: Context) -> float:
+    """Temperature under which cross-validated probabilities of the labelled images are most likely.
+
+    1 where a class has fewer than 3 labels, the learner is a committee, or the estimator cannot be fitted to a fold, as
+    one that is calibrated on folds of its own.
+    """
+    X, y = context.X_labelled, context.y_labelled
+    if X is None or y is None or len(context.estimators) > 1:
+        return 1.0
+    classes, counts = np.unique(y, return_counts=True)
+    if len(classes) < 2 or counts.min() < _FOLDS:
+        return 1.0
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=context.generator)
+    try:
+        proba = cross_val_predict(clone(context.estimators[0]), X, y, cv=folds, method="predict_proba")
+    except ValueError:
+        return 1.0
+    own = np.searchsorted(classes, y)
+
+    def loss(log_temperature: float) -> float:
+        return -float(np.log(tempered(proba, np.exp(log_temperature))[np.arange(len(y)), own] + 1e-12).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def tempered(proba: np.ndarray, T: float) -> np.ndarray:
+    """Probabilities at temperature T: softmax of their logarithms divided by it.
+
+    Examples
+    --------
+    >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(3)
+    array([[0.667, 0.333]])
+    """
+    logs = np.log(np.clip(np.asarray(proba, dtype=np.float64), 1e-300, None)) / T
+    exponentials = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
