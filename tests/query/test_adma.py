@@ -10,6 +10,7 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, adma_sampling
+from skal.features.prefix import Prefix
 from tests.query.conftest import make_world
 from tests.reference import indices_of
 from tests.reference.adma import ONE, TIE, TWO, activations, assert_picks, current_network, plain_scores
