@@ -17,6 +17,7 @@ import skal
 from skal import FrozenPrefixClassifier, SourceProfile
 from skal._random import seeded
 from skal.metrics import target_density
+from skal.query import STRATEGIES
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -114,7 +115,10 @@ def namespace(monkeypatch, convnet, pixels, files, source_images, tmp_path):
     }
     with seeded(0):
         given["module"](torch.zeros(1, 16, 16, 3))
-    return {name: getattr(skal, name) for name in skal.__all__} | given
+    registered = dict(STRATEGIES)
+    yield {name: getattr(skal, name) for name in skal.__all__} | given
+    STRATEGIES.clear()  # a page may register a strategy of its own
+    STRATEGIES.update(registered)
 
 
 @pytest.mark.parametrize("page", [page for page, snippets in SNIPPETS.items() if snippets])
