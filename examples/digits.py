@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skal import FrozenPrefixClassifier
-from skal.training.checkpoint import read_checkpoint, write_checkpoint
+from skal._random import seeded
 
 
 def lenet() -> nn.Module:
@@ -37,7 +38,8 @@ def _at_28_pixels(X: np.ndarray) -> np.ndarray:
 
 def trained_lenet(X: np.ndarray, y: np.ndarray, file: Path, *, epochs: int = 3) -> nn.Module:
     """LeNet trained on all of one domain; kept in a file."""
-    net = lenet()
+    with seeded(0):
+        net = lenet()
     if not file.exists():
         classifier = FrozenPrefixClassifier(
             net, n_frozen=0, image_size=28, head_init="random", normalize=False, relative_lr=False, lr=1e-3,
@@ -46,7 +48,6 @@ def trained_lenet(X: np.ndarray, y: np.ndarray, file: Path, *, epochs: int = 3) 
         weights = dict(classifier.net_.module_.body.state_dict())
         weights |= {f"9.{name}": value for name, value in classifier.net_.module_.head.state_dict().items()}
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(file, weights, {"trained": f"{len(X)} images, {epochs} epochs"})
-    state, _ = read_checkpoint(file)
-    net.load_state_dict(state)
+        save_file(weights, file, metadata={"trained": f"{len(X)} images, {epochs} epochs"})
+    net.load_state_dict(load_file(file))
     return net

@@ -1,6 +1,7 @@
-"""Fixtures: toy networks, toy images and toy source profiles that need no data of ours."""
+"""Toys: networks, images, tables, profiles and strategies that need no data of ours; and the devices there are."""
 
 import os
+import random
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # else scikit-learn skips its check of array API input; read when scipy is imported
 
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from skal import FrozenPrefixClassifier, ImageTransform, SourceProfile
+from skal import ActiveClassifier, FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, adma_sampling
 from skal._random import seeded
 from skal.features.cache import CACHE
 
@@ -64,6 +68,96 @@ def with_statistics(net: nn.Module) -> nn.Module:
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.5, 1.5)
     return net.eval()
+
+
+def toy_mlp(n_in=6, seed=0):
+    with seeded(seed):
+        return nn.Sequential(
+            nn.Linear(n_in, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 9), nn.ReLU(), nn.Linear(9, 4)
+        )
+
+
+def toy_cnn(seed=0):
+    with seeded(seed):
+        return nn.Sequential(
+            nn.Conv2d(3, 5, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(5, 6, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 7, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(7, 3),
+        )
+
+
+def on_features(**keywords):
+    """A classifier of 2-D features that is fitted in no time."""
+    settings = {"n_frozen": 2, "random_state": 0, "max_epochs": 2, "min_steps": 3} | keywords
+    return FrozenPrefixClassifier(settings.pop("net", None) or toy_mlp(), **settings)
+
+
+def on_pixels(**keywords):
+    """A classifier of images that is fitted in no time."""
+    settings = {"n_frozen": 2, "random_state": 0, "max_epochs": 2, "min_steps": 3, "preprocess": SMALL} | keywords
+    return FrozenPrefixClassifier(settings.pop("net", None) or toy_cnn(), **settings)
+
+
+def logistic():
+    return LogisticRegression(max_iter=2000)
+
+
+def blobs(n=90, n_classes=3, seed=0, n_features=6):
+    """Features of classes that overlap, with names as labels."""
+    X, y = make_classification(
+        n, n_features, n_informative=4, n_redundant=0, n_classes=n_classes, class_sep=1.0, random_state=seed
+    )
+    return X, np.array(["ant", "bee", "cat", "dog"])[y]
+
+
+def two_samples(n=12, m=9, n_features=4, shift=0.7, seed=0):
+    """Two normal samples of which the second is wider and elsewhere."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, n_features)), rng.normal(shift, 1.3, size=(m, n_features))
+
+
+def first_rows(learner, X_pool, n_instances=1):
+    """A strategy whose picks are known by hand: the first rows of what is left."""
+    return np.arange(n_instances)
+
+
+def greatest(learner, X_pool, n_instances=1, *, sign=1.0):
+    """A strategy whose picks are known by hand: the rows with the greatest first feature."""
+    return np.argsort(-sign * np.asarray(X_pool)[:, 0], kind="stable")[:n_instances]
+
+
+def indices_of(answer):
+    """modAL 0.4.1 answers with indices, 0.4.2 with indices and scores."""
+    return np.asarray(answer[0] if isinstance(answer, tuple) else answer)
+
+
+def adma_grid(cache, **keywords):
+    """A search over ActiveClassifier with ADMA on a toy network that has a source profile."""
+    net = toy_cnn()
+    rng = np.random.default_rng(1)
+    source = SourceProfile(net, preprocess=SMALL, layers=[(-3, -2)]).fit(
+        rng.integers(0, 255, size=(9, 16, 16, 3), dtype=np.uint8), np.arange(9) % 3
+    )
+    classifier = on_pixels(net=net, source=source, cache=cache)
+    active = ActiveClassifier(classifier, Query(adma_sampling, lam=0.1), n_queries=2, batch_size=4, random_state=0)
+    return GridSearchCV(active, {"query__lam": [1], "estimator__n_frozen": [1, 2]}, cv=2, **keywords)
+
+
+@pytest.fixture(params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+def device(request):
+    """Where a test runs: on the CPU, and once more on a GPU where there is one."""
+    if request.param == "cpu":
+        yield request.param
+    else:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else convolutions keep 10 bits of a float32
+            yield request.param
 
 
 @pytest.fixture
@@ -138,6 +232,8 @@ def _fresh_cache():
 def _global_generators_untouched():
     """Randomness comes from random_state alone: no test may see the global generators move."""
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
+    python_before = random.getstate()
     yield
+    assert random.getstate() == python_before
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
     assert torch.equal(torch.random.get_rng_state(), torch_before)

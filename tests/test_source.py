@@ -26,6 +26,16 @@ def test_centers_come_from_their_own_class():
         assert distances[center] == distances[members == k].min()
 
 
+def test_centers_on_a_device_are_activations_of_their_images(convnet, source_images, device):
+    X, y = source_images
+    profile = SourceProfile(convnet, preprocess=SMALL, device=device).fit(X, y)
+    net = FrozenPrefixClassifier(convnet, preprocess=SMALL)
+    features, at_A, at_B = net.activations(X, [-2, -4, -2], pooled=True)
+    chosen = np.argsort(y, kind="stable")[class_centers(features[np.argsort(y, kind="stable")], np.sort(y))]
+    np.testing.assert_allclose(profile.centers_[-4], at_A[chosen], atol=1e-5)
+    np.testing.assert_allclose(profile.centers_[-2], at_B[chosen], atol=1e-5)
+
+
 def test_file_keeps_everything(profile, tmp_path):
     profile.save(tmp_path / "full")
     loaded = SourceProfile.load(tmp_path / "full")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from skal.numerics import kendall
 from skal.numerics.kendall import kendall_tau_b
 
 
@@ -58,3 +59,13 @@ def test_bad_input():
         kendall_tau_b(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match="NaN"):
         kendall_tau_b([[1.0, np.nan]], [[1.0, 2.0]])
+
+
+def test_threads_share_the_rows_and_change_nothing(monkeypatch):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(50, 9)), rng.integers(0, 5, size=(50, 9))
+    expected = kendall_tau_b(x, y)
+    monkeypatch.setattr(kendall, "_BLOCK", 7)
+    for n_threads in (1, 3):
+        monkeypatch.setattr(kendall, "threadpool_info", lambda n=n_threads: [{"num_threads": n}])
+        np.testing.assert_array_equal(kendall_tau_b(x, y), expected)

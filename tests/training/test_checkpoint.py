@@ -1,11 +1,16 @@
 """A saved classifier: whole or refused by name, with labels of every type."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 
+from skal import FrozenPrefixClassifier
+from skal._random import seeded
 from skal.training.checkpoint import read_checkpoint, write_checkpoint
+from tests.conftest import SMALL, TinyConvNet
 from tests.damage import GONE, TENSOR_DAMAGES
 
 
@@ -90,3 +95,23 @@ def test_a_failed_save_leaves_the_old_model(fitted, pixels, tmp_path, monkeypatc
         fitted.save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["net"]
     clone(fitted).load(path)
+
+
+def test_pickle_and_file(classifier, pixels, tmp_path):
+    X, y = pixels
+    proba = classifier.fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(classifier)).predict_proba(X), proba, atol=1e-6)
+    classifier.save(tmp_path / "net.safetensors")
+    loaded = clone(classifier).load(tmp_path / "net.safetensors")
+    np.testing.assert_allclose(loaded.predict_proba(X), proba, atol=1e-6)
+    np.testing.assert_array_equal(loaded.classes_, classifier.classes_)
+    loaded.set_params(warm_start=True).fit(X, y)
+    with seeded(1):
+        other = TinyConvNet()
+    with pytest.raises(ValueError, match="belongs to the backbone"):
+        FrozenPrefixClassifier(other, preprocess=SMALL).load(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"crop=16.*crop=12"):
+        clone(classifier).set_params(preprocess=None, image_size=12).load(tmp_path / "net.safetensors")
+    classifier.source.save(tmp_path / "profile.safetensors")
+    with pytest.raises(ValueError, match="no classifier written by skal"):
+        classifier.load(tmp_path / "profile.safetensors")

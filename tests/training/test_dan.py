@@ -9,7 +9,6 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skal import DAN, FrozenPrefixClassifier
@@ -17,7 +16,7 @@ from skal._random import seeded
 from skal.metrics import soft_neighborhood_density, target_density
 from skal.numerics.discrepancy import kernel_weights, median_bandwidths, mmd2
 from skal.training.batches import LabelledRows
-from skal.training.dan import AdaptationNet, TwoDomains, WithActivations
+from skal.training.dan import AdaptationNet, TwoDomains, WithActivations, split_domains
 from tests.conftest import SMALL
 
 
@@ -41,9 +40,9 @@ def dan(mlp):
     )
 
 
-def test_adaptation_brings_the_domains_together(dan, shifted):
+def test_adaptation_brings_the_domains_together(dan, shifted, device):
     X, y, target = shifted
-    dan.set_params(max_epochs=60, lr=1e-2)
+    dan.set_params(max_epochs=60, lr=1e-2, device=device)
     alone = clone(dan).fit(X, y)
     adapted = dan.set_params(recipe__lam=3.0).fit(X, y, X_unlabeled=target)
 
@@ -83,6 +82,37 @@ def test_the_loss_is_that_of_the_text(optimal, estimator):
     torch.testing.assert_close(loss, expected.to(loss))
 
 
+@pytest.mark.parametrize("case", ["few", "coinciding"])
+def test_without_a_bandwidth_or_enough_images_the_loss_is_that_of_the_labels(case):
+    n_target = 3 if case == "few" else 6
+    with seeded(0):
+        module = nn.Module()
+        module.head = nn.Linear(3, 2)
+        logits, inner = torch.randn(6 + n_target, 2), torch.randn(6 + n_target, 5)
+    if case == "coinciding":
+        inner = torch.ones_like(inner)
+    net = AdaptationNet(
+        module, lam=0.7, with_logits=False, n_kernels=3, optimal=False, estimator="unbiased", n_rows=6, batch_size=6,
+        criterion=nn.CrossEntropyLoss, classes=[0, 1], train_split=None, max_epochs=1, head_penalty=0.0,
+    ).initialize()  # fmt: skip
+    net.history.new_epoch()
+    net.history.new_batch()
+    y = torch.tensor([0, 1, 1, 0, 1, 0])
+    domain = torch.tensor([0] * 6 + [2] * n_target)
+    loss = net.get_loss((logits, [inner]), {"target": y, "domain": domain}, training=True)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits[:6], y))
+
+
+def test_domains_of_which_every_target_row_is_labelled():
+    X, y = np.arange(6.0)[:, None], np.array(["a", "b", "a", "b", "b", "a"])
+    own, labels, data = split_domains(X, y, np.array([1, -1, 2, -2, 1, -1]))
+    np.testing.assert_array_equal(own[:, 0], [1, 3, 5])
+    assert labels.tolist() == ["b", "b", "a"]
+    np.testing.assert_array_equal(data["X_source"][:, 0], [0, 2, 4])
+    assert data["y_source"].tolist() == ["a", "a", "b"]
+    assert "X_unlabeled" not in data
+
+
 def test_a_batch_holds_source_labelled_target_and_target():
     labelled = LabelledRows(torch.arange(9.0)[:, None].__getitem__, torch.arange(9) % 3)
     rows = TwoDomains(labelled, 6, 3, 20, lambda rows: torch.as_tensor(rows)[:, None].float() + 100)
@@ -100,6 +130,7 @@ def test_a_batch_holds_source_labelled_target_and_target():
 def test_the_target_is_changed_too(dan, shifted):
     X, y, target = shifted
     maxima = []
+    dan.set_params(max_epochs=3)
     same = clone(dan).set_params(augment=lambda x: maxima.append(float(x[:, 0].max())) or x)
     target = target + np.float32(100)
     same.fit(X, y, X_unlabeled=target)
@@ -108,7 +139,8 @@ def test_the_target_is_changed_too(dan, shifted):
 
 
 def test_activations_are_those_of_the_suffix_itself(convnet, pixels):
-    fitted = FrozenPrefixClassifier(convnet, preprocess=SMALL, n_frozen=1, random_state=0).fit(*pixels)
+    fitted = FrozenPrefixClassifier(convnet, preprocess=SMALL, n_frozen=1, max_epochs=1, min_steps=0, random_state=0)
+    fitted.fit(*pixels)
     layers, suffix = fitted.backbone_.layers, fitted.net_.module_
     both = WithActivations(suffix, layers.segment(layers.cut(1), [layers.resolve(-2), layers.features], suffix.body))
     assert {id(p) for p in both.parameters()} == {id(p) for p in suffix.parameters()}
@@ -165,7 +197,7 @@ def test_new_classes_of_the_target_join_those_of_the_source(dan, shifted):
 def test_files_are_a_target(convnet, pixels, files):
     fits = [
         FrozenPrefixClassifier(
-            convnet, preprocess=SMALL, recipe=DAN(labels="source"), max_epochs=2, random_state=0
+            convnet, preprocess=SMALL, recipe=DAN(labels="source"), max_epochs=2, min_steps=0, random_state=0
         ).fit(part[0][:20], part[1][:20], X_unlabeled=part[0][20:])
         for part in (pixels, files)
     ]
@@ -176,9 +208,6 @@ def test_selection_without_target_labels(dan, shifted):
     X, y, target = shifted
     with sklearn.config_context(enable_metadata_routing=True):
         dan.set_params(max_epochs=3)
-        pipeline = make_pipeline(FunctionTransformer(), dan)
-        pipeline.fit(X, y, X_unlabeled=target[:100])
-        assert len(pipeline[-1].data_["X_unlabeled"]) == 100
         grid = GridSearchCV(dan, {"recipe__lam": [0.0, 1.0]}, scoring=target_density, cv=2)
         grid.fit(X, y, X_unlabeled=target[:100])
         assert np.isfinite(grid.cv_results_["mean_test_score"]).all()

@@ -1,0 +1,98 @@
+"""Learning rates, steps, and skorch's own arguments."""
+
+import pytest
+import torch
+from sklearn.base import clone
+from skorch.callbacks import Callback
+from torch import nn
+from torch.utils.data import DataLoader
+
+from skal._random import seeded
+from skal.training.net import Options, SuffixNet, build_net
+
+
+def test_random_head_and_skorch_arguments(classifier, pixels):
+    X, y = pixels
+    epochs = []
+
+    class Recorder(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            epochs.append(net.history[-1, "train_loss"])
+
+    classifier.set_params(
+        head_init="random",
+        optimizer=torch.optim.SGD,
+        net_params={"callbacks": [Recorder()], "optimizer__momentum": 0.9},
+    ).fit(X, y)
+    assert len(epochs) == 5
+    assert classifier.net_.optimizer_.param_groups[0]["momentum"] == 0.9
+    assert classifier.net_.optimizer_.param_groups[0]["lr"] < 5e-3  # falls to zero
+
+
+def test_relative_rates_change_every_tensor_by_the_same_share(classifier, pixels):
+    X, y = pixels
+    classifier.set_params(lr=0.01, max_epochs=1, batch_size=40, relative_lr=True, weight_decay=0).fit(X, y)
+    trained, before = classifier.net_.module_, clone(classifier).set_params(max_epochs=0).fit(X, y).net_.module_
+    for (name, end), start in zip(trained.named_parameters(), before.parameters(), strict=True):
+        if end.requires_grad and not name.endswith("bias"):
+            share = (end - start).norm() / start.norm()
+            assert 0.5 < share / 0.01 < 1.1, name  # Adam's first step is the rate, where a weight has a gradient
+
+
+def test_few_images_are_passed_more_often(classifier, pixels):
+    X, y = pixels
+    assert len(classifier.set_params(min_steps=30).fit(X, y).net_.history) == 15  # of two steps each
+    assert len(classifier.fit(X[:20], y[:20]).net_.history) == 30
+
+
+def test_skorchs_own_loader_and_no_callbacks(classifier, pixels):
+    X, y = pixels
+    further = {"callbacks": "disable", "iterator_train": DataLoader, "iterator_train__shuffle": True}
+    assert classifier.set_params(net_params=further).fit(X, y).score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("class_weight", [None, [1.0, 2.0, 0.5]])
+def test_the_loss_of_weighted_rows_by_hand(class_weight):
+    """Each row's cross-entropy times its weight and its class's, over the sum of both; plus the penalty in training."""
+    with seeded(0):
+        module = nn.Module()
+        module.head = nn.Linear(4, 3)
+        logits = torch.randn(5, 3)
+    target, weight = torch.tensor([0, 2, 1, 1, 0]), torch.tensor([1.0, 0.5, 3.0, 1.0, 2.0])
+    by_class = torch.ones(3) if class_weight is None else torch.tensor(class_weight)
+    given = {} if class_weight is None else {"criterion__weight": by_class}
+    net = SuffixNet(module, criterion=nn.CrossEntropyLoss, head_penalty=0.25, classes=[0, 1, 2], **given).initialize()
+    of_rows = [-logits[i].log_softmax(0)[k] for i, k in enumerate(target)]
+    total = [w * by_class[k] for w, k in zip(weight, target, strict=True)]
+    expected = sum(loss * w for loss, w in zip(of_rows, total, strict=True)) / sum(total)
+    y = {"target": target, "weight": weight}
+    torch.testing.assert_close(net.get_loss(logits, y), expected)
+    penalty = 0.25 * module.head.weight.square().sum()
+    torch.testing.assert_close(net.get_loss(logits, y, training=True), expected + penalty)
+    equal = net.get_loss(logits, {"target": target, "weight": torch.full((5,), 7.0)})
+    torch.testing.assert_close(equal, net.get_loss(logits, target))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "max_epochs", "min_steps", "n_parts", "epochs"),
+    [(40, 5, 0, 1, 5), (40, 5, 30, 1, 15), (64, 5, 30, 1, 15), (65, 5, 30, 1, 10), (40, 0, 30, 1, 0), (0, 5, 30, 1, 0),
+     (40, 30, 150, 5, 15), (40, 6, 0, 4, 2)],
+)  # fmt: skip
+def test_epochs_by_hand(classifier, n_rows, max_epochs, min_steps, n_parts, epochs):
+    """Batches of 32: at least max_epochs, and as many as make min_steps; several nets share both."""
+    options = Options.of(classifier.set_params(max_epochs=max_epochs, min_steps=min_steps))
+    module = nn.Module()
+    with seeded(0):
+        module.head = nn.Linear(4, 3)
+    share = {
+        "head_penalty": 0.0,
+        "class_weight": None,
+        "share_of": None,
+        "hidden": None,
+        "device": "cpu",
+        "n_parts": n_parts,
+    }
+    assert build_net(module, n_rows, options, **share).max_epochs == epochs
+    with seeded(0):
+        module.head = nn.Linear(4, 1)
+    assert build_net(module, n_rows, options, **share).max_epochs == 0  # a single class teaches nothing
