@@ -28,6 +28,8 @@ ORDER = [
     "active",
     "experiment",
     "plots",
+    "label",
+    "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name != "__init__.py")
 
