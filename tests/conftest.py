@@ -57,6 +57,13 @@ def with_statistics(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
+def pytest_collection_modifyitems(items):
+    if not os.environ.get("SKAL_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="a long run; SKAL_SLOW=1 runs it"))
+
+
 @pytest.fixture
 def convnet():
     with seeded(0):
