@@ -74,7 +74,7 @@ class Desk:
         """The next questions of a tab: those it has, then further ones; as many as there are."""
         self._expire(tab)
         given = [question for question in self._given.get(tab, []) if self._is_open(question.id)]
-        self._given[tab] = given
+        given = self._given[tab] = [*self._newly_asked(), *given]
         while len(given) < n:
             chosen = self._choose()
             if chosen is None:
@@ -82,6 +82,12 @@ class Desk:
             given.append(self.question(*chosen))
         self._until[tab] = time.monotonic() + LEASE_SECONDS
         return given[:n]
+
+    def _newly_asked(self) -> list[Question]:
+        """What the caller asks about comes before what a tab was given already."""
+        taken = {question.id for question in self.out}
+        items = [self.catalogue.items[image] for image in self.asked if self._is_open(image) and image not in taken]
+        return [self.question(item, "ask") for item in items]
 
     def _expire(self, tab: str) -> None:
         now = time.monotonic()
@@ -123,11 +129,10 @@ class Desk:
     def _choose(self) -> tuple[Item, str] | None:
         out = self.out
         taken = {question.id for question in out}
-        for image in (*self.asked, *self.state.again):
+        for image in self.state.again:
             item = self.catalogue.items.get(image)
             if item is not None and image not in taken and image not in self.state:
-                why = "ask" if image in self.asked else "audit" if item.is_reserved else "strategy"
-                return item, why
+                return item, "audit" if item.is_reserved else "strategy"
         n_audit = self.state.counts["audit"] + sum(question.why == "audit" for question in out)
         n_other = sum(self.state.counts[why] for why in ("strategy", "random"))
         n_other += sum(question.why in ("strategy", "random") for question in out)

@@ -114,7 +114,7 @@ class Modelling:
         if isinstance(error, fitting.StoppedError):
             return
         self.failure = f"{type(error).__name__}: {error}"
-        self.fitted = self.wanted
+        self.fitted, self.n_changes = self.wanted, 0  # the next labels are the next attempt
         self._changed.notify_all()
 
     @property
