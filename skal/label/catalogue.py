@@ -121,6 +121,16 @@ class Catalogue:
             self.unreadable[path] = reason or "unreadable"
         return fingerprint, stamp
 
+    def recall(self) -> None:
+        """Take in everything that earlier sessions read, without looking at the files."""
+        for path in in_keyed_order(list(self._remembered), self):
+            record = self._remembered.pop(path)
+            fingerprint, reason = _from_record(record)
+            if fingerprint is None:
+                self.unreadable[path] = reason or "unreadable"
+            else:
+                self.add(path, fingerprint, (record["stamp"][0], record["stamp"][1]))
+
     def add(
         self, path: str, fingerprint: Fingerprint, stamp: tuple[int, int], *, may_be_reserved: bool = True
     ) -> Item | None:

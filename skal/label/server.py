@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import html
 import json
-import math
 import os
 import socket
 import threading
@@ -70,6 +69,7 @@ class Pages:
         return [
             Route("/", self.index),
             Route("/open", self.enter),
+            Route("/favicon.ico", self.icon),
             Route("/page/{name}", self.file),
             Route("/image/{image}", self.image),
             Route("/api/status", self._get(lambda query: self.status())),
@@ -104,6 +104,9 @@ class Pages:
         response = Response('<!doctype html><meta http-equiv="refresh" content="0;url=/">', media_type="text/html")
         response.set_cookie(self.keys.cookie_name, self.keys.cookie, httponly=True, samesite="strict", path="/")
         return response
+
+    async def icon(self, request: Request) -> Response:
+        return Response(status_code=204)
 
     async def file(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -284,9 +287,7 @@ class Server:
         If the host is not this machine's own and `allow_remote` is not given.
     """
 
-    def __init__(
-        self, session: LabelSession, *, host: str = "127.0.0.1", port: int = 0, allow_remote: bool = False
-    ):
+    def __init__(self, session: LabelSession, *, host: str = "127.0.0.1", port: int = 0, allow_remote: bool = False):
         is_local = host in ("127.0.0.1", "localhost", "::1")
         if not is_local and not allow_remote:
             raise ValueError(
@@ -301,10 +302,10 @@ class Server:
         self.host = host if is_local else socket.gethostname()
         self.link = session.project.path / "open.html"
         pages = Pages(session, self.keys, self._write_link)
-        app: App = Starlette(routes=pages.routes())  # type: ignore[assignment]
+        app: App = Starlette(routes=pages.routes())
         guarded = Guard(app, self.keys, [f"{name}:{self.port}" for name in names])
         config = uvicorn.Config(
-            guarded,  # type: ignore[arg-type]
+            guarded,
             log_level="warning",
             access_log=False,  # links hold tokens
             server_header=False,
@@ -378,10 +379,6 @@ def _addresses() -> list[str]:
     with contextlib.suppress(OSError):
         return list({str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)})
     return []
-
-
-def is_finite(value: float) -> bool:
-    return math.isfinite(value)
 
 
 def open_browser(link: Path) -> bool:

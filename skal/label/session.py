@@ -379,6 +379,28 @@ class LabelSession(Actions):
             self._catalogue.add(name, fingerprint, stamp, may_be_reserved=inside)
             return fingerprint.content
 
+    # ------------------------------------------------------------------ files
+
+    def file(self, image: str) -> str | None:
+        """The file of an image, by its id; None if there is no such image."""
+        with self._changed:
+            item = self._catalogue.items.get(image)
+            return None if item is None else self._catalogue.file(item.path)
+
+    def set_aside(self, image: str, reason: str) -> None:
+        """Leave out an image whose file cannot be shown; if another image is there now, it joins."""
+        with self._changed:
+            item = self._catalogue.items.get(image)
+            if item is not None:
+                self._catalogue.drop(item, reason)
+                self._reading.again(item.path)
+                self._changed.notify_all()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether answers can be recorded; not after a failed write, until :meth:`reopen_log`."""
+        return self._log.failure is None
+
     # ----------------------------------------------------------------- inside
 
     def _acted(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""What of an image leaves the server: a picture made anew, of the size that is looked at, never the file's own bytes."""
+"""What of an image leaves the server: a picture made anew, as large as it is looked at, never the file's own bytes."""
 
 from __future__ import annotations
 
