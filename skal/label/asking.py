@@ -11,7 +11,7 @@ from skal.label.snapshot import Snapshot
 from skal.label.state import State
 
 #: Seconds after which an image that a tab was given can be given to another.
-LEASE_SECONDS = 600
+LEASE_SECONDS = 120
 _EPSILON = 1e-9
 
 

@@ -186,7 +186,10 @@ def _seconds_left(n_audit: int, share: float, state: State) -> float:
 def _stop_hint(test: StopTest | None, reached: bool, plateau: bool, audit: Audit, next_look: int | None) -> str:
     parts = []
     if not audit.is_complete:
-        parts.append("New images have come: no accuracy is shown until those reserved among them are answered.")
+        parts.append(
+            "Audit images are missing among those answered, as after new images have come, or while another tab has "
+            "them: no accuracy is shown until they are answered."
+        )
     if test is None:
         parts.append("No target is set.")
     elif reached:

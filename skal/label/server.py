@@ -40,7 +40,7 @@ PAGE = {
     "classes.js": "text/javascript",
 }
 #: Questions that a tab has at a time, so that the next images are loaded before they are needed.
-_AHEAD = 5
+_AHEAD = 8
 _MOST = 200
 
 
@@ -83,6 +83,7 @@ class Pages:
             post("/api/class", self.add_class),
             post("/api/rename", self.rename_class),
             post("/api/reopen", self.reopen),
+            post("/api/leave", self.leave),
         ]
 
     # ----------------------------------------------------------------- page
@@ -198,6 +199,10 @@ class Pages:
         self.session.reopen_log()
         return {}
 
+    def leave(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.session.leave(_text(body, "tab"))
+        return {}
+
     # ---------------------------------------------------------------- helpers
 
     def _get(self, read: Callable[[Any], Any]) -> Callable[[Request], Awaitable[Response]]:
@@ -212,7 +217,7 @@ class Pages:
                 body = json.loads(await request.body(), parse_constant=_no_constant)
                 if not isinstance(body, dict):
                     raise ValueError("not an object")
-            except ValueError:
+            except (ValueError, RecursionError):
                 return JSONResponse({"error": "the request is no JSON object"}, 400)
             return await _answered(act, body)
 
@@ -240,9 +245,18 @@ def _action(body: dict[str, Any], why: bool = False) -> dict[str, Any]:
 
 def _text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
-    if not isinstance(value, str) or not value or len(value) > 1000:
+    if not isinstance(value, str) or not value or len(value) > 1000 or not _is_unicode(value):
         raise ValueError(f"{name} is missing, or no text")
     return value
+
+
+def _is_unicode(value: str) -> bool:
+    """Whether it can be written; JSON allows halves of characters, which cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:

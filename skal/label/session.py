@@ -218,6 +218,12 @@ class LabelSession(Actions):
             self._changed.wait_for(ready, timeout)
             return self._desk.questions(tab, n)
 
+    def leave(self, tab: str) -> None:
+        """Give the images of a tab that is closed to others."""
+        with self._changed:
+            self._desk.forget(tab)
+            self._changed.notify_all()
+
     # ------------------------------------------------------- grid and review
 
     def grid(self, label: str, n: int = 24) -> list[Question]:

@@ -1,5 +1,9 @@
 """A folder of small pictures whose class is their colour, and sessions on it."""
 
+import http.client
+import json
+import uuid
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,3 +78,71 @@ def label_all(session, n=None, tab=""):
         session.answer(question.id, truth(question.path), seconds=1.0, tab=tab)
         questions.append(question)
     return questions
+
+
+class Client:
+    """A browser without a page: requests over a real socket, with the cookie and the token that are asked for."""
+
+    def __init__(self, server):
+        self.server = server
+        self.host = f"127.0.0.1:{server.port}"
+        self.cookie = f"{server.keys.cookie_name}={server.keys.cookie}"
+
+    def send(self, method, path, body=None, **headers):
+        """Status, headers and body of a request; a header of None is left out."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        sent = {"Host": self.host, "Cookie": self.cookie}
+        if method == "POST":
+            sent |= {"X-Skal-Token": self.server.keys.write, "Content-Type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        content = json.dumps(body).encode() if isinstance(body, dict) else body
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in sent.items():
+            if value is not None:
+                connection.putheader(name, value)
+        if content is not None and "Content-Length" not in sent:
+            connection.putheader("Content-Length", str(len(content)))
+        try:
+            connection.endheaders()
+            if content:
+                connection.send(content)
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+    def get(self, path, **headers):
+        return self.send("GET", path, **headers)
+
+    def json(self, path):
+        status, _, body = self.get(path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def post(self, path, **body):
+        status, _, content = self.send("POST", path, {"tab": "t", "event": uuid.uuid4().hex, **body})
+        return status, json.loads(content)
+
+
+@pytest.fixture
+def serve():
+    """Serves sessions in a thread, and stops at the end."""
+    pytest.importorskip("starlette", reason="the page needs the extra 'label'")
+    from skal.label.server import Server
+
+    servers = []
+
+    def start(session, **options):
+        server = Server(session, **options)
+        server.start()
+        servers.append(server)
+        return Client(server)
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def client(serve, opened):
+    return serve(opened(batch_size=10_000))

@@ -39,6 +39,11 @@ async function post(path, body) {
   return answered(await fetch(path, { method: "POST", headers, body: JSON.stringify({ tab, ...body }) }));
 }
 
+export function leave() {
+  const headers = { "content-type": "application/json", "x-skal-token": token };
+  fetch("/api/leave", { method: "POST", headers, body: JSON.stringify({ tab }), keepalive: true }).catch(() => {});
+}
+
 // What is not saved yet, in order; the page shows how much it is.
 let last = Promise.resolve();
 let waiting = 0;

@@ -1,6 +1,6 @@
 // The page: its modes, its keys, and what it says.
 
-import { act, get, onSaving, unsaved } from "./api.js";
+import { act, get, leave, onSaving, unsaved } from "./api.js";
 import { onClasses, openDialog, setClasses } from "./classes.js";
 import { keyOf } from "./keys.js";
 import * as grid from "./grid.js";
@@ -95,6 +95,9 @@ onSaving((waiting, problem) => {
 window.addEventListener("beforeunload", (event) => {
   if (unsaved()) event.preventDefault();
 });
+
+// What this tab was given goes to others when it is closed.
+window.addEventListener("pagehide", leave);
 
 onClasses(() => {
   for (const one of Object.values(modes)) one.refreshClasses();

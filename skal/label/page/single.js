@@ -11,7 +11,7 @@ const suggestion = document.getElementById("suggestion");
 const group = document.getElementById("group");
 const buttons = document.getElementById("classes");
 
-const AHEAD = 5;
+const AHEAD = 8;
 let queue = [];
 let pictures = new Map();
 let alone = false;
@@ -56,6 +56,7 @@ export async function start(anew = false) {
     showBanner(error.message);
   } finally {
     asking = false;
+    if (!queue.length) show();
   }
 }
 
@@ -64,7 +65,8 @@ function show() {
   const question = queue[0];
   if (!question) {
     const text = document.createElement("p");
-    text.textContent = "Nothing is left to label. The review shows what may be wrong.";
+    const isDone = !asking && busy.size === 0;
+    text.textContent = isDone ? "Nothing is left to label. The review shows what may be wrong." : "One moment …";
     stage.replaceChildren(text);
     path.textContent = suggestion.textContent = "";
     group.hidden = true;
@@ -118,6 +120,7 @@ function decide(path_, body, words) {
     (answer_) => {
       busy.delete(question.id);
       take(answer_.questions);
+      if (!queue.length) show();
     },
     () => {
       busy.delete(question.id); // the banner says why; the image comes back
