@@ -124,7 +124,7 @@ class Desk:
         """Whether the strategy may ask it."""
         if item.is_reserved or item.is_shadow or item.id in self.state:
             return False
-        return item.leader is None or item.leader in self.state.alone or item.leader not in self.catalogue.items
+        return item.leader is None or self.state.is_alone(item.leader) or item.leader not in self.catalogue.items
 
     def _choose(self) -> tuple[Item, str] | None:
         out = self.out
@@ -169,7 +169,7 @@ class Desk:
         """An image as a question; audit images come without a suggestion, and alone."""
         predicted = None if item.is_reserved else self.snapshot.predicted(item.id)
         suggestion, probability = predicted or (None, None)
-        alone = item.is_reserved or item.id in self.state.alone
+        alone = item.is_reserved or self.state.is_alone(item.id)
         group = (
             [] if alone else [i for i in item.followers if self._is_open(i) and not self.catalogue.items[i].is_shadow]
         )

@@ -90,7 +90,8 @@ def _walk(folder: str, root: str, follow_links: bool, left_out: list[tuple[str, 
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_symlink() and not follow_links and not is_inside(entry.path, root):
+        is_link = entry.is_symlink() and not follow_links
+        if is_link and not is_inside(entry.path, root) and os.path.realpath(entry.path) != root:
             left_out.append((os.path.relpath(entry.path, root), "a link that leaves the folder"))
         elif entry.is_dir(follow_symlinks=follow_links):
             if not os.path.exists(os.path.join(entry.path, "project.json")):

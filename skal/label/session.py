@@ -238,7 +238,7 @@ class LabelSession(Actions):
             found: list[Question] = []
             for image, _ in self._desk.snapshot.ranked(label):
                 item = self._catalogue.items.get(image)
-                rejected = image in self._state.rejected and label in self._state.rejected[image]
+                rejected = self._state.is_rejected(image, label)
                 if item is not None and not rejected and self._desk.can_be_asked(item):
                     found.append(self._desk.question(item, "grid"))
                     if len(found) == n:

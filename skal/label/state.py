@@ -70,8 +70,8 @@ class State:
         self._merged: dict[int, int] = {}
         self._histories: dict[str, list[tuple[Event, int | None]]] = {}
         self._again: dict[str, None] = {}
-        self.rejected: dict[str, set[str]] = {}
-        self.alone: set[str] = set()
+        self._rejected: Counter[tuple[str, str]] = Counter()  # by how many grids
+        self._alone: Counter[str] = Counter()
         self.audited: dict[str, int] = {}
         self.imported: dict[str, str] = {}
         self.models: list[Event] = []
@@ -90,6 +90,8 @@ class State:
             self._undo(event["event"])
         elif event["id"] not in self._undone:
             self._take(event)
+        elif event["kind"] in ("answer", "grid"):
+            self._number(event["label"])  # a class that it made stays
 
     def _take(self, event: Event) -> None:
         kind = event["kind"]
@@ -115,11 +117,9 @@ class State:
         number = None if event["kind"] == "unsure" else self._number(event["label"])
         for image in images_of(event):
             self._histories.setdefault(image, []).append((event, number))
-            self._again.pop(image, None)
-        for image in event.get("rejected", ()):
-            self.rejected.setdefault(image, set()).add(event["label"])
+        self._rejected.update((image, event["label"]) for image in event.get("rejected", ()))
         if event.get("alone"):
-            self.alone.add(event["image"])
+            self._alone[event["image"]] += 1
         if event["why"] == "audit":
             self.audited[event["image"]] = event["place"]
         self.counts[event["why"]] += 1
@@ -142,12 +142,14 @@ class State:
             self._histories[image] = [entry for entry in self._histories[image] if entry[0] is not event]
             if not self._histories[image]:
                 del self._histories[image]
-        for image in event.get("rejected", ()):
-            self.rejected[image].discard(event["label"])
+        self._rejected.subtract((image, event["label"]) for image in event.get("rejected", ()))
         if event.get("alone"):
-            self.alone.discard(event["image"])
-        if event["why"] == "audit" and event["image"] not in self._histories:
-            self.audited.pop(event["image"], None)
+            self._alone[event["image"]] -= 1
+        if event["why"] == "audit":
+            places = [e["place"] for e, _ in self._histories.get(event["image"], ()) if e.get("why") == "audit"]
+            del self.audited[event["image"]]
+            if places:
+                self.audited[event["image"]] = places[-1]
         self.counts[event["why"]] -= 1
         if event.get("seconds") is not None:
             self.seconds.remove(event["seconds"])
@@ -218,6 +220,14 @@ class State:
         if self._memo is None:
             self._memo = {image: self._decision(history) for image, history in self._histories.items()}
         return self._memo
+
+    def is_rejected(self, image: str, label: str) -> bool:
+        """Whether an image was marked as wrong in a grid of this class."""
+        return self._rejected[image, label] > 0
+
+    def is_alone(self, image: str) -> bool:
+        """Whether an image was answered without its near-duplicates."""
+        return self._alone[image] > 0
 
     def __contains__(self, image: str) -> bool:
         return image in self._histories

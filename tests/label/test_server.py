@@ -88,7 +88,7 @@ def test_a_full_disk_is_an_error_until_the_log_is_checked(client, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(log_module.os, "write", full)
+        patch.setattr(log_module, "_write", full)
         status, body = client.post("/api/answer", event="e1", image=question["id"], label="red")
     assert status == 507
     assert "No space left" in body["error"]

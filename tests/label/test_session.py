@@ -549,7 +549,7 @@ def test_a_full_disk_is_not_acknowledged(quiet, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(log_module.os, "write", full)
+        patch.setattr(log_module, "_write", full)
         with pytest.raises(LogError, match="No space left"):
             session.answer(question.id, "red", event="e1")
     assert len(session.labels) == 3

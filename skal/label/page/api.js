@@ -105,13 +105,14 @@ export function imageUrl(id, cssPixels) {
   return `/image/${id}?side=${Math.min(Math.max(side, 64), 4096)}`;
 }
 
-// An image that is loaded before it is shown; small ones are enlarged without blur.
-export function picture(id, cssPixels, alt) {
+// An image that is loaded before it is shown; small ones are enlarged without blur. Where there is none any more, `gone`
+// is called.
+export function picture(id, cssPixels, alt, gone = () => {}) {
   const image = new Image();
   image.alt = alt;
   image.dataset.id = id;
   image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < 100));
-  image.addEventListener("error", () => image.dispatchEvent(new CustomEvent("gone", { bubbles: true, detail: id })));
+  image.addEventListener("error", () => gone(id));
   image.src = imageUrl(id, cssPixels);
   return image;
 }

@@ -93,7 +93,12 @@ function fillRows() {
         fillRows();
       });
       const label = field(name, `Name of ${name}`);
-      label.addEventListener("change", () => change("/api/rename", { name, to: label.value }));
+      let isSent = false; // Enter sends it, and leaving the field would again
+      label.addEventListener("change", () => {
+        if (isSent || label.value === name) return;
+        isSent = true;
+        change("/api/rename", { name, to: label.value });
+      });
       for (const control of [key, label]) {
         const cell = document.createElement("td");
         cell.append(control);

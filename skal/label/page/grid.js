@@ -44,7 +44,7 @@ function cell(question) {
   button.setAttribute("aria-label", `${question.path}, mark as wrong`);
   const text = document.createElement("span");
   text.textContent = `${Math.round(100 * question.probability)} %`;
-  button.append(picture(question.id, 240, ""), text);
+  button.append(picture(question.id, 240, "", () => button.remove()), text);
   button.addEventListener("click", () => toggle(button));
   return button;
 }
@@ -102,7 +102,3 @@ export function onKey(key) {
 select.addEventListener("change", start);
 accept.addEventListener("click", send);
 document.getElementById("grid-undo").addEventListener("click", undo);
-cells.addEventListener("gone", (event) => {
-  const button = [...cells.children].find((one) => one.dataset.id === event.detail);
-  if (button) button.remove();
-});

@@ -43,7 +43,7 @@ function show() {
     return;
   }
   const side = Math.max(stage.clientWidth, stage.clientHeight, 256);
-  stage.replaceChildren(picture(doubt.id, side, `Image to review: ${doubt.path}`));
+  stage.replaceChildren(picture(doubt.id, side, `Image to review: ${doubt.path}`, start));
   about.textContent = `${WORDS[doubt.kind](doubt)} – ${doubt.path} (${queue.length} left)`;
   markSuggested(buttons, doubt.labels.length === 1 ? doubt.labels[0] : null);
   shownAt = performance.now();

@@ -41,7 +41,7 @@ function take(questions, anew = false) {
 function load(question) {
   if (pictures.has(question.id)) return pictures.get(question.id);
   const side = Math.max(stage.clientWidth, stage.clientHeight, 256);
-  const image = picture(question.id, side, `Image to label: ${question.path}`);
+  const image = picture(question.id, side, `Image to label: ${question.path}`, drop);
   pictures.set(question.id, image);
   if (image.decode) image.decode().catch(() => {});
   return image;
@@ -58,6 +58,16 @@ export async function start(anew = false) {
     asking = false;
     if (!queue.length) show();
   }
+}
+
+// The file is gone or has changed: the server has set it aside.
+function drop(id) {
+  pictures.delete(id);
+  const isShown = queue[0] && queue[0].id === id;
+  queue = queue.filter((question) => question.id !== id);
+  say("A file is gone or has changed; it is set aside");
+  if (isShown) show();
+  start();
 }
 
 function show() {
@@ -156,13 +166,6 @@ export function onKey(key) {
   return true;
 }
 
-stage.addEventListener("gone", (event) => {
-  queue = queue.filter((question) => question.id !== event.detail);
-  pictures.delete(event.detail);
-  say("The file is gone or has changed; it is set aside");
-  show();
-  start(true);
-});
 document.getElementById("unsure").addEventListener("click", () => decide("/api/unsure", {}, "Unsure"));
 document.getElementById("undo").addEventListener("click", undo);
 
