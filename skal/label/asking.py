@@ -76,7 +76,7 @@ class Desk:
         given = [question for question in self._given.get(tab, []) if self._is_open(question.id)]
         given = self._given[tab] = [*self._newly_asked(), *given]
         while len(given) < n:
-            chosen = self._choose()
+            chosen = self._choose(tab)
             if chosen is None:
                 break
             given.append(self.question(*chosen))
@@ -126,7 +126,7 @@ class Desk:
             return False
         return item.leader is None or self.state.is_alone(item.leader) or item.leader not in self.catalogue.items
 
-    def _choose(self) -> tuple[Item, str] | None:
+    def _choose(self, tab: str) -> tuple[Item, str] | None:
         out = self.out
         taken = {question.id for question in out}
         for image in self.state.again:
@@ -137,15 +137,19 @@ class Desk:
         n_other = sum(self.state.counts[why] for why in ("strategy", "random"))
         n_other += sum(question.why in ("strategy", "random") for question in out)
         wants_audit = n_audit + 1 <= self.audit * (n_audit + n_other + 1) + _EPSILON
-        sources = [self._audit(taken), self._training(taken)]
+        sources = [self._audit(taken, tab), self._training(taken)]
         for source in sources if wants_audit else reversed(sources):
             chosen = next(source, None)
             if chosen is not None:
                 return chosen
         return None
 
-    def _audit(self, taken: set[str]) -> Iterator[tuple[Item, str]]:
+    def _audit(self, taken: set[str], tab: str) -> Iterator[tuple[Item, str]]:
+        """Reserved images in keyed order; none behind one that another tab has, which would leave a gap."""
+        own = {question.id for question in self._given.get(tab, ())}
         for item in self.catalogue.reserved:
+            if item.id in taken and item.id not in own:
+                return
             if item.id not in self.state and item.id not in taken:
                 yield item, "audit"
 

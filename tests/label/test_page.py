@@ -390,7 +390,7 @@ def test_a_person_labels_a_folder(serve, opened, visit, tmp_path):
     page.wait_for_selector("#review:not([hidden])")
     page.keyboard.press(",")
     page.keyboard.press(",")
-    label(page, 3)
+    label(page, 10)
     session.fit()
     assert (session.labels.label == [truth(path) for path in session.labels.path]).all()
     status = session.status()

@@ -45,7 +45,8 @@ function accuracy(status) {
   parts.push(element("p", what, "quiet"));
   if (status.acceptance) {
     const { confidence, share } = status.acceptance;
-    const sure = `Predictions above ${percent(confidence)} (${percent(share)} of the images) can be accepted without a look.`;
+    const often = `right at least ${percent(status.target ?? 0.95)} of the time`;
+    const sure = `Predictions above ${percent(confidence)} are shown to be ${often}: ${percent(share)} of the images.`;
     parts.push(element("p", sure));
   }
   return [...parts, ...curve(status)];
