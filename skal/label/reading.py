@@ -10,6 +10,9 @@ from functools import partial
 
 from skal.label.catalogue import Catalogue, in_keyed_order
 
+#: Images of a new folder that are read before the first question.
+_FIRST = 16
+
 
 class Reading:
     """Takes listed files into a catalogue.
@@ -48,9 +51,10 @@ class Reading:
         return partial(self._read, self._left.popleft())
 
     def read_for(self, seconds: float) -> None:
-        """Read as much as there is time for, so that a first question is there at once."""
+        """Read what there is time for: all that is remembered, so that a session goes on where it was; else a few."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        n_known = self._catalogue.n_remembered
+        while time.monotonic() < end and (n_known or len(self._catalogue.order) < _FIRST):
             task = self.next_task()
             if task is None:
                 return

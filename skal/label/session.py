@@ -55,7 +55,8 @@ class LabelSession(Actions):
     classes : sequence of str, default=()
         Classes to start with; others may come at any time.
     estimator : classifier of image paths or None, default=None
-        Cloned for every fit. None takes EfficientNet-Lite0 in a :class:`skal.FrozenPrefixClassifier`.
+        Cloned for every fit. None takes EfficientNet-Lite0 in a :class:`skal.FrozenPrefixClassifier` that is not
+        fine-tuned (``max_epochs=0``), since models must follow each other quickly.
     query : strategy or None, default=None
         ``query(learner, paths, n_instances=n)``; None takes :func:`skal.query.uherding_sampling`.
     batch_size : int, default=10

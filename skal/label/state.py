@@ -146,10 +146,12 @@ class State:
         if event.get("alone"):
             self._alone[event["image"]] -= 1
         if event["why"] == "audit":
-            places = [e["place"] for e, _ in self._histories.get(event["image"], ()) if e.get("why") == "audit"]
-            del self.audited[event["image"]]
+            image = event["image"]
+            others = [e for e, _ in self._histories.get(image, ()) if e.get("why") == "audit" and e["image"] == image]
+            places = [other["place"] for other in others]
+            del self.audited[image]
             if places:
-                self.audited[event["image"]] = places[-1]
+                self.audited[image] = places[-1]
         self.counts[event["why"]] -= 1
         if event.get("seconds") is not None:
             self.seconds.remove(event["seconds"])

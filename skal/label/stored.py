@@ -35,6 +35,8 @@ def build_estimator(network: dict[str, Any], cache: Any = True) -> FrozenPrefixC
         backbone,
         weights=network.get("weights") or "DEFAULT",
         image_size=network.get("image_size"),
+        max_epochs=0,
+        min_steps=0,
         cache=cache,
         random_state=0,
     )
