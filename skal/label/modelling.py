@@ -97,13 +97,13 @@ class Modelling:
     def next_task(self) -> Callable[[], None] | None:
         """What to do now; called with the condition held."""
         self.doing = ""
-        chunk = self._chunk()
+        chunk, end = self._chunk()
         if self.wanted > self.fitted or (self._is_due and not (chunk and self._share.is_for_embedding)):
             self.doing = "training a model"
             return self._fit
         if chunk:
             self.doing = "looking at the images"
-            return partial(self._embed, chunk)
+            return partial(self._embed, chunk, end)
         if self._explores():
             self.doing = "choosing the first images"
             return self._explore
@@ -139,20 +139,20 @@ class Modelling:
 
     # ------------------------------------------------------------ embedding
 
-    def _chunk(self) -> list[Item]:
-        """The next images to embed."""
+    def _chunk(self) -> tuple[list[Item], int]:
+        """The next images to embed, and the place after them."""
         order = self._catalogue.order
-        while self._to_embed < len(order):
-            item = order[self._to_embed]
-            if item.is_reserved or (self._desk.can_be_asked(item) and item.id in self._catalogue.items):
-                break
+        while self._to_embed < len(order) and not self._is_wanted(order[self._to_embed]):
             self._to_embed += 1
         if len(self._embedded) - len(self._state.decisions()) >= WINDOW:
-            return []
+            return [], self._to_embed
         chunk = order[self._to_embed : self._to_embed + fitting.BLOCK]
-        return [item for item in chunk if item.is_reserved or self._desk.can_be_asked(item)]
+        return [item for item in chunk if self._is_wanted(item)], self._to_embed + len(chunk)
 
-    def _embed(self, chunk: list[Item]) -> None:
+    def _is_wanted(self, item: Item) -> bool:
+        return item.id in self._catalogue.items and (item.is_reserved or self._desk.can_be_asked(item))
+
+    def _embed(self, chunk: list[Item], end: int) -> None:
         sound = self._sound(chunk)
         try:
             if sound:
@@ -167,8 +167,7 @@ class Modelling:
                         self._catalogue.drop(item, str(error))
         with self._changed:
             self._embedded.update(item.id for item in sound)
-            self._to_embed += fitting.BLOCK
-            self._to_embed = min(self._to_embed, len(self._catalogue.order))
+            self._to_embed = end
 
     def _sound(self, items: list[Item]) -> list[Item]:
         """Those whose files are what they were; the others are set aside and read anew."""
@@ -237,9 +236,11 @@ class Modelling:
         labels = [label for _, label in training]
         if len(set(labels)) < 2:
             raise ValueError("a model needs labels of two classes")
-        pool_paths = [self._catalogue.file(item.path) for item in pool]
-        model = fitting.fit(self._estimator, paths, labels, pool_paths)
         held = self._sound(list(dict.fromkeys([*reserved, *audited])))
+        unlabeled = [
+            self._catalogue.file(item.path) for item in (*pool, *held)
+        ]  # as images, reserved ones belong to it
+        model = fitting.fit(self._estimator, paths, labels, unlabeled)
         predicted = list(dict.fromkeys([*pool, *held, *(item for item, _ in training)]))
         proba = fitting.predict(model, [self._catalogue.file(i.path) for i in predicted], lambda: not self.is_stopping)
         picks = self._choose(fitting.Learner(model, np.array(paths), np.array(labels)), pool, out)

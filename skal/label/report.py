@@ -108,13 +108,16 @@ class Audit:
     def __init__(self, state: State, catalogue: Catalogue, snapshot: Snapshot):
         places = [state.audited.get(item.id, item.place) for item in catalogue.reserved]
         self.is_complete = is_complete(places, state.audited.values())
-        self.n_answered = len(state.audited)
         self.n_reserved = len(catalogue.reserved)
+        self.n_answered = 0
         self.labels: list[str | None] = []
         self.predictions: list[str] = []
         self.confidences: list[float] = []
         for image in sorted(state.audited, key=state.audited.__getitem__):
             predicted, decision = snapshot.predicted(image), state.decision(image)
+            if predicted is None and image not in catalogue.items:
+                continue  # its file is gone
+            self.n_answered += 1
             if predicted is not None and decision is not None:
                 self.labels.append(decision.label)
                 self.predictions.append(predicted[0])

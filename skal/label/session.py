@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import check_random_state
 
 from skal._validation import check_count
 from skal.label import fitting
 from skal.label.actions import Actions
 from skal.label.asked import store_images
 from skal.label.asking import Desk, Question
-from skal.label.audit import LARGEST_SHARE, RESERVED, reserve_threshold
+from skal.label.audit import RESERVED
 from skal.label.background import Worker
 from skal.label.catalogue import Catalogue
-from skal.label.folder import is_inside, list_images
+from skal.label.folder import is_inside
 from skal.label.log import Event, EventLog, now
 from skal.label.modelling import Modelling
 from skal.label.names import check_class_name
-from skal.label.project import Project, Settings
+from skal.label.opening import find_images, settle
+from skal.label.project import Project
 from skal.label.reading import Reading
 from skal.label.report import Audit, Status, report
 from skal.label.review import Doubt, doubts
@@ -108,41 +108,20 @@ class LabelSession(Actions):
         if target is not None:
             StopTest.plan(target, RESERVED)
         names = [check_class_name(name) for name in classes]
-        root, paths, self._left_out = _find(folder_or_paths)
+        root, paths, self._left_out = find_images(folder_or_paths)
         if root is not None and is_inside(project, root):
             raise ValueError(f"the project {str(project)!r} is inside the images' folder; it belongs beside it")
         self.project = Project(project)
         self._log = EventLog(self.project.log)
         try:
-            self.settings = self._settled(root, len(paths), audit, target, random_state)
+            is_audited = any(event.get("why") == "audit" for event in self._log.events)
+            folder = None if root is None else str(root)
+            self.settings = settle(self.project, folder, len(paths), audit, target, random_state, is_audited)
             self._state = State(self._log.events)
             self._open(root, paths, names, estimator, query, batch_size, random_state)
         except BaseException:
             self._log.close()
             raise
-
-    def _settled(
-        self, root: Path | None, n_listed: int, audit: float, target: float | None, random_state: int | None
-    ) -> Settings:
-        """The settings of the project, made or found."""
-        found = self.project.load()
-        folder = None if root is None else str(root)
-        if found is None:
-            key = os.urandom(32) if random_state is None else check_random_state(random_state).bytes(32)
-            threshold = reserve_threshold(n_listed) if audit else 0
-            found = Settings(folder, key.hex(), threshold, n_listed, audit)
-        elif found.folder != folder:
-            raise ValueError(f"the project {str(self.project.path)!r} belongs to {found.folder!r}, not to {folder!r}")
-        if target is not None and target != found.target:
-            if any(event.get("why") == "audit" for event in self._log.events):
-                raise ValueError(
-                    f"target={target!r}, but {found.target!r} was set before the first audit answer; it stays, since a "
-                    "target chosen afterwards would not be tested"
-                )
-            n_reserved = round(min(RESERVED, found.n_listed * LARGEST_SHARE)) if found.threshold else 0
-            found.target, found.looks = target, list(StopTest.plan(target, n_reserved).looks)
-        self.project.save(found)
-        return found
 
     def _open(
         self,
@@ -449,19 +428,3 @@ class LabelSession(Actions):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _find(given: Any) -> tuple[Path | None, list[str], list[tuple[str, str]]]:
-    """The folder, the images, and what was left out."""
-    if isinstance(given, (str, os.PathLike)):
-        root = Path(given)
-        if not root.is_dir():
-            raise ValueError(f"{str(given)!r} is no folder")
-        root = root.resolve()
-        paths, left_out = list_images(root)
-        return root, paths, left_out
-    paths = [os.path.abspath(path) for path in given]
-    missing = [path for path in paths if not os.path.isfile(path)]
-    if missing:
-        raise ValueError(f"{len(missing)} of {len(paths)} paths name no file, the first is {missing[0]!r}")
-    return None, list(dict.fromkeys(paths)), []

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from skal.label import LabelSession, LogError
 from skal.label import log as log_module
 from skal.label.audit import wilson_interval
+from skal.label.catalogue import Catalogue
 from skal.label.fitting import Learner, choose, takes_unlabeled
 from tests.label.conftest import CLASSES, draw, label_all, truth
 
@@ -637,6 +638,19 @@ def test_models_come_by_themselves_and_choose(opened):
     assert session.status().model >= 1
     assert session.next().why == "strategy"
     assert session._state.models[-1]["n_labels"] >= 10
+
+
+def test_every_image_is_embedded_however_slowly_it_is_read(opened, monkeypatch):
+    read = Catalogue.read
+
+    def slow(self, path):
+        time.sleep(0.02)
+        return read(self, path)
+
+    monkeypatch.setattr(Catalogue, "read", slow)
+    session = settled(opened())
+    assert session._modelling._embedded == set(session._catalogue.items)
+    assert session.status().progress == 1
 
 
 def test_the_strategy_chooses_before_there_is_any_label(opened):
