@@ -37,6 +37,8 @@ ORDER = [
     "_records",
     "experiment",
     "plots",
+    "label",
+    "cli",
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name != "__init__.py")
 

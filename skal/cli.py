@@ -1,0 +1,209 @@
+"""The command ``skal``: label a folder, see how it stands, predict, export."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skal.label.folder import list_images, read_fingerprint
+from skal.label.project import Project, project_beside
+from skal.label.report import Status
+from skal.label.stored import DEFAULT_BACKBONE, FORMATS, StoredProject, build_estimator, load_model
+from skal.label.tables import read_labels, write_rows
+from skal.query import STRATEGIES
+
+_BLOCK = 64
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    arguments : sequence of str or None, default=None
+        None takes those of the process.
+
+    Returns
+    -------
+    code : int
+        0; 1 where files could not be predicted; 2 where the arguments cannot be followed.
+    """
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except (ValueError, BlockingIOError) as error:
+        print(f"skal: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="skal", description="Label images, and get a model with an honest accuracy.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    label = commands.add_parser("label", help="label a folder of images in the browser")
+    label.add_argument("folder", metavar="FOLDER")
+    label.add_argument("--project", metavar="DIR", help="where labels and model are kept (default: FOLDER.skal)")
+    label.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="classes to start with")
+    label.add_argument("--backbone", help=f"torchvision or timm:NAME (default: {DEFAULT_BACKBONE})")
+    label.add_argument("--weights", help="state-dict file, or a name of torchvision's weights")
+    label.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    label.add_argument("--strategy", choices=sorted(_strategies()), default="uherding", help="(default: %(default)s)")
+    label.add_argument("--batch-size", type=int, default=10, help="answers between two models (default: %(default)s)")
+    label.add_argument("--audit", type=float, default=0.2, help="share of audit questions (default: %(default)s)")
+    label.add_argument("--target", type=float, help="accuracy to reach, as .95")
+    label.add_argument("--import", dest="labels", metavar="SOURCE", help="labels that exist: CSV, Label Studio, folder")
+    label.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    label.add_argument("--port", type=int, default=0, help="(default: a free one)")
+    label.add_argument("--allow-remote", action="store_true", help="let --host be another than this machine's own")
+    label.add_argument("--no-browser", action="store_true", help="open no browser")
+    label.set_defaults(run=_label)
+
+    status = commands.add_parser("status", help="say how a project stands")
+    status.add_argument("project", metavar="PROJECT")
+    status.set_defaults(run=_status)
+
+    predict = commands.add_parser("predict", help="predict the images of a folder")
+    predict.add_argument("model", metavar="PROJECT_OR_MODEL")
+    predict.add_argument("folder", metavar="FOLDER")
+    predict.add_argument("--output", required=True, metavar="FILE.csv")
+    predict.set_defaults(run=_predict)
+
+    export = commands.add_parser("export", help="write labels or the model for other programs")
+    export.add_argument("project", metavar="PROJECT")
+    export.add_argument("--format", required=True, choices=FORMATS)
+    export.add_argument("--output", required=True, metavar="PATH")
+    export.set_defaults(run=_export)
+    return parser
+
+
+def _strategies() -> dict[str, Any]:
+    """Those that need nothing but the images."""
+    return {name: strategy for name, strategy in STRATEGIES.items() if not strategy.needs_source}
+
+
+def _label(args: argparse.Namespace) -> int:
+    import torch
+
+    from skal.label.server import Server, open_browser
+    from skal.label.session import LabelSession
+
+    # One core answers, the others train.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    path = Path(args.project) if args.project else project_beside(args.folder)
+    stored = Project(path).load() if (path / "project.json").is_file() else None
+    given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
+    network = given if stored is None or any(given.values()) else stored.network
+    pairs = read_labels(args.labels) if args.labels else []
+    session = LabelSession(
+        args.folder,
+        path,
+        classes=args.classes,
+        estimator=build_estimator(network, path / "activations"),
+        query=_strategies()[args.strategy].function,
+        batch_size=args.batch_size,
+        audit=args.audit,
+        target=args.target,
+    )
+    with session:
+        session.settings.network = network
+        session.project.save(session.settings)
+        if pairs:
+            counts = session.import_labels(pairs, str(args.labels))
+            print(", ".join(f"{n} {what}" for what, n in counts.items()))
+        server = Server(session, host=args.host, port=args.port, allow_remote=args.allow_remote)
+        for line in _greeting(session.status(), path):
+            print(line)
+        if args.allow_remote:
+            print(f"Other machines can see the images and change the labels with this link:\n  {server.url}")
+        print(f"The page opens from this file: {server.link}\nCtrl-C ends; every answer is saved when it is given.")
+        if not args.no_browser:
+            open_browser(server.link)
+        server.run()
+    return 0
+
+
+def _greeting(status: Status, path: Path) -> list[str]:
+    lines = [f"Labels are kept in {path}"]
+    phones = sum(reason.startswith("HEIC") for _, reason in status.unreadable)
+    if phones:
+        lines.append(f"{phones} HEIC files are left out: pip install pillow-heif, and they join")
+    lines += [f"The log was damaged: {words}" for words in status.set_aside]
+    return lines
+
+
+def _status(args: argparse.Namespace) -> int:
+    for line in describe(StoredProject(args.project).status()):
+        print(line)
+    return 0
+
+
+def describe(status: Status) -> list[str]:
+    """A status in lines to be read."""
+    lines = [
+        f"{status.n_images} images, {status.n_labels} labels, {status.n_unsure} unsure, {status.n_conflicts} conflicts",
+        *(f"  {name}: {n}" for name, n in status.per_class.items()),
+        f"audit: {status.n_audit} of {status.n_reserved} reserved images answered",
+    ]
+    if status.accuracy is None or status.interval is None:
+        lines.append("accuracy: no number below 30 audit answers, or while answers are missing among them")
+    else:
+        low, high = status.interval
+        lines.append(f"accuracy: {status.accuracy:.1%}, 95 % interval {low:.1%} to {high:.1%}")
+    return [*lines, status.stop_hint]
+
+
+def _predict(args: argparse.Namespace) -> int:
+    model = load_model(args.model)
+    folder = Path(args.folder)
+    if not folder.is_dir():
+        raise ValueError(f"{args.folder!r} is no folder")
+    paths, left_out = list_images(folder)
+    paths.sort()
+    unreadable = list(left_out)
+    classes = [str(name) for name in model.classes_]
+    temporary = Path(f"{args.output}.part")
+    n = 0
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        write_rows(file, [("path", "label", "probability", *(f"p({name})" for name in classes))])
+        for start in range(0, len(paths), _BLOCK):
+            readable = []
+            for path in paths[start : start + _BLOCK]:
+                try:
+                    read_fingerprint(folder / path)
+                    readable.append(path)
+                except ValueError as error:
+                    unreadable.append((path, str(error)))
+            if readable:
+                proba = model.predict_proba(np.array([str(folder / path) for path in readable]))
+                best = proba.argmax(axis=1)
+                write_rows(
+                    file,
+                    (
+                        (path, classes[k], f"{row[k]:.6f}", *(f"{share:.6f}" for share in row))
+                        for path, k, row in zip(readable, best.tolist(), proba.tolist(), strict=True)
+                    ),
+                )
+                n += len(readable)
+    os.replace(temporary, args.output)
+    for path, reason in unreadable:
+        print(f"not predicted: {path}: {reason}", file=sys.stderr)
+    print(f"{n} images predicted, {len(unreadable)} not; {args.output}")
+    return 1 if unreadable else 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    n = StoredProject(args.project).export(args.format, args.output)
+    print(f"{n} labels: {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

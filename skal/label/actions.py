@@ -1,0 +1,251 @@
+"""What a person does in a session: each action is one event, on the disk before the method returns."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from skal.label.asking import Desk
+from skal.label.catalogue import Catalogue
+from skal.label.log import Event, EventLog, now
+from skal.label.modelling import Modelling
+from skal.label.names import check_class_name
+from skal.label.state import State
+
+
+class Actions:
+    """The actions of :class:`skal.label.LabelSession`, which holds the parts they work on."""
+
+    _changed: threading.Condition
+    _catalogue: Catalogue
+    _desk: Desk
+    _log: EventLog
+    _modelling: Modelling
+    _state: State
+
+    def answer(
+        self,
+        image: str,
+        label: str,
+        *,
+        seconds: float | None = None,
+        tab: str = "",
+        event: str | None = None,
+        why: str | None = None,
+        alone: bool = False,
+    ) -> None:
+        """Label an image, and the near-duplicates in its group; returns when that is on the disk.
+
+        Parameters
+        ----------
+        image : str
+            A question's id.
+        label : str
+            A class; a new one is made.
+        seconds : float or None, default=None
+            That the answer took.
+        tab : str, default=""
+        event : str or None, default=None
+            Name of this answer. An answer that is sent again under its name is recorded once.
+        why : {"review"} or None, default=None
+            "review" replaces what is decided about the image.
+        alone : bool, default=False
+            Whether the near-duplicates are left to be asked on their own.
+
+        Raises
+        ------
+        ValueError
+            If there is no such image, or the label is no safe name.
+        LogError
+            If the disk refuses; nothing is recorded then.
+        """
+        with self._changed:
+            name = check_class_name(label, self._state.classes)
+            found = self._decided("answer", image, seconds, tab, event, why, alone)
+            self._do({**found, "label": name})
+
+    def unsure(
+        self,
+        image: str,
+        *,
+        seconds: float | None = None,
+        tab: str = "",
+        event: str | None = None,
+        why: str | None = None,
+    ) -> None:
+        """Leave an image undecided; it is not asked again, but stands in the review."""
+        with self._changed:
+            self._do(self._decided("unsure", image, seconds, tab, event, why, True))
+
+    def _decided(
+        self, kind: str, image: str, seconds: Any, tab: str, event: str | None, why: str | None, alone: bool
+    ) -> Event:
+        """An event about one image, with what was shown of it."""
+        item = self._catalogue.items.get(image)
+        if item is None:
+            raise ValueError(f"there is no image {image!r}")
+        if why not in (None, "review"):
+            raise ValueError(f"why={why!r} is not one of (None, 'review')")
+        if seconds is not None and not 0 <= seconds < 1e9:
+            raise ValueError(f"seconds={seconds!r} is not a duration")
+        if event is not None and (known := self._log.find(event)) is not None:
+            return known  # sent again: what was shown then is not known any more
+        shown = self._desk.given(image) or self._desk.question(item, "audit" if item.is_reserved else "strategy")
+        found: Event = {"id": event or uuid.uuid4().hex, "kind": kind, "time": now(), "image": image, "path": item.path}
+        found |= {"why": why or shown.why, "tab": tab, "seconds": seconds}
+        if why is None:
+            found |= {"suggestion": shown.suggestion, "probability": shown.probability, "model": shown.model}
+        if found["why"] == "audit":
+            found["place"] = item.place
+        if why is None and shown.group:
+            found |= {"alone": True} if alone else {"group": list(shown.group)}
+        return found
+
+    def undo(self, tab: str = "", event: str | None = None) -> str | None:
+        """Take back the last action of a tab; an image that is open again is its next question.
+
+        Returns
+        -------
+        kind : str or None
+            What was taken back; None where there is nothing.
+        """
+        with self._changed:
+            if event is not None and event in self._log:
+                return "answer"
+            last = self._state.last_of(tab)
+            if last is None:
+                return None
+            self._do({"id": event or uuid.uuid4().hex, "kind": "undo", "time": now(), "event": last["id"], "tab": tab})
+            self._desk.rewind()
+            if last["kind"] in ("answer", "unsure") and last["image"] not in self._state:
+                self._desk.put_first(tab, last["image"])
+            if last["kind"] == "rename":
+                self._desk.snapshot.rename(last["to"], last["label"])
+            return str(last["kind"])
+
+    def answer_grid(
+        self,
+        label: str,
+        images: Sequence[str],
+        rejected: Sequence[str] = (),
+        *,
+        seconds: float | None = None,
+        tab: str = "",
+        event: str | None = None,
+    ) -> None:
+        """Label the images of a grid at once, but for those rejected; one action, taken back as one.
+
+        Raises
+        ------
+        ValueError
+            If an image is unknown, reserved, or both accepted and rejected.
+        LogError
+            If the disk refuses; nothing is recorded then.
+        """
+        with self._changed:
+            name = check_class_name(label, self._state.classes)
+            for image in (*images, *rejected):
+                item = self._catalogue.items.get(image)
+                if item is None or item.is_reserved or item.is_shadow:
+                    raise ValueError(f"image {image!r} does not belong to a grid")
+            if set(images) & set(rejected):
+                raise ValueError("an image of the grid is both accepted and rejected")
+            found = {"id": event or uuid.uuid4().hex, "kind": "grid", "time": now(), "why": "grid", "label": name}
+            found |= {"images": list(images), "rejected": list(rejected), "model": self._desk.snapshot.version}
+            self._do(found | {"seconds": seconds, "tab": tab})
+
+    # --------------------------------------------------------------- classes
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order they were made."""
+        with self._changed:
+            return self._state.classes
+
+    def add_class(self, name: str, *, tab: str = "", event: str | None = None) -> str:
+        """Make a class; its clean name."""
+        with self._changed:
+            name = check_class_name(name, self._state.classes)
+            if name in self._state.classes and (event is None or event not in self._log):
+                raise ValueError(f"there is a class {name!r} already")
+            self._do({"id": event or uuid.uuid4().hex, "kind": "class", "time": now(), "label": name, "tab": tab})
+            return name
+
+    def rename_class(self, name: str, to: str, *, tab: str = "", event: str | None = None) -> str:
+        """Give a class another name; if that is a class too, they are merged."""
+        with self._changed:
+            if event is not None and event in self._log:
+                return to
+            if name not in self._state.classes:
+                raise ValueError(f"there is no class {name!r}, only {self._state.classes}")
+            to = check_class_name(to, [other for other in self._state.classes if other != name])
+            if to != name:
+                kind = "merge" if to in self._state.classes else "rename"
+                found = {"id": event or uuid.uuid4().hex, "kind": kind, "time": now(), "label": name, "to": to}
+                self._do(found | {"tab": tab})
+                self._desk.snapshot.rename(name, to)
+            return to
+
+    def import_labels(self, labels: Iterable[tuple[str, str]], source: str) -> dict[str, int]:
+        """Take over labels that exist already; those of reserved images are kept out of training and audit.
+
+        Parameters
+        ----------
+        labels : iterable of (path, label)
+            Paths as in the folder, or absolute.
+        source : str
+            Where they come from, for the log.
+
+        Returns
+        -------
+        counts : dict
+            "imported", "reserved", "unknown" and "decided": those whose image has a label already.
+
+        Raises
+        ------
+        ValueError
+            If a label is no safe name of a class; nothing is imported then.
+        """
+        pairs = [(path, check_class_name(label)) for path, label in labels]
+        counts = {"imported": 0, "reserved": 0, "unknown": 0, "decided": 0}
+        taken: dict[str, tuple[str, str, str]] = {}
+        with self._changed:
+            for path, label in pairs:
+                image = self._catalogue.content_of(path)
+                if image is None:
+                    counts["unknown"] += 1
+                elif self._catalogue.is_reserved(image):
+                    counts["reserved"] += 1
+                elif image in self._state or image in taken:
+                    counts["decided"] += 1
+                else:
+                    counts["imported"] += 1
+                    taken[image] = (image, path, label)
+            rows = [list(row) for row in taken.values()]
+            for start in range(0, len(rows), 1000):
+                found = {"id": uuid.uuid4().hex, "kind": "import", "time": now(), "source": source}
+                self._do(found | {"labels": rows[start : start + 1000]})
+        return counts
+
+    # ----------------------------------------------------------------- inside
+
+    def _record(self, event: Event) -> bool:
+        """Take an event into the log and the state; whether it is new. Called with the condition held."""
+        is_new = self._log.append(event)
+        if is_new:
+            self._state.apply(event)
+        return is_new
+
+    def _do(self, event: Event) -> None:
+        """Record what a person did, and let everybody know."""
+        if not self._record(event):
+            return
+        if event["kind"] != "class":
+            self._modelling.n_changes += len(event.get("images") or event.get("labels") or (0,))
+        self._acted(event)
+        self._changed.notify_all()
+
+    def _acted(self, event: Event) -> None:
+        """Called with the condition held after every action; the session follows it up."""

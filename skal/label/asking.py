@@ -1,0 +1,181 @@
+"""Which image is asked next, and who is looking at it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from skal.label.catalogue import Catalogue, Item
+from skal.label.snapshot import Snapshot
+from skal.label.state import State
+
+#: Seconds after which an image that a tab was given can be given to another.
+LEASE_SECONDS = 120
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True)
+class Question:
+    """An image for a person to look at.
+
+    Parameters
+    ----------
+    id : str
+        Of the image's content.
+    path : str
+        Of its file.
+    why : {"audit", "strategy", "random", "ask", "review"}
+        An audit image is never trained on, and comes without a suggestion.
+    suggestion : str or None
+        The class the model predicts.
+    probability : float or None
+        Of the suggestion.
+    model : int or None
+        Version of the model that suggests.
+    group : tuple of str
+        Near-duplicates that take the same label.
+    """
+
+    id: str
+    path: str
+    why: str
+    suggestion: str | None = None
+    probability: float | None = None
+    model: int | None = None
+    group: tuple[str, ...] = ()
+
+
+class Desk:
+    """Gives out questions: audit images at a steady share, between those of the strategy.
+
+    What is asked depends on the labels, the queue and the images alone, so that a session that was killed goes on with
+    the same question.
+
+    Parameters
+    ----------
+    catalogue : Catalogue
+    state : State
+    audit : float
+        Share of audit images among the questions.
+    """
+
+    def __init__(self, catalogue: Catalogue, state: State, audit: float):
+        self.catalogue, self.state, self.audit = catalogue, state, audit
+        self.snapshot = Snapshot()
+        self.asked: dict[str, None] = {}  # given by the caller, to be asked before all others
+        self._given: dict[str, list[Question]] = {}
+        self._until: dict[str, float] = {}
+        self._first = 0  # before it, nothing in the catalogue is left to ask
+
+    # --------------------------------------------------------------- leases
+
+    def questions(self, tab: str, n: int) -> list[Question]:
+        """The next questions of a tab: those it has, then further ones; as many as there are."""
+        self._expire(tab)
+        given = [question for question in self._given.get(tab, []) if self._is_open(question.id)]
+        given = self._given[tab] = [*self._newly_asked(), *given]
+        while len(given) < n:
+            chosen = self._choose(tab)
+            if chosen is None:
+                break
+            given.append(self.question(*chosen))
+        self._until[tab] = time.monotonic() + LEASE_SECONDS
+        return given[:n]
+
+    def _newly_asked(self) -> list[Question]:
+        """What the caller asks about comes before what a tab was given already."""
+        taken = {question.id for question in self.out}
+        items = [self.catalogue.items[image] for image in self.asked if self._is_open(image) and image not in taken]
+        return [self.question(item, "ask") for item in items]
+
+    def _expire(self, tab: str) -> None:
+        now = time.monotonic()
+        for other in [other for other, until in self._until.items() if until < now and other != tab]:
+            del self._until[other], self._given[other]
+
+    def forget(self, tab: str) -> None:
+        """Take back what a tab was given, as when it is closed."""
+        self._given.pop(tab, None)
+        self._until.pop(tab, None)
+
+    def put_first(self, tab: str, image: str) -> None:
+        """Ask an image again, before what the tab has."""
+        item = self.catalogue.items.get(image)
+        if item is not None:
+            others = [question for question in self._given.get(tab, []) if question.id != image]
+            self._given[tab] = [self.question(item, "audit" if item.is_reserved else "strategy"), *others]
+
+    def given(self, image: str) -> Question | None:
+        """The question about an image that somebody has."""
+        return next((q for questions in self._given.values() for q in questions if q.id == image), None)
+
+    @property
+    def out(self) -> list[Question]:
+        """All questions that are given out and not answered."""
+        return [q for questions in self._given.values() for q in questions if self._is_open(q.id)]
+
+    # --------------------------------------------------------------- choice
+
+    def _is_open(self, image: str) -> bool:
+        return image in self.catalogue.items and image not in self.state
+
+    def can_be_asked(self, item: Item) -> bool:
+        """Whether the strategy may ask it."""
+        if item.is_reserved or item.is_shadow or item.id in self.state:
+            return False
+        return item.leader is None or self.state.is_alone(item.leader) or item.leader not in self.catalogue.items
+
+    def _choose(self, tab: str) -> tuple[Item, str] | None:
+        out = self.out
+        taken = {question.id for question in out}
+        for image in self.state.again:
+            item = self.catalogue.items.get(image)
+            if item is not None and image not in taken and image not in self.state:
+                return item, "audit" if item.is_reserved else "strategy"
+        n_audit = self.state.counts["audit"] + sum(question.why == "audit" for question in out)
+        n_other = sum(self.state.counts[why] for why in ("strategy", "random"))
+        n_other += sum(question.why in ("strategy", "random") for question in out)
+        wants_audit = n_audit + 1 <= self.audit * (n_audit + n_other + 1) + _EPSILON
+        sources = [self._audit(taken, tab), self._training(taken)]
+        for source in sources if wants_audit else reversed(sources):
+            chosen = next(source, None)
+            if chosen is not None:
+                return chosen
+        return None
+
+    def _audit(self, taken: set[str], tab: str) -> Iterator[tuple[Item, str]]:
+        """Reserved images in keyed order; none behind one that another tab has, which would leave a gap."""
+        own = {question.id for question in self._given.get(tab, ())}
+        for item in self.catalogue.reserved:
+            if item.id in taken and item.id not in own:
+                return
+            if item.id not in self.state and item.id not in taken:
+                yield item, "audit"
+
+    def _training(self, taken: set[str]) -> Iterator[tuple[Item, str]]:
+        for image in self.snapshot.queue:
+            item = self.catalogue.items.get(image)
+            if item is not None and image not in taken and self.can_be_asked(item):
+                yield item, "strategy"
+        order = self.catalogue.order
+        while self._first < len(order) and (order[self._first].id in self.state or order[self._first].is_reserved):
+            self._first += 1
+        for item in order[self._first :]:
+            if item.id not in taken and self.can_be_asked(item) and item.id in self.catalogue.items:
+                yield item, "random"
+
+    def rewind(self) -> None:
+        """Look at the whole catalogue again, as after an answer was taken back."""
+        self._first = 0
+
+    def question(self, item: Item, why: str) -> Question:
+        """An image as a question; audit images come without a suggestion, and alone."""
+        predicted = None if item.is_reserved else self.snapshot.predicted(item.id)
+        suggestion, probability = predicted or (None, None)
+        alone = item.is_reserved or self.state.is_alone(item.id)
+        group = (
+            [] if alone else [i for i in item.followers if self._is_open(i) and not self.catalogue.items[i].is_shadow]
+        )
+        model = None if predicted is None else self.snapshot.version
+        return Question(item.id, self.catalogue.file(item.path), why, suggestion, probability, model, tuple(group))

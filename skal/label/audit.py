@@ -1,0 +1,322 @@
+"""How good a model is, from images that were reserved at random: pure functions of counts.
+
+Labels that a strategy chose say nothing about accuracy. A keyed hash of the content reserves some images from the
+start; nothing is trained on them, and the share of them on which model and person agree estimates the agreement on the
+folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from scipy.stats import beta
+
+#: No accuracy is shown from fewer answers than this.
+FEWEST = 30
+#: Images reserved in a large folder, and the largest share of a small one.
+RESERVED, LARGEST_SHARE = 400, 1 / 3
+#: Confidences above which predictions might be accepted without a look.
+CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95)
+_RANGE = 2**64
+
+
+def position(name: bytes, key: bytes) -> int:
+    """Place of a name in the keyed order: a hash in [0, 2^64) that nobody without the key can foresee.
+
+    Parameters
+    ----------
+    name : bytes
+        Of the content of an image, or of its path.
+    key : bytes
+        At most 64 bytes, drawn once for a project.
+
+    Examples
+    --------
+    >>> position(b"one", b"key") == position(b"one", b"key") != position(b"one", b"other key")
+    True
+    """
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8, key=key).digest(), "big")
+
+
+def reserve_threshold(n_images: int) -> int:
+    """The position below which images are reserved: about 400 of them, or a third of a small folder.
+
+    Parameters
+    ----------
+    n_images : int
+        Number of listed paths when the project is made. The threshold is stored and never changed.
+
+    Examples
+    --------
+    >>> [round(n * reserve_threshold(n) / 2**64) for n in (0, 30, 1_200, 100_000)]
+    [0, 10, 400, 400]
+    """
+    return int(_RANGE * min(LARGEST_SHARE, RESERVED / max(n_images, 1)))
+
+
+def is_complete(reserved: Iterable[int], answered: Iterable[int]) -> bool:
+    """Whether every reserved image up to the last answered one, in keyed order, is answered.
+
+    Only then are the answered ones a random sample, also after the folder has grown.
+
+    Parameters
+    ----------
+    reserved, answered : iterable of int
+        Positions of all reserved images, and of those answered.
+
+    Examples
+    --------
+    >>> is_complete([3, 5, 9], [3, 5]), is_complete([3, 4, 5, 9], [3, 5])
+    (True, False)
+    """
+    known = set(answered)
+    last = max(known, default=-1)
+    return all(place in known for place in reserved if place <= last)
+
+
+def wilson_interval(n_right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share.
+
+    Parameters
+    ----------
+    n_right : int
+    n : int
+        At least 1.
+    confidence : float, default=0.95
+        Two-sided and pointwise: of one look, not of a sequence of looks.
+
+    Returns
+    -------
+    low, high : float
+
+    Raises
+    ------
+    ValueError
+        If the counts are impossible.
+
+    References
+    ----------
+    .. [1] Wilson. "Probable inference, the law of succession, and statistical inference", JASA 1927.
+
+    Examples
+    --------
+    >>> low, high = wilson_interval(40, 50)
+    >>> round(low, 3), round(high, 3)
+    (0.67, 0.888)
+    """
+    _check_counts(n_right, n)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = n_right / n
+    centre = share + z * z / (2 * n)
+    half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    scale = 1 + z * z / n
+    low = 0.0 if n_right == 0 else (centre - half) / scale  # else rounded to 1e-17
+    return low, 1.0 if n_right == n else (centre + half) / scale
+
+
+def lower_bound(n_right: int, n: int, alpha: float) -> float:
+    """Clopper and Pearson's exact lower bound of a share, one-sided: above the truth with probability alpha at most.
+
+    Parameters
+    ----------
+    n_right, n : int
+    alpha : float
+
+    References
+    ----------
+    .. [1] Clopper, Pearson. "The use of confidence or fiducial limits illustrated in the case of the binomial",
+       Biometrika 1934.
+
+    Examples
+    --------
+    >>> round(lower_bound(100, 100, 0.01), 4) == round(0.01 ** (1 / 100), 4)
+    True
+    """
+    _check_counts(n_right, n)
+    return 0.0 if n_right == 0 else float(beta.ppf(alpha, n_right, n - n_right + 1))
+
+
+def _check_counts(n_right: int, n: int) -> None:
+    if n < 1 or not 0 <= n_right <= n:
+        raise ValueError(f"n_right={n_right} of n={n} is no share; n must be at least 1 and n_right between 0 and n")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Agreement of model and person on audit images.
+
+    Parameters
+    ----------
+    n_right, n_wrong, n_unsure : int
+        Images on which they agree, on which they do not, and which the person is unsure about.
+    """
+
+    n_right: int
+    n_wrong: int
+    n_unsure: int = 0
+
+    @property
+    def n(self) -> int:
+        """Images answered."""
+        return self.n_right + self.n_wrong + self.n_unsure
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether there are enough answers for a number."""
+        return self.n_right + self.n_wrong >= FEWEST
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Agreement if the model were wrong, and if it were right, on all images the person is unsure about."""
+        return (self.n_right / self.n, (self.n_right + self.n_unsure) / self.n) if self.is_shown else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Agreement on the images the person is sure about."""
+        return self.n_right / (self.n_right + self.n_wrong) if self.is_shown else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """From Wilson's lower end of the lower bound to the upper end of the upper one, 95 %.
+
+        Examples
+        --------
+        >>> Estimate(29, 0).interval is None
+        True
+        >>> low, high = Estimate(45, 5, 10).interval
+        >>> low == wilson_interval(45, 60)[0], high == wilson_interval(55, 60)[1]
+        (True, True)
+        """
+        if not self.is_shown:
+            return None
+        return wilson_interval(self.n_right, self.n)[0], wilson_interval(self.n_right + self.n_unsure, self.n)[1]
+
+
+def estimate(labels: Sequence[str | None], predictions: Sequence[str]) -> Estimate:
+    """Count agreement.
+
+    Parameters
+    ----------
+    labels : sequence of str or None
+        The person's; None where unsure.
+    predictions : sequence of str
+
+    Examples
+    --------
+    >>> estimate(["cat", "dog", None], ["cat", "cat", "dog"])
+    Estimate(n_right=1, n_wrong=1, n_unsure=1)
+    """
+    pairs = list(zip(labels, predictions, strict=True))
+    n_right = sum(label == predicted for label, predicted in pairs)
+    n_unsure = sum(label is None for label, _ in pairs)
+    return Estimate(n_right, len(pairs) - n_right - n_unsure, n_unsure)
+
+
+@dataclass(frozen=True)
+class ClassRecall:
+    """How many audit images of a class the model gets right.
+
+    Parameters
+    ----------
+    label : str
+    n, n_right : int
+    is_known : bool
+        Whether the model has seen the class; if not, the class was found in the audit alone.
+    """
+
+    label: str
+    n: int
+    n_right: int
+    is_known: bool
+
+    @property
+    def recall(self) -> float:
+        return self.n_right / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval, 95 %."""
+        return wilson_interval(self.n_right, self.n)
+
+
+def class_recalls(labels: Sequence[str | None], predictions: Sequence[str], known: Iterable[str]) -> list[ClassRecall]:
+    """Recall of each class among the audit images, in alphabetical order.
+
+    Parameters
+    ----------
+    labels, predictions
+        As in :func:`estimate`.
+    known : iterable of str
+        Classes of the model.
+
+    Examples
+    --------
+    >>> recalls = class_recalls(["a", "a", "b", None], ["a", "c", "a", "a"], ["a", "c"])
+    >>> [(recall.label, recall.recall, recall.is_known) for recall in recalls]
+    [('a', 0.5, True), ('b', 0.0, False)]
+    """
+    known = set(known)
+    right: dict[str, list[bool]] = {}
+    for label, predicted in zip(labels, predictions, strict=True):
+        if label is not None:
+            right.setdefault(label, []).append(label == predicted)
+    return [ClassRecall(label, len(right[label]), sum(right[label]), label in known) for label in sorted(right)]
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Predictions above a confidence, checked on the audit.
+
+    Parameters
+    ----------
+    confidence : float
+    n, n_right : int
+        Audit images with at least this confidence, and those of them on which model and person agree.
+    share : float
+        Of all audit images.
+    """
+
+    confidence: float
+    n: int
+    n_right: int
+    share: float
+
+
+def accept_above(
+    confidences: Sequence[float], is_right: Sequence[bool], target: float, alpha: float = 0.05
+) -> Acceptance | None:
+    """The lowest confidence above which the audit shows predictions to be right at least as often as the target.
+
+    Each of five confidences is tested with an exact lower bound at a fifth of alpha, so that the chance of naming any
+    that is too low is alpha at most.
+
+    Parameters
+    ----------
+    confidences : sequence of float
+        The model's for each audit image.
+    is_right : sequence of bool
+        Unsure counts as not right.
+    target : float
+    alpha : float, default=0.05
+
+    Returns
+    -------
+    acceptance : Acceptance or None
+        None where the audit shows none.
+
+    Examples
+    --------
+    >>> accept_above([0.99] * 200 + [0.6] * 50, [True] * 200 + [False] * 50, 0.95)
+    Acceptance(confidence=0.7, n=200, n_right=200, share=0.8)
+    """
+    of_images, right = np.asarray(confidences, dtype=float), np.asarray(is_right, dtype=bool)
+    for confidence in CONFIDENCES:
+        above = of_images >= confidence
+        n, n_right = int(above.sum()), int(right[above].sum())
+        if n and lower_bound(n_right, n, alpha / len(CONFIDENCES)) >= target:
+            return Acceptance(confidence, n, n_right, n / len(of_images))
+    return None

@@ -1,0 +1,83 @@
+"""What runs while a person labels: the images are read, embedded, and models are trained; no answer waits for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+
+class Worker(threading.Thread):
+    """A thread that does one small task after the other, at low priority, until it is stopped.
+
+    Parameters
+    ----------
+    name : str
+    next_task : callable
+        Called with the condition held; gives a task, or None where there is nothing to do.
+    changed : Condition
+        Notified when there may be something to do.
+    failed : callable
+        Called, with the condition held, with what a task raised.
+
+    Attributes
+    ----------
+    is_stopping : bool
+    """
+
+    def __init__(
+        self,
+        name: str,
+        next_task: Callable[[], Callable[[], None] | None],
+        changed: threading.Condition,
+        failed: Callable[[Exception], None],
+    ):
+        super().__init__(name=name, daemon=True)
+        self._next_task, self._changed, self._failed = next_task, changed, failed
+        self.is_stopping = False
+
+    def run(self) -> None:
+        _lower_priority()
+        while True:
+            with self._changed:
+                task = self._next_task()
+                while task is None and not self.is_stopping:
+                    self._changed.wait()
+                    task = self._next_task()
+                if self.is_stopping or task is None:
+                    return
+            try:
+                task()
+            except Exception as error:  # of an estimator or strategy, which raise what they like
+                with self._changed:
+                    self._failed(error)
+
+    def stop(self) -> None:
+        """Finish the task that runs, and end."""
+        with self._changed:
+            self.is_stopping = True
+            self._changed.notify_all()
+        if self.is_alive():
+            self.join()
+
+
+def _lower_priority() -> None:
+    """Let answers go before: on Linux each thread has a priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+class Share:
+    """Shares the time between fits and embedding: after a fit, embedding has as much time as the fit took."""
+
+    def __init__(self) -> None:
+        self._embeds_until = 0.0
+
+    def fitted(self, seconds: float) -> None:
+        self._embeds_until = time.monotonic() + seconds
+
+    @property
+    def is_for_embedding(self) -> bool:
+        return time.monotonic() < self._embeds_until

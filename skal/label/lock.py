@@ -1,0 +1,47 @@
+"""One process at a time: a lock of the operating system on a file, gone with the process that holds it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+if sys.platform == "win32":  # pragma: no cover
+    import msvcrt
+else:
+    import fcntl
+
+
+class FileLock:
+    """An exclusive lock that the system frees when its process ends, however it ends.
+
+    Parameters
+    ----------
+    path : path
+        Made if it does not exist; its content means nothing.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process, or another object of this one, holds it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if sys.platform == "win32":  # pragma: no cover
+                msvcrt.locking(self._file, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise BlockingIOError(
+                f"{str(self.path.parent)!r} is open in another process; close it there first"
+            ) from error
+
+    def release(self) -> None:
+        """Let others have it; a second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1

@@ -1,0 +1,252 @@
+"""The log of a labelling session: one JSON line an action, on the disk before it is acknowledged.
+
+A line ends in a checksum of what stands before it, so that a torn or garbled line is told from a whole one. Lines are
+only ever added; what is taken back is taken back by another line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from skal.label.lock import FileLock
+
+_CHECKSUM = b',"crc":"'
+_TAIL = len(_CHECKSUM) + 8 + len(b'"}')  # eight hexadecimal digits, then the end of the object
+
+Event = dict[str, Any]
+
+
+class LogError(OSError):
+    """The log cannot be written: the action is not recorded."""
+
+
+class EventLog:
+    """Append-only events in a file that one process has open.
+
+    Opening heals what a crash or a power cut left: an unfinished last line, which nobody was told is recorded, is cut
+    and saved beside the log. A whole line whose checksum is wrong is left in the file, copied beside it and named.
+
+    Parameters
+    ----------
+    path : path
+        The file; made if it does not exist. Its folder must exist.
+
+    Attributes
+    ----------
+    events : list of dict
+        All events in order, each with its ``"id"``.
+    set_aside : list of str
+        What was found damaged, in words.
+    failure : str or None
+        Why nothing can be written any more.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has it open.
+    ValueError
+        If the path is a folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> log = EventLog(Path(tempfile.mkdtemp()) / "labels.jsonl")
+    >>> log.append({"id": "1", "kind": "answer", "label": "cat"})
+    True
+    >>> log.append({"id": "1", "kind": "answer", "label": "cat"})  # sent again: recorded once
+    False
+    >>> log.close()
+    >>> [event["label"] for event in EventLog(log.path).events]
+    ['cat']
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"{str(self.path)!r} is a folder, not a log")
+        self._lock = FileLock(self.path.with_suffix(".lock"))
+        self._file = -1
+        try:
+            self.reopen()
+        except BaseException:
+            self.close()
+            raise
+
+    def reopen(self) -> None:
+        """Read the file anew, heal and verify it, and write again, as after a failed write."""
+        if self._file >= 0:
+            os.close(self._file)
+        self.events: list[Event] = []
+        self.set_aside: list[str] = []
+        self.failure: str | None = None
+        is_new = not self.path.exists()
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        if is_new:
+            _sync_folder(self.path.parent)
+        content = self.path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            self._cut(content[end:], end)
+        self._lines: dict[str, int] = {}
+        for number, line in enumerate(content[:end].split(b"\n")[:-1], start=1):
+            event = decode_line(line)
+            if event is None:
+                self._put_aside(number, line)
+            elif event["id"] not in self._lines:
+                self._lines[event["id"]] = len(self.events)
+                self.events.append(event)
+
+    def _cut(self, tail: bytes, end: int) -> None:
+        """Take away a last line that was never finished, and keep a copy of it."""
+        saved = self._beside("torn", tail)
+        os.ftruncate(self._file, end)
+        os.fsync(self._file)
+        self.set_aside.append(f"an unfinished last line of {len(tail)} bytes was cut and saved as {saved.name}")
+
+    def _put_aside(self, number: int, line: bytes) -> None:
+        saved = self._beside("garbled", line)
+        self.set_aside.append(f"line {number} is garbled and was left out; a copy is in {saved.name}")
+
+    def _beside(self, what: str, content: bytes) -> Path:
+        """A file beside the log with this content; the same content is saved once."""
+        saved = self.path.with_name(f"{self.path.stem}.{what}-{zlib.crc32(content):08x}")
+        if not saved.exists():
+            saved.write_bytes(content)
+            saved.chmod(0o600)
+        return saved
+
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._lines
+
+    def append(self, event: Event) -> bool:
+        """Record an event; see :meth:`append_all`."""
+        return self.append_all([event]) == 1
+
+    def append_all(self, events: Iterable[Event]) -> int:
+        """Record events together; returns when they are on the disk.
+
+        Parameters
+        ----------
+        events : iterable of dict
+            JSON values, each with an ``"id"``. An id that is recorded already is not recorded again.
+
+        Returns
+        -------
+        n : int
+            How many are new.
+
+        Raises
+        ------
+        ValueError
+            If an event has no id, or the id of another event.
+        LogError
+            If the disk refuses. From then on nothing is written until the log is opened anew: after a failed write or
+            fsync nobody knows what is on the disk, and a second attempt may succeed falsely.
+        """
+        new: dict[str, Event] = {}
+        for event in events:
+            known = new.get(event["id"]) if event.get("id") in new else self.find(event.get("id"))
+            if known is None:
+                new[event["id"]] = json.loads(json.dumps(event))  # as it will be read again
+            elif _without_time(known) != _without_time(event):
+                raise ValueError(f"the event id {event['id']!r} belongs to another event")
+        if not new:
+            return 0
+        if self.failure is not None:
+            raise LogError(self.failure)
+        try:
+            _write(self._file, b"".join(encode_line(event) for event in new.values()))
+            os.fsync(self._file)
+        except OSError as error:
+            self.failure = f"{self.path.name} cannot be written ({error.strerror or error}); nothing is recorded"
+            raise LogError(self.failure) from error
+        for event in new.values():
+            self._lines[event["id"]] = len(self.events)
+            self.events.append(event)
+        return len(new)
+
+    def find(self, event_id: Any) -> Event | None:
+        """The recorded event of this id."""
+        if not isinstance(event_id, str) or not event_id:
+            raise ValueError(f"id={event_id!r} is not the name of an event; it must be a non-empty string")
+        position = self._lines.get(event_id)
+        return None if position is None else self.events[position]
+
+    def close(self) -> None:
+        """Close the file and let other processes have it."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+        self._lock.release()
+        self.failure = f"{self.path.name} is closed"
+
+
+def read_events(path: str | os.PathLike[str]) -> list[Event]:
+    """The whole events of a log, without opening it for writing; another process may be at it."""
+    found: dict[str, Event] = {}
+    for line in Path(path).read_bytes().split(b"\n"):
+        event = decode_line(line)
+        if event is not None:
+            found.setdefault(event["id"], event)
+    return list(found.values())
+
+
+def encode_line(event: Event) -> bytes:
+    """An event as a line with its checksum.
+
+    Examples
+    --------
+    >>> encode_line({"id": "1"})
+    b'{"id":"1","crc":"ae84d88e"}\\n'
+    """
+    body = json.dumps(event, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()[:-1]
+    return body + _end(body) + b"\n"
+
+
+def _end(body: bytes) -> bytes:
+    return _CHECKSUM + f"{zlib.crc32(body):08x}".encode() + b'"}'
+
+
+def decode_line(line: bytes) -> Event | None:
+    """The event of a line, or None where the checksum is wrong."""
+    body, end = line[:-_TAIL], line[-_TAIL:]
+    if end != _end(body):
+        return None
+    try:
+        event = json.loads(body + b"}")
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("id"), str) else None
+
+
+def now() -> float:
+    """Seconds since 1970, to the millisecond."""
+    return round(time.time(), 3)
+
+
+def _without_time(event: Event) -> Event:
+    """What makes an event the one it is; it keeps the time of its first arrival."""
+    return {key: value for key, value in json.loads(json.dumps(event)).items() if key != "time"}
+
+
+def _write(file: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the name of a new file durable."""
+    if os.name == "nt":  # pragma: no cover
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

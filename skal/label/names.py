@@ -1,0 +1,66 @@
+"""Names of classes: every class can become a folder on every system, so a name that cannot is refused on entry."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+LONGEST = 100
+_FORBIDDEN = frozenset('/\\<>:"|?*')
+_RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in "0123456789¹²³")])
+
+
+def check_class_name(name: Any, others: Iterable[str] = ()) -> str:
+    """A class name in its normal form.
+
+    Parameters
+    ----------
+    name : str
+        Spaces around it are dropped.
+    others : iterable of str, default=()
+        Names it must not be confused with, by case alone.
+
+    Returns
+    -------
+    name : str
+
+    Raises
+    ------
+    ValueError
+        If it is empty, too long, no safe name of a folder, or differs from another name by case alone.
+
+    Examples
+    --------
+    >>> check_class_name("  red fox ")
+    'red fox'
+    >>> check_class_name("../fox")
+    Traceback (most recent call last):
+    ValueError: class name '../fox': '/' is not allowed in the name of a folder
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"class name {name!r} is not text")
+    clean = unicodedata.normalize("NFC", name).strip()
+    shown = clean if len(clean) <= LONGEST else clean[:20] + "..."
+    problem = _problem(clean)
+    if problem:
+        raise ValueError(f"class name {shown!r}: {problem}")
+    for other in others:
+        if other != clean and other.casefold() == clean.casefold():
+            raise ValueError(f"class name {shown!r}: differs from {other!r} by case alone")
+    return clean
+
+
+def _problem(name: str) -> str | None:
+    if not name:
+        return "it is empty"
+    if len(name) > LONGEST:
+        return f"it has {len(name)} characters; at most {LONGEST} are allowed"
+    bad = next((c for c in name if c in _FORBIDDEN or unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}), None)
+    if bad is not None:
+        return f"{bad!r} is not allowed in the name of a folder"
+    if name.startswith(".") or name.endswith("."):
+        return "it must not start or end with a dot"
+    if name.split(".")[0].strip().casefold() in _RESERVED:
+        return "it is reserved by Windows"
+    return None

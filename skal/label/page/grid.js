@@ -1,0 +1,104 @@
+// Images predicted as one class, the surest first: the wrong ones are marked, the rest is accepted at once.
+
+import { act, get, picture } from "./api.js";
+import { classes } from "./classes.js";
+import { say, showBanner } from "./main.js";
+import { undo as undoLast } from "./single.js";
+
+const cells = document.getElementById("cells");
+const select = document.getElementById("grid-class");
+const accept = document.getElementById("accept");
+const hint = document.getElementById("grid-hint");
+const N = 24;
+let shownAt = 0;
+let label = "";
+
+export function refreshClasses() {
+  const kept = select.value;
+  select.replaceChildren(...classes.names.map((name) => new Option(name, name)));
+  if (classes.names.includes(kept)) select.value = kept;
+}
+
+export async function start() {
+  label = select.value;
+  let questions = [];
+  try {
+    if (label) questions = (await get("/api/grid", { label, n: N })).questions;
+  } catch (error) {
+    showBanner(error.message);
+  }
+  cells.replaceChildren(...questions.map(cell));
+  accept.disabled = questions.length === 0;
+  hint.textContent = questions.length
+    ? `${questions.length} images predicted as ${label}, the surest first. Mark the wrong ones, then accept the rest.`
+    : "No unlabelled image is predicted as this class yet. Choose another class, or label on.";
+  shownAt = performance.now();
+  if (questions.length) cells.firstChild.focus();
+}
+
+function cell(question) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.dataset.id = question.id;
+  button.setAttribute("aria-pressed", "false");
+  button.setAttribute("aria-label", `${question.path}, mark as wrong`);
+  const text = document.createElement("span");
+  text.textContent = `${Math.round(100 * question.probability)} %`;
+  button.append(picture(question.id, 240, "", () => button.remove()), text);
+  button.addEventListener("click", () => toggle(button));
+  return button;
+}
+
+function toggle(button) {
+  const wrong = button.getAttribute("aria-pressed") !== "true";
+  button.setAttribute("aria-pressed", String(wrong));
+  say(wrong ? "Wrong" : "Right");
+}
+
+// Accepting applies to what is visible, and nothing else.
+async function send() {
+  const all = [...cells.children];
+  if (!all.length) return;
+  const rejected = all.filter((button) => button.getAttribute("aria-pressed") === "true").map((b) => b.dataset.id);
+  const images = all.map((button) => button.dataset.id).filter((id) => !rejected.includes(id));
+  const seconds = Math.round(performance.now() - shownAt) / 1000;
+  accept.disabled = true;
+  try {
+    await act("/api/grid", { label, images, rejected, seconds });
+    say(`Labelled ${images.length} images ${label}`);
+  } catch {
+    // the banner says why
+  }
+  await start();
+}
+
+export async function undo() {
+  await undoLast();
+  await start();
+}
+
+function move(by) {
+  const all = [...cells.children];
+  const at = all.indexOf(document.activeElement);
+  const to = all[Math.min(Math.max(at + by, 0), all.length - 1)];
+  if (to) to.focus();
+}
+
+function columns() {
+  return getComputedStyle(cells).gridTemplateColumns.split(" ").length;
+}
+
+export function onKey(key) {
+  if (document.activeElement === select && key !== "Enter" && key !== "Backspace") return false;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns() };
+  if (key in steps) move(steps[key]);
+  else if (key === "Enter") send();
+  else if (key === "Backspace") undo();
+  else if (key === " " && document.activeElement.parentNode === cells) toggle(document.activeElement);
+  else return false;
+  return true;
+}
+
+select.addEventListener("change", start);
+accept.addEventListener("click", send);
+document.getElementById("grid-undo").addEventListener("click", undo);

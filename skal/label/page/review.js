@@ -1,0 +1,85 @@
+// Labels to look at again: conflicts, what the person was unsure about, and what the model doubts most.
+
+import { act, get, picture } from "./api.js";
+import { classOf, markSuggested, showButtons } from "./classes.js";
+import { say, showBanner } from "./main.js";
+import { undo as undoLast } from "./single.js";
+
+const stage = document.getElementById("review-stage");
+const about = document.getElementById("review-about");
+const buttons = document.getElementById("review-classes");
+const keep = document.getElementById("keep");
+let queue = [];
+let shownAt = 0;
+
+const WORDS = {
+  conflict: (doubt) => `Two tabs disagree: ${doubt.labels.map((name) => name || "unsure").join(" or ")}`,
+  unsure: () => "You were unsure",
+  doubt: (doubt) => `Labelled ${doubt.labels[0]}; the model says ${doubt.suggestion}`,
+};
+
+export function refreshClasses() {
+  showButtons(buttons, answer);
+}
+
+export async function start() {
+  try {
+    queue = (await get("/api/review", { n: 48 })).questions;
+  } catch (error) {
+    showBanner(error.message);
+  }
+  show();
+}
+
+function show() {
+  const doubt = queue[0];
+  keep.disabled = !doubt || doubt.kind !== "doubt";
+  if (!doubt) {
+    const text = document.createElement("p");
+    text.textContent = "Nothing to review.";
+    stage.replaceChildren(text);
+    about.textContent = "";
+    markSuggested(buttons, null);
+    return;
+  }
+  const side = Math.max(stage.clientWidth, stage.clientHeight, 256);
+  stage.replaceChildren(picture(doubt.id, side, `Image to review: ${doubt.path}`, start));
+  about.textContent = `${WORDS[doubt.kind](doubt)} – ${doubt.path} (${queue.length} left)`;
+  markSuggested(buttons, doubt.labels.length === 1 ? doubt.labels[0] : null);
+  shownAt = performance.now();
+}
+
+async function decide(path, body, words) {
+  const doubt = queue.shift();
+  if (!doubt) return;
+  const seconds = Math.round(performance.now() - shownAt) / 1000;
+  show();
+  say(words);
+  try {
+    await act(path, { image: doubt.id, seconds, why: "review", ...body });
+  } catch {
+    await start(); // the banner says why; the image comes back
+  }
+}
+
+function answer(label) {
+  decide("/api/answer", { label }, `Labelled ${label}`);
+}
+
+export async function undo() {
+  await undoLast();
+  await start();
+}
+
+export function onKey(key) {
+  if (key === "Enter" && !keep.disabled) answer(queue[0].labels[0]);
+  else if (key === " ") decide("/api/unsure", {}, "Unsure");
+  else if (key === "Backspace") undo();
+  else if (classOf(key) !== null) answer(classOf(key));
+  else return false;
+  return true;
+}
+
+keep.addEventListener("click", () => answer(queue[0].labels[0]));
+document.getElementById("review-unsure").addEventListener("click", () => decide("/api/unsure", {}, "Unsure"));
+document.getElementById("review-undo").addEventListener("click", undo);

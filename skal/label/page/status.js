@@ -1,0 +1,163 @@
+// How the session stands: counts, the accuracy with its interval, and what the background does.
+
+const aside = document.getElementById("status");
+const SVG = "http://www.w3.org/2000/svg";
+
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+function element(tag, text, className) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function block(title, ...children) {
+  const made = element("div");
+  made.append(element("h2", title), ...children);
+  return made;
+}
+
+export function showStatus(status) {
+  aside.replaceChildren(
+    block("Accuracy", ...accuracy(status)),
+    block("When to stop", ...stop(status)),
+    block("Labels", ...labels(status)),
+    block("Background", ...background(status)),
+    ...problems(status),
+  );
+}
+
+function accuracy(status) {
+  if (status.accuracy === null) {
+    const few = `${status.n_audit} of at least 30 audit answers. No number before that: it would mean nothing.`;
+    return [element("p", few, "quiet"), ...curve(status)];
+  }
+  const [low, high] = status.interval;
+  const parts = [
+    element("p", percent(status.accuracy), "big"),
+    element("p", `95 % interval ${percent(low)} to ${percent(high)}, of this one look`),
+  ];
+  if (status.bounds[0] !== status.bounds[1]) {
+    parts.push(element("p", `with the unsure ones: ${percent(status.bounds[0])} to ${percent(status.bounds[1])}`));
+  }
+  const what = `Agreement with your labels on ${status.n_audit} images of this folder, drawn at random and not trained on.`;
+  parts.push(element("p", what, "quiet"));
+  if (status.acceptance) {
+    const { confidence, share } = status.acceptance;
+    const often = `right at least ${percent(status.target ?? 0.95)} of the time`;
+    const sure = `Predictions above ${percent(confidence)} are shown to be ${often}: ${percent(share)} of the images.`;
+    parts.push(element("p", sure));
+  }
+  return [...parts, ...curve(status)];
+}
+
+// Wilson's interval, as the server computes it.
+function wilson(right, n) {
+  const z = 1.959964;
+  const share = right / n;
+  const half = z * Math.sqrt((share * (1 - share)) / n + (z * z) / (4 * n * n));
+  const centre = share + (z * z) / (2 * n);
+  const scale = 1 + (z * z) / n;
+  return [(centre - half) / scale, (centre + half) / scale];
+}
+
+function curve(status) {
+  const points = status.curve.filter(({ audit }) => audit && audit[0] + audit[1] >= 30);
+  if (points.length < 2) return [];
+  const last = Math.max(...points.map((point) => point.n_labels));
+  const first = points[0].n_labels;
+  const x = (n) => 34 + (260 * (n - first)) / Math.max(last - first, 1);
+  const bounds = points.map(({ audit }) => wilson(audit[0], audit[0] + audit[1]));
+  const floor = Math.max(0, Math.floor(10 * Math.min(...bounds.map(([low]) => low), status.target || 1)) / 10);
+  const y = (share) => 8 + (100 * (1 - share)) / Math.max(1 - floor, 0.1);
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 300 130");
+  svg.setAttribute("class", "curve");
+  svg.setAttribute("role", "img");
+  const shares = points.map(({ audit }) => audit[0] / (audit[0] + audit[1]));
+  svg.setAttribute("aria-label", `Accuracy from ${percent(shares[0])} at ${first} labels to ${percent(shares.at(-1))} at ${last}`);
+  const add = (tag, attributes, text) => {
+    const part = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) part.setAttribute(name, value);
+    if (text) part.textContent = text;
+    svg.append(part);
+  };
+  const upper = points.map((point, i) => `${x(point.n_labels)},${y(bounds[i][1])}`);
+  const lower = points.map((point, i) => `${x(point.n_labels)},${y(bounds[i][0])}`).reverse();
+  add("polygon", { class: "band", points: [...upper, ...lower].join(" ") });
+  add("polyline", { class: "line", points: points.map((p, i) => `${x(p.n_labels)},${y(shares[i])}`).join(" ") });
+  if (status.target) add("line", { class: "target", x1: 34, x2: 294, y1: y(status.target), y2: y(status.target) });
+  add("text", { x: 2, y: 16 }, "100 %");
+  add("text", { x: 2, y: 108 }, `${Math.round(100 * floor)} %`);
+  add("text", { x: 34, y: 126 }, `${first} labels`);
+  add("text", { x: 294, y: 126, "text-anchor": "end" }, `${last}`);
+  return [svg];
+}
+
+function stop(status) {
+  const parts = [element("p", status.stop_hint)];
+  if (status.seconds_left !== null) {
+    const minutes = Math.max(1, Math.round(status.seconds_left / 60));
+    parts.push(element("p", `About ${minutes} min of labelling until then.`, "quiet"));
+  }
+  return parts;
+}
+
+function labels(status) {
+  const recalls = new Map(status.recalls.map((recall) => [recall.label, recall]));
+  const table = element("table");
+  const head = element("tr");
+  for (const title of ["Class", "Labels", "Recall"]) {
+    const cell = element("th", title);
+    cell.scope = "col";
+    head.append(cell);
+  }
+  const body = Object.entries(status.per_class).map(([name, n]) => {
+    const row = element("tr");
+    const recall = recalls.get(name);
+    const found = recall ? `${percent(recall.recall)} of ${recall.n}` : "";
+    row.append(element("td", name), element("td", n), element("td", recall && !recall.is_known ? "audit only" : found));
+    if (recall) row.title = `95 % interval ${percent(recall.interval[0])} to ${percent(recall.interval[1])}`;
+    return row;
+  });
+  const thead = element("thead");
+  thead.append(head);
+  const tbody = element("tbody");
+  tbody.append(...body);
+  table.append(thead, tbody);
+  const more = [`${status.n_labels} labels of ${status.n_images} images`, `${status.n_audit} for the audit`];
+  if (status.n_unsure) more.push(`${status.n_unsure} unsure`);
+  if (status.n_conflicts) more.push(`${status.n_conflicts} conflicts`);
+  return [element("p", more.join(", ")), table];
+}
+
+function background(status) {
+  const parts = [element("p", status.background || (status.model ? `Model ${status.model} is up to date.` : "Waiting for labels."))];
+  if (status.progress !== null && status.progress < 1) {
+    const bar = element("progress");
+    bar.max = 1;
+    bar.value = status.progress;
+    bar.setAttribute("aria-label", "Images looked at by the network");
+    parts.push(bar);
+  }
+  if (status.failure) parts.push(element("p", status.failure));
+  return parts;
+}
+
+function problems(status) {
+  const lists = [
+    [status.n_unreadable, "files cannot be labelled", status.unreadable.map(([path, why]) => `${path}: ${why}`)],
+    [status.n_duplicates, "duplicates", status.duplicates.map(([path, first]) => `${path} is ${first}`)],
+    [status.set_aside.length, "damaged places in the log", status.set_aside],
+  ];
+  return lists
+    .filter(([n]) => n)
+    .map(([n, what, items]) => {
+      const made = element("details");
+      const list = element("ul");
+      list.append(...items.map((item) => element("li", item)));
+      made.append(element("summary", `${n} ${what}`), list);
+      return made;
+    });
+}

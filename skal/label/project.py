@@ -1,0 +1,138 @@
+"""The folder of a labelling project: its settings, written once, and where its files are."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = "skal.label 1"
+
+
+@dataclass
+class Settings:
+    """What is fixed when a project is made.
+
+    Parameters
+    ----------
+    folder : str or None
+        The photographs; None for a list of paths.
+    key : str
+        Of the keyed order, in hexadecimal digits.
+    threshold : int
+        Of the reserve.
+    n_listed : int
+        Images listed when it was made.
+    audit : float
+    target : float or None
+    looks : list of int
+    network : dict
+        How the command line made the estimator: backbone, weights, image_size and strategy; empty for an object of
+        the caller's.
+    """
+
+    folder: str | None
+    key: str
+    threshold: int
+    n_listed: int
+    audit: float
+    target: float | None = None
+    looks: list[int] = field(default_factory=list)
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+class Project:
+    """A project's folder, readable by its owner alone.
+
+    Parameters
+    ----------
+    path : path
+        Made if it does not exist.
+
+    Raises
+    ------
+    ValueError
+        If it is a file, or a folder that holds something else.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if self.path.exists():
+            if not self.path.is_dir():
+                raise ValueError(f"the project {str(self.path)!r} is a file; name a folder")
+            left = [entry for entry in os.listdir(self.path) if entry not in ("labels.lock", "labels.jsonl")]
+            if left and not self.settings_file.exists():
+                raise ValueError(f"{str(self.path)!r} is no labelling project, but holds {sorted(left)[0]!r}")
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.chmod(0o700)
+
+    @property
+    def settings_file(self) -> Path:
+        return self.path / "project.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "labels.jsonl"
+
+    @property
+    def cache(self) -> Path:
+        """What was read of the images."""
+        return self.path / "images.jsonl"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.path / "predictions.npz"
+
+    @property
+    def activations(self) -> Path:
+        return self.path / "activations"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def asked(self) -> Path:
+        """Images that were given as arrays."""
+        return self.path / "asked"
+
+    def load(self) -> Settings | None:
+        """The settings; None where the project is new.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or of another version.
+        """
+        if not self.settings_file.exists():
+            return None
+        try:
+            stored = json.loads(self.settings_file.read_text(encoding="utf-8"))
+            if stored.pop("format") != FORMAT:
+                raise ValueError("another format")
+            return Settings(**stored)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(self.settings_file)!r} is no project file of this version: {error}") from error
+
+    def save(self, settings: Settings) -> None:
+        """Write the settings, whole or not at all."""
+        temporary = self.settings_file.with_suffix(".tmp")
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump({"format": FORMAT, **asdict(settings)}, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.settings_file)
+
+
+def project_beside(folder: str | os.PathLike[str]) -> Path:
+    """Where a folder's project is by default: beside the photographs, never among them.
+
+    Examples
+    --------
+    >>> project_beside("/home/me/photos/").as_posix()
+    '/home/me/photos.skal'
+    """
+    folder = Path(os.path.abspath(folder))
+    return folder.with_name(folder.name + ".skal")

@@ -1,0 +1,213 @@
+"""How a session stands: counts, accuracy with its interval, and whether to stop."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from skal.label.audit import (
+    Acceptance,
+    ClassRecall,
+    Estimate,
+    accept_above,
+    class_recalls,
+    estimate,
+    is_complete,
+)
+from skal.label.catalogue import Catalogue
+from skal.label.snapshot import Snapshot
+from skal.label.state import CONFLICT, LABEL, UNSURE, State
+from skal.label.stopping import StopTest, is_plateau
+
+#: Seconds an answer takes where none has been timed.
+_TYPICAL = 1.5
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a labelling session stands.
+
+    Parameters
+    ----------
+    n_images, n_labels, n_unsure, n_conflicts : int
+        Images found so far, and those about which something is decided.
+    n_training : int
+        Labels the next model is trained on.
+    per_class : dict of str to int
+        Labels of each class.
+    n_audit, n_reserved : int
+        Audit images answered, and all of them.
+    accuracy : float or None
+        Share of the audit images on which the current model agrees with the person; None below 30 answers, and while
+        images that came later are missing among them.
+    interval, bounds : (float, float) or None
+        Wilson's 95 % interval, of this one look; and the share if the model were wrong, or right, on every image the
+        person is unsure about.
+    recalls : list of ClassRecall
+    acceptance : Acceptance or None
+        Confidence above which predictions are right often enough.
+    model : int
+        Version of the current model; 0 before the first.
+    curve : list of dict
+        Of each model its labels, and the audit's counts when it was made.
+    stop_hint : str
+        Advice in words.
+    is_reached, is_plateau : bool
+        Whether a look has shown the target to be reached; whether more labels change little.
+    next_look : int or None
+        Audit answers at which the target is tested next.
+    seconds_left : float or None
+        Of labelling until then.
+    background, progress, failure : str, float or None, str or None
+        What is done meanwhile, its share done, and what went wrong.
+    unreadable, duplicates, set_aside : list
+        Files that cannot be labelled, files with the content of others, and damage found in the log.
+    """
+
+    n_images: int
+    n_labels: int
+    n_unsure: int
+    n_conflicts: int
+    n_training: int
+    per_class: dict[str, int]
+    n_audit: int
+    n_reserved: int
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    bounds: tuple[float, float] | None
+    model: int
+    stop_hint: str
+    is_reached: bool
+    is_plateau: bool
+    next_look: int | None
+    seconds_left: float | None
+    target: float | None
+    recalls: list[ClassRecall] = field(default_factory=list)
+    acceptance: Acceptance | None = None
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    background: str = ""
+    progress: float | None = None
+    failure: str | None = None
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
+
+
+class Audit:
+    """The audit of a session as it stands.
+
+    Parameters
+    ----------
+    state : State
+    catalogue : Catalogue
+    snapshot : Snapshot
+    """
+
+    def __init__(self, state: State, catalogue: Catalogue, snapshot: Snapshot):
+        places = [state.audited.get(item.id, item.place) for item in catalogue.reserved]
+        self.is_complete = is_complete(places, state.audited.values())
+        self.n_reserved = len(catalogue.reserved)
+        self.n_answered = 0
+        self.labels: list[str | None] = []
+        self.predictions: list[str] = []
+        self.confidences: list[float] = []
+        for image in sorted(state.audited, key=state.audited.__getitem__):
+            predicted, decision = snapshot.predicted(image), state.decision(image)
+            if predicted is None and image not in catalogue.items:
+                continue  # its file is gone
+            self.n_answered += 1
+            if predicted is not None and decision is not None:
+                self.labels.append(decision.label)
+                self.predictions.append(predicted[0])
+                self.confidences.append(predicted[1])
+        self.is_predicted = len(self.labels) == self.n_answered
+
+    @property
+    def estimate(self) -> Estimate:
+        return estimate(self.labels, self.predictions)
+
+
+def report(
+    state: State, catalogue: Catalogue, snapshot: Snapshot, test: StopTest | None, share: float, **further: Any
+) -> Status:
+    """The status from what is known; `further` are the fields about the background."""
+    audit = Audit(state, catalogue, snapshot)
+    found = audit.estimate if audit.is_complete else Estimate(0, 0)
+    decisions = state.decisions()
+    kinds = Counter(decision.kind for decision in decisions.values())
+    of_classes = Counter(decision.label for decision in decisions.values() if decision.kind == LABEL)
+    kappas = [model.get("kappa") for model in state.models if "kappa" in model]
+    plateau = is_plateau(kappas)
+    reached = any(look["reached"] for look in state.looks)
+    next_look = None if test is None else _next_look(test, audit, state)
+    left = None if next_look is None else _seconds_left(next_look - audit.n_answered, share, state)
+    is_right = [label == predicted for label, predicted in zip(audit.labels, audit.predictions, strict=True)]
+    level = 0.95 if test is None else test.target
+    return Status(
+        n_images=len(catalogue.items),
+        n_labels=kinds[LABEL],
+        n_unsure=kinds[UNSURE],
+        n_conflicts=kinds[CONFLICT],
+        per_class={label: of_classes[label] for label in state.classes},
+        n_audit=audit.n_answered,
+        n_reserved=audit.n_reserved,
+        accuracy=found.accuracy,
+        interval=found.interval,
+        bounds=found.bounds,
+        recalls=class_recalls(audit.labels, audit.predictions, snapshot.classes) if found.is_shown else [],
+        acceptance=accept_above(audit.confidences, is_right, level) if found.is_shown else None,
+        model=snapshot.version,
+        curve=[{"n_labels": model["n_labels"], "audit": model.get("audit")} for model in state.models],
+        stop_hint=_stop_hint(test, reached, plateau, audit, next_look),
+        is_reached=reached,
+        is_plateau=plateau,
+        next_look=next_look,
+        seconds_left=left,
+        target=None if test is None else test.target,
+        unreadable=list(catalogue.unreadable.items()),
+        duplicates=list(catalogue.duplicates),
+        **further,
+    )
+
+
+def _next_look(test: StopTest, audit: Audit, state: State) -> int | None:
+    """Audit answers at the next look that is still to come."""
+    for place in range(state.n_looks, len(test.looks)):
+        n = max(audit.n_reserved, 1) if place == len(test.looks) - 1 else test.looks[place]
+        if n > audit.n_answered:
+            return n
+    return None
+
+
+def _seconds_left(n_audit: int, share: float, state: State) -> float:
+    typical = statistics.median(state.seconds) if state.seconds else _TYPICAL
+    return n_audit / max(share, 1e-9) * typical
+
+
+def _stop_hint(test: StopTest | None, reached: bool, plateau: bool, audit: Audit, next_look: int | None) -> str:
+    parts = []
+    if not audit.is_complete:
+        parts.append(
+            "Audit images are missing among those answered, as after new images have come, or while another tab has "
+            "them: no accuracy is shown until they are answered."
+        )
+    if test is None:
+        parts.append("No target is set.")
+    elif reached:
+        parts.append(f"The target of {test.target:.0%} is reached.")
+    elif not test.looks:
+        parts.append(f"{audit.n_reserved} reserved images are too few to show {test.target:.0%}.")
+    elif next_look is not None:
+        parts.append(
+            f"The target is tested at {next_look} audit answers; there are {audit.n_answered}. "
+            "This is the earliest possible stop."
+        )
+    else:
+        parts.append("All tests of the target are done; it was not shown to be reached.")
+    if plateau:
+        parts.append(
+            "The last models agree: more labels of this kind change little. It does not say that they are good."
+        )
+    return " ".join(parts)

@@ -1,0 +1,430 @@
+"""LabelSession: a person labels a folder of images while models are trained on what is known so far."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from skal._validation import check_count
+from skal.label import fitting
+from skal.label.actions import Actions
+from skal.label.asked import store_images
+from skal.label.asking import Desk, Question
+from skal.label.audit import RESERVED
+from skal.label.background import Worker
+from skal.label.catalogue import Catalogue
+from skal.label.folder import is_inside
+from skal.label.log import Event, EventLog, now
+from skal.label.modelling import Modelling
+from skal.label.names import check_class_name
+from skal.label.opening import find_images, settle
+from skal.label.project import Project
+from skal.label.reading import Reading
+from skal.label.report import Audit, Status, report
+from skal.label.review import Doubt, doubts
+from skal.label.snapshot import Snapshot
+from skal.label.state import State
+from skal.label.stopping import StopTest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: Seconds that opening spends on reading images, so that the first question is there at once.
+_FIRST_READING = 1.0
+
+
+class LabelSession(Actions):
+    """Label images: questions one after the other, each answer on the disk before it counts, models in the background.
+
+    Some images are reserved from the start, by a keyed hash of their content. Nothing is trained on them; the share of
+    them on which model and person agree is the accuracy. One answer in five goes to them by default.
+
+    Parameters
+    ----------
+    folder_or_paths : path or sequence of paths
+        A folder, searched with all below it, or image files. May be empty for :meth:`ask` alone.
+    project : path
+        Folder of the labels and of all else that is kept; made if it does not exist. It must not be inside the images'
+        folder.
+    classes : sequence of str, default=()
+        Classes to start with; others may come at any time.
+    estimator : classifier of image paths or None, default=None
+        Cloned for every fit. None takes EfficientNet-Lite0 in a :class:`skal.FrozenPrefixClassifier` that is not
+        fine-tuned (``max_epochs=0``), since models must follow each other quickly.
+    query : strategy or None, default=None
+        ``query(learner, paths, n_instances=n)``; None takes :func:`skal.query.uherding_sampling`.
+    batch_size : int, default=10
+        Answers after which the next model is trained.
+    audit : float, default=0.2
+        Share of the questions that go to reserved images; 0 reserves none.
+    target : float or None, default=None
+        Accuracy to be reached, for the advice when to stop. It cannot be changed after the first audit answer.
+    random_state : int or None, default=0
+        Draws which images are reserved, the order of the images, and whatever is random in estimator and strategy.
+
+    Attributes
+    ----------
+    classes : list of str
+    labels : DataFrame
+    model : classifier or None
+        The last one fitted.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, the folder does not exist, or the project is inside it or belongs to another.
+    BlockingIOError
+        If another process has the project open.
+
+    Examples
+    --------
+    >>> with LabelSession("photos", "photos.skal", classes=["cat", "dog"]) as session:  # doctest: +SKIP
+    ...     while (question := session.next()) is not None:
+    ...         session.answer(question.id, input(question.path))
+    """
+
+    def __init__(
+        self,
+        folder_or_paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        project: str | os.PathLike[str],
+        *,
+        classes: Sequence[str] = (),
+        estimator: Any = None,
+        query: Callable[..., Any] | None = None,
+        batch_size: int = 10,
+        audit: float = 0.2,
+        target: float | None = None,
+        random_state: int | None = 0,
+    ):
+        check_count("batch_size", batch_size)
+        if not 0 <= audit <= 1:
+            raise ValueError(f"audit={audit!r} is not a share between 0 and 1")
+        if target is not None:
+            StopTest.plan(target, RESERVED)
+        names = [check_class_name(name) for name in classes]
+        root, paths, self._left_out = find_images(folder_or_paths)
+        if root is not None and is_inside(project, root):
+            raise ValueError(f"the project {str(project)!r} is inside the images' folder; it belongs beside it")
+        self.project = Project(project)
+        self._log = EventLog(self.project.log)
+        try:
+            is_audited = any(event.get("why") == "audit" for event in self._log.events)
+            folder = None if root is None else str(root)
+            self.settings = settle(self.project, folder, len(paths), audit, target, random_state, is_audited)
+            self._state = State(self._log.events)
+            self._open(root, paths, names, estimator, query, batch_size, random_state)
+        except BaseException:
+            self._log.close()
+            raise
+
+    def _open(
+        self,
+        root: Path | None,
+        paths: list[str],
+        names: list[str],
+        estimator: Any,
+        query: Any,
+        batch_size: int,
+        random_state: int | None,
+    ) -> None:
+        settings, seed = self.settings, 0 if random_state is None else random_state
+        self._changed = threading.Condition(threading.RLock())
+        self._catalogue = Catalogue(root, bytes.fromhex(settings.key), settings.threshold, self.project.cache)
+        self._desk = Desk(self._catalogue, self._state, settings.audit)
+        self._desk.snapshot = Snapshot.load(self.project.snapshot)
+        self._test = None if settings.target is None else StopTest(settings.target, tuple(settings.looks))
+        if estimator is None:
+            estimator = fitting.default_estimator(self.project.activations, seed)
+        self._reading = Reading(self._catalogue, paths, self._changed)
+        self._modelling = Modelling(
+            self._desk,
+            self._reading,
+            self.project,
+            estimator=estimator,
+            query=fitting.default_query() if query is None else query,
+            batch_size=batch_size,
+            seed=seed,
+            changed=self._changed,
+            record=self._record,
+            swapped=self._look,
+        )
+        for name in names:
+            if name not in self._state.classes:
+                self.add_class(name)
+        for path in sorted(self.project.asked.glob("*.png")):
+            self._take(str(path))
+        self._reading.read_for(_FIRST_READING)
+        trained = self._desk.snapshot.n_labels
+        self._modelling.n_changes = abs(len(self._modelling.training()) - trained)
+        self._workers = [
+            Worker("skal reading", self._reading.next_task, self._changed, self._modelling.failed),
+            Worker("skal models", self._modelling.next_task, self._changed, self._modelling.failed),
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    # ------------------------------------------------------------- questions
+
+    def next(self, tab: str = "", timeout: float | None = None) -> Question | None:
+        """The question to answer now; the same one until it is answered.
+
+        Parameters
+        ----------
+        tab : str, default=""
+            Who asks. Two tabs never have the same image at a time.
+        timeout : float or None, default=None
+            Seconds to wait where images are still being read.
+
+        Returns
+        -------
+        question : Question or None
+            None where every image is decided.
+        """
+        return next(iter(self.upcoming(1, tab, timeout)), None)
+
+    def upcoming(self, n: int = 1, tab: str = "", timeout: float | None = None) -> list[Question]:
+        """The next questions of a tab, the first of which is :meth:`next`; at least one, if there is any."""
+        with self._changed:
+
+            def ready() -> list[Question] | bool:
+                return self._desk.questions(tab, n) or self._reading.is_done
+
+            self._changed.wait_for(ready, timeout)
+            return self._desk.questions(tab, n)
+
+    def leave(self, tab: str) -> None:
+        """Give the images of a tab that is closed to others."""
+        with self._changed:
+            self._desk.forget(tab)
+            self._changed.notify_all()
+
+    # ------------------------------------------------------- grid and review
+
+    def grid(self, label: str, n: int = 24) -> list[Question]:
+        """Unlabelled images predicted as a class, the surest first; none of them is reserved.
+
+        Parameters
+        ----------
+        label : str
+        n : int, default=24
+        """
+        with self._changed:
+            found: list[Question] = []
+            for image, _ in self._desk.snapshot.ranked(label):
+                item = self._catalogue.items.get(image)
+                rejected = self._state.is_rejected(image, label)
+                if item is not None and not rejected and self._desk.can_be_asked(item):
+                    found.append(self._desk.question(item, "grid"))
+                    if len(found) == n:
+                        break
+            return found
+
+    def review(self, n: int = 24) -> list[Doubt]:
+        """Labels to look at again: conflicts, what the person was unsure about, and what the model doubts most."""
+        with self._changed:
+            return doubts(self._state, self._desk, n)
+
+    # ---------------------------------------------------------------- models
+
+    def fit(self) -> Self:
+        """Train on all labels known now, and wait for it.
+
+        Raises
+        ------
+        ValueError
+            If there are labels of fewer than two classes, or training failed.
+        """
+        with self._changed:
+            if len({label for _, label in self._modelling.training()}) < 2:
+                raise ValueError("a model needs labels of two classes on images that are not reserved")
+            self._modelling.wanted += 1
+            ticket = self._modelling.wanted
+            self._modelling.failure = None
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._modelling.fitted >= ticket)
+            if self._modelling.failure is not None:
+                raise ValueError(f"training failed: {self._modelling.failure}")
+        return self
+
+    @property
+    def model(self) -> Any:
+        """The classifier fitted last in this session, or None."""
+        return self._modelling.model
+
+    def predict(self, paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+        """Predictions of the current model, which is trained first where there is none.
+
+        Returns
+        -------
+        predictions : DataFrame
+            Columns path, label, probability, and one a class.
+        """
+        if self.model is None:
+            self.fit()
+        model = self.model
+        names = [os.fspath(path) for path in paths]
+        proba = fitting.predict(model, names)
+        classes = [str(name) for name in model.classes_]
+        best = proba.argmax(axis=1)
+        found = {"path": names, "label": np.array(classes)[best], "probability": proba.max(axis=1)}
+        return pd.DataFrame(found | {f"p({name})": proba[:, k] for k, name in enumerate(classes)})
+
+    def status(self) -> Status:
+        """How the session stands."""
+        with self._changed:
+            doing = self._modelling.doing
+            if not self._reading.is_done:
+                doing = f"reading the folder, {self._reading.n_left} files left" + (f"; {doing}" if doing else "")
+            found = report(
+                self._state,
+                self._catalogue,
+                self._desk.snapshot,
+                self._test,
+                self.settings.audit,
+                n_training=len(self._modelling.training()),
+                background=doing,
+                progress=self._modelling.progress,
+                failure=self._log.failure or self._modelling.failure,
+                set_aside=list(self._log.set_aside),
+            )
+            found.unreadable.extend(self._left_out)
+            return found
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """Everything decided: one row an image, with columns path, label, decision, why, image, tab, seconds, time.
+
+        The decision is "label", "unsure" or "conflict"; label is empty but for the first.
+        """
+        with self._changed:
+            rows = []
+            for image, decision in self._state.decisions().items():
+                event = decision.event
+                item = self._catalogue.items.get(image)
+                path = event.get("path", "") if item is None else item.path
+                rows.append(
+                    {
+                        "path": path,
+                        "label": decision.label or "",
+                        "decision": decision.kind,
+                        "why": event.get("why", event["kind"]),
+                        "image": image,
+                        "tab": event.get("tab", ""),
+                        "seconds": event.get("seconds"),
+                        "time": event.get("time"),
+                    }
+                )
+        columns = ["path", "label", "decision", "why", "image", "tab", "seconds", "time"]
+        return pd.DataFrame(rows, columns=columns)
+
+    # ------------------------------------------------------------ ask a person
+
+    def ask(self, images: Any, timeout: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Ask a person about these images before all others, and wait for the answers: ``ask_a_person`` of a loop.
+
+        Parameters
+        ----------
+        images : sequence of paths, or ndarray of uint8 images
+            Arrays are stored in the project as PNG files, under the hash of their content.
+        timeout : float or None, default=None
+            Seconds to wait.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,)
+            Empty strings where there is none.
+        is_answered : ndarray of shape (n,)
+            False for images that the person is unsure about, that are reserved, or that time did not suffice for.
+        """
+        ids = [self._take(path) for path in store_images(images, self.project.asked)]
+        with self._changed:
+            self._desk.asked.update(dict.fromkeys(i for i in ids if not self._catalogue.is_reserved(i)))
+            self._changed.notify_all()
+            open_ids = list(self._desk.asked)
+            self._changed.wait_for(lambda: all(image in self._state for image in open_ids), timeout)
+            for image in open_ids:
+                self._desk.asked.pop(image, None)
+            found = [self._state.decision(image) if not self._catalogue.is_reserved(image) else None for image in ids]
+            labels = ["" if decision is None else decision.label or "" for decision in found]
+        return np.array(labels, dtype=str), np.array([label != "" for label in labels], dtype=bool)
+
+    def _take(self, path: str) -> str:
+        """The image of a file, taken in if it is new."""
+        with self._changed:
+            inside = self._catalogue.root is not None and is_inside(path, self._catalogue.root)
+            name = os.path.relpath(os.path.realpath(path), self._catalogue.root) if inside else os.path.abspath(path)
+            fingerprint, stamp = self._catalogue.read(name)
+            if fingerprint is None:
+                raise ValueError(f"cannot read the image {str(path)!r}: {self._catalogue.unreadable[name]}")
+            self._catalogue.add(name, fingerprint, stamp, may_be_reserved=inside)
+            return fingerprint.content
+
+    # ------------------------------------------------------------------ files
+
+    def file(self, image: str) -> str | None:
+        """The file of an image, by its id; None if there is no such image."""
+        with self._changed:
+            item = self._catalogue.items.get(image)
+            return None if item is None else self._catalogue.file(item.path)
+
+    def set_aside(self, image: str, reason: str) -> None:
+        """Leave out an image whose file cannot be shown; if another image is there now, it joins."""
+        with self._changed:
+            item = self._catalogue.items.get(image)
+            if item is not None:
+                self._catalogue.drop(item, reason)
+                self._reading.again(item.path)
+                self._changed.notify_all()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether answers can be recorded; not after a failed write, until :meth:`reopen_log`."""
+        return self._log.failure is None
+
+    # ----------------------------------------------------------------- inside
+
+    def _acted(self, event: Event) -> None:
+        if event.get("why") == "audit":
+            self._look()
+
+    def _look(self) -> None:
+        """Test the target, if a look is due: those were fixed before the first answer, and each is taken once."""
+        audit = Audit(self._state, self._catalogue, self._desk.snapshot)
+        if self._test is None or not audit.is_complete or not audit.is_predicted or not audit.n_answered:
+            return
+        n_reserved = audit.n_reserved if self._reading.is_done else None
+        place = self._test.due(audit.n_answered, n_reserved, self._state.n_looks)
+        if place is not None:
+            n_right = audit.estimate.n_right
+            reached = self._test.is_reached(n_right, audit.n_answered)
+            event = {"id": f"look:{place}", "kind": "look", "time": now(), "place": place}
+            event |= {"n": audit.n_answered, "n_right": n_right, "reached": reached}
+            self._modelling.note(event | {"model": self._desk.snapshot.version})
+
+    def reopen_log(self) -> None:
+        """Read the log anew after a failed write; what is on the disk is what counts."""
+        with self._changed:
+            self._log.reopen()
+            self._state.reset(self._log.events)
+            self._desk.rewind()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop what runs in the background and let the project go; nothing is lost without it."""
+        self._modelling.is_stopping = True
+        for worker in self._workers:
+            worker.stop()
+        self._catalogue.close()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

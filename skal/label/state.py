@@ -1,0 +1,257 @@
+"""What the log says: the label of each image now, with everything taken back, renamed and contradicted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from skal.label.log import Event
+
+#: Events that a person makes and may take back.
+UNDOABLE = ("answer", "unsure", "grid", "class", "rename", "merge")
+LABEL, UNSURE, CONFLICT = "label", "unsure", "conflict"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is decided about an image.
+
+    Parameters
+    ----------
+    kind : {"label", "unsure", "conflict"}
+    labels : tuple of str
+        One for a label, none for unsure, all that were given for a conflict; unsure is then ``""``.
+    event : dict
+        The last event about it.
+    """
+
+    kind: str
+    labels: tuple[str, ...]
+    event: Event
+
+    @property
+    def label(self) -> str | None:
+        return self.labels[0] if self.kind == LABEL else None
+
+
+class State:
+    """Labels, classes and what can be taken back, from events in order.
+
+    An answer replaces an earlier one of the same tab, and a review replaces any. Another answer from another tab makes
+    a conflict, and both are kept.
+
+    Parameters
+    ----------
+    events : iterable of dict, default=()
+
+    Attributes
+    ----------
+    models, looks : list of dict
+        Events of these kinds.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()):
+        self.reset(events)
+
+    def reset(self, events: Iterable[Event]) -> None:
+        """Forget everything and take these events in."""
+        self._events: list[Event] = []
+        self._memo: dict[str, Decision] | None = None
+        self._clear()
+        events = list(events)
+        self._undone: set[str] = {event["event"] for event in events if event["kind"] == "undo"}
+        for event in events:
+            self.apply(event)
+
+    def _clear(self) -> None:
+        self._names: dict[int, str] = {}  # of each class, by number: a rename changes it in one place
+        self._numbers: dict[str, int] = {}
+        self._merged: dict[int, int] = {}
+        self._histories: dict[str, list[tuple[Event, int | None]]] = {}
+        self._again: dict[str, None] = {}
+        self._rejected: Counter[tuple[str, str]] = Counter()  # by how many grids
+        self._alone: Counter[str] = Counter()
+        self.audited: dict[str, int] = {}
+        self.imported: dict[str, str] = {}
+        self.models: list[Event] = []
+        self.looks: list[Event] = []
+        self._stacks: dict[str, list[Event]] = {}
+        self.counts: Counter[str] = Counter()
+        self.seconds: list[float] = []
+
+    # ---------------------------------------------------------------- events
+
+    def apply(self, event: Event) -> None:
+        """Take an event in."""
+        self._memo = None
+        self._events.append(event)
+        if event["kind"] == "undo":
+            self._undo(event["event"])
+        elif event["id"] not in self._undone:
+            self._take(event)
+        elif event["kind"] in ("answer", "grid"):
+            self._number(event["label"])  # a class that it made stays
+
+    def _take(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind in ("answer", "unsure", "grid"):
+            self._decide(event)
+        elif kind == "class":
+            self._number(event["label"])
+        elif kind in ("rename", "merge"):
+            self._rename(event["label"], event["to"])
+        elif kind == "import":
+            for image, _, label in event["labels"]:
+                number = self._number(label)
+                self.imported[image] = label
+                self._histories.setdefault(image, []).append((event, number))
+        elif kind == "model":
+            self.models.append(event)
+        elif kind == "look":
+            self.looks.append(event)
+        if kind in UNDOABLE:
+            self._stacks.setdefault(event.get("tab", ""), []).append(event)
+
+    def _decide(self, event: Event) -> None:
+        number = None if event["kind"] == "unsure" else self._number(event["label"])
+        for image in images_of(event):
+            self._histories.setdefault(image, []).append((event, number))
+        self._rejected.update((image, event["label"]) for image in event.get("rejected", ()))
+        if event.get("alone"):
+            self._alone[event["image"]] += 1
+        if event["why"] == "audit":
+            self.audited[event["image"]] = event["place"]
+        self.counts[event["why"]] += 1
+        if event.get("seconds") is not None:
+            self.seconds.append(event["seconds"])
+
+    def _undo(self, event_id: str) -> None:
+        event = next((e for e in reversed(self._events) if e["id"] == event_id), None)
+        if event is None or event["kind"] not in UNDOABLE:
+            return
+        if event_id in self._undone:  # known beforehand, as in a log that is read: it was never taken in
+            self._ask_again(event)
+            return
+        self._undone.add(event_id)
+        if event["kind"] not in ("answer", "unsure", "grid"):  # rare, and it changes what other events mean
+            self._replay()
+            return
+        self._stacks[event.get("tab", "")].remove(event)
+        for image in images_of(event):
+            self._histories[image] = [entry for entry in self._histories[image] if entry[0] is not event]
+            if not self._histories[image]:
+                del self._histories[image]
+        self._rejected.subtract((image, event["label"]) for image in event.get("rejected", ()))
+        if event.get("alone"):
+            self._alone[event["image"]] -= 1
+        if event["why"] == "audit":
+            image = event["image"]
+            others = [e for e, _ in self._histories.get(image, ()) if e.get("why") == "audit" and e["image"] == image]
+            places = [other["place"] for other in others]
+            del self.audited[image]
+            if places:
+                self.audited[image] = places[-1]
+        self.counts[event["why"]] -= 1
+        if event.get("seconds") is not None:
+            self.seconds.remove(event["seconds"])
+        self._ask_again(event)
+
+    def _ask_again(self, event: Event) -> None:
+        if event["kind"] in ("answer", "unsure"):
+            self._again.pop(event["image"], None)  # the one taken back last comes first
+            self._again[event["image"]] = None
+
+    def _replay(self) -> None:
+        events, self._events = self._events, []
+        self._clear()
+        for event in events:
+            self.apply(event)
+
+    # --------------------------------------------------------------- classes
+
+    def _number(self, name: str) -> int:
+        """The class of this name, which is made if there is none."""
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = len(self._names)
+            self._names[number] = name
+        return number
+
+    def _rename(self, name: str, to: str) -> None:
+        number = self._number(name)
+        del self._numbers[name]
+        if to in self._numbers:
+            self._merged[number] = self._numbers[to]
+        else:
+            self._names[number] = to
+            self._numbers[to] = number
+
+    def _name(self, number: int) -> str:
+        while number in self._merged:
+            number = self._merged[number]
+        return self._names[number]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order they were made."""
+        return [name for number, name in self._names.items() if number not in self._merged]
+
+    # ---------------------------------------------------------------- labels
+
+    def decision(self, image: str) -> Decision | None:
+        """What is decided about an image; None if nothing is."""
+        history = self._histories.get(image)
+        return None if history is None else self._decision(history)
+
+    def _decision(self, history: list[tuple[Event, int | None]]) -> Decision:
+        standing: list[tuple[Event, int | None]] = []
+        for event, number in history:
+            settles = event.get("why") == "review"
+            tab = event.get("tab")
+            kept = [entry for entry in standing if not settles and entry[0].get("tab") != tab]
+            standing = [*kept, (event, number)]
+        names = list(dict.fromkeys("" if number is None else self._name(number) for _, number in standing))
+        last = standing[-1][0]
+        if len(names) > 1:
+            return Decision(CONFLICT, tuple(sorted(names)), last)
+        return Decision(UNSURE, (), last) if names == [""] else Decision(LABEL, (names[0],), last)
+
+    def decisions(self) -> dict[str, Decision]:
+        """Of all images about which there is one."""
+        if self._memo is None:
+            self._memo = {image: self._decision(history) for image, history in self._histories.items()}
+        return self._memo
+
+    def is_rejected(self, image: str, label: str) -> bool:
+        """Whether an image was marked as wrong in a grid of this class."""
+        return self._rejected[image, label] > 0
+
+    def is_alone(self, image: str) -> bool:
+        """Whether an image was answered without its near-duplicates."""
+        return self._alone[image] > 0
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._histories
+
+    @property
+    def n_looks(self) -> int:
+        """Looks of the stop test that are over."""
+        return max((look["place"] for look in self.looks), default=-1) + 1
+
+    @property
+    def again(self) -> list[str]:
+        """Images whose answer was taken back and that have none now, the last one first."""
+        return [image for image in reversed(self._again) if image not in self._histories]
+
+    def last_of(self, tab: str) -> Event | None:
+        """The last event of a tab that can be taken back."""
+        stack = self._stacks.get(tab)
+        return stack[-1] if stack else None
+
+
+def images_of(event: Event) -> list[str]:
+    """The images an event is about."""
+    if event["kind"] == "grid":
+        return list(event["images"])
+    return [event["image"], *event.get("group", ())]

