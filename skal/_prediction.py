@@ -16,7 +16,7 @@ from skal._device import find_device
 from skal._fitting import checked_features, fitted_prefix, prefix_of
 from skal.backbones.backbone import Backbone, hash_tensors
 from skal.features.activations import BLOCK
-from skal.features.cache import FINAL
+from skal.features.memory import ActivationCache
 from skal.features.prefix import Prefix, run_batched
 from skal.features.stored import KeyedInputs
 from skal.gradients.cached import cached_output_change
@@ -34,6 +34,7 @@ class PredictionMixin:
     classes_: np.ndarray
     n_frozen_: int
     fused_: Sequence[Suffix]
+    _final: ActivationCache
     cache: Any
     device: str
     verbose: bool
@@ -102,17 +103,20 @@ class PredictionMixin:
         ).log_softmax(1)
 
     def _final_features(self, X: Any) -> Iterator[torch.Tensor]:
-        """Final representations under the current network, in blocks of rows; those just computed are taken again."""
+        """Final representations under the current network, in blocks of rows.
+
+        A query asks for features and for probabilities of the same pool: what one has computed the other takes.
+        """
         prefix, inputs = self._checked(X)
         module = self.net_.module_.to(prefix.device).eval()
         n_bytes = 4 * len(inputs) * self._n_features_out
-        if prefix.cache is None or n_bytes > FINAL.max_bytes:
+        if prefix.cache is None or n_bytes > self._final.max_bytes:
             for block in prefix.activations(inputs):
                 yield run_batched(module.features, block, prefix.device)
             return
         inputs = KeyedInputs(inputs)
         space = prefix.backbone.space + f" {prefix.n_frozen} {hash_tensors(module.body.state_dict().items())}".encode()
-        known = FINAL.get(space, inputs.names)
+        known = self._final.get(space, inputs.names)
         done = 0
         if len(known) == len(inputs):
             for done in range(0, len(inputs), BLOCK):
@@ -120,7 +124,7 @@ class PredictionMixin:
             return
         for block in prefix.activations(inputs):
             features = run_batched(module.features, block, prefix.device)
-            FINAL.put(space, inputs.names[done : done + len(block)], features)
+            self._final.put(space, inputs.names[done : done + len(block)], features)
             done += len(block)
             yield features
 

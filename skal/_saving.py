@@ -12,9 +12,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
-from skal._fitting import fitted_prefix, prefix_of
+from skal._fitting import FINAL_BYTES, fitted_prefix, prefix_of
 from skal._labels import decode_labels, encode_labels
 from skal._random import seeded
+from skal.features.memory import ActivationCache
 from skal.features.stored import StoredActivations
 from skal.training.checkpoint import load_models, models_state, read_checkpoint, write_checkpoint
 from skal.training.export import WholeNetwork
@@ -188,6 +189,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         "n_frozen_": prefix.n_frozen,
         "data_": dict.fromkeys(described["data"]),
         "seen_": labelled,
+        "_final": ActivationCache(FINAL_BYTES),
         "_trained_by": described["recipe"],
         "_attributes": [],
     }

@@ -1,7 +1,6 @@
 """Toys: networks, images, tables, profiles and strategies that need no data of ours; and the devices there are."""
 
 import os
-import random
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # else scikit-learn skips its check of array API input; read when scipy is imported
 
@@ -232,8 +231,6 @@ def _fresh_cache():
 def _global_generators_untouched():
     """Randomness comes from random_state alone: no test may see the global generators move."""
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
-    python_before = random.getstate()
     yield
-    assert random.getstate() == python_before
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
     assert torch.equal(torch.random.get_rng_state(), torch_before)

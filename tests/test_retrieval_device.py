@@ -23,7 +23,7 @@ def test_neighbors_are_the_least_symmetric_divergences(device):
     rng = np.random.default_rng(0)
     queries, source = (rng.dirichlet(np.ones(24), n).astype(np.float32) for n in (9, 60))
     p, q = (part.astype(np.float64)[rows] for part, rows in ((queries, np.s_[:, None]), (source, np.s_[None])))
-    divergences = ((p - q) * (np.log(p + 2.2e-16) - np.log(q + 2.2e-16))).sum(axis=2)
+    divergences = ((p - q) * (np.log(p + 2.220446049250313e-16) - np.log(q + 2.220446049250313e-16))).sum(axis=2)
     distances, rows = SymmetricKLNeighbors(10, device=device).fit(source).kneighbors(queries)
     expected = np.sort(divergences, axis=1)[:, :10]
     np.testing.assert_allclose(np.take_along_axis(divergences, rows, axis=1), expected, rtol=1e-4)

@@ -32,8 +32,6 @@ class Cache(Protocol):
 
 #: The cache of this process, shared by every estimator and profile, so that clones find what others computed.
 CACHE = ActivationCache()
-#: Final representations under fitted networks: a query asks for features and for probabilities of the same pool.
-FINAL = ActivationCache(2**28)
 _FOLDERS: dict[str, FolderCache] = {}
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-EPS = 2.2e-16
+EPS = 2.220446049250313e-16
 
 
 def plain_gabor(S=4, K=6, size=61, low=0.05, high=0.4):
