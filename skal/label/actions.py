@@ -153,6 +153,7 @@ class Actions:
             if set(images) & set(rejected):
                 raise ValueError("an image of the grid is both accepted and rejected")
             found = {"id": event or uuid.uuid4().hex, "kind": "grid", "time": now(), "why": "grid", "label": name}
+            found |= {"paths": [self._catalogue.items[image].path for image in images]}
             found |= {"images": list(images), "rejected": list(rejected), "model": self._desk.snapshot.version}
             self._do(found | {"seconds": seconds, "tab": tab})
 

@@ -29,7 +29,7 @@ from skal.label.reading import Reading
 from skal.label.report import Audit, Status, report
 from skal.label.review import Doubt, doubts
 from skal.label.snapshot import Snapshot
-from skal.label.state import State
+from skal.label.state import State, path_of
 from skal.label.stopping import StopTest
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class LabelSession(Actions):
             for image, decision in self._state.decisions().items():
                 event = decision.event
                 item = self._catalogue.items.get(image)
-                path = event.get("path", "") if item is None else item.path
+                path = path_of(event, image) if item is None else item.path
                 rows.append(
                     {
                         "path": path,

@@ -255,3 +255,12 @@ def images_of(event: Event) -> list[str]:
     if event["kind"] == "grid":
         return list(event["images"])
     return [event["image"], *event.get("group", ())]
+
+
+def path_of(event: Event, image: str) -> str:
+    """The path that an image had when the event was recorded; empty where the event does not say."""
+    if event["kind"] == "import":
+        return next((str(path) for own, path, _ in event["labels"] if own == image), "")
+    if event["kind"] == "grid":
+        return str(dict(zip(event["images"], event["paths"], strict=True)).get(image, ""))
+    return str(event.get("path", "")) if event.get("image") == image else ""

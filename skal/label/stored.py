@@ -18,7 +18,7 @@ from skal.label.names import check_class_name
 from skal.label.project import Project
 from skal.label.report import Status, report
 from skal.label.snapshot import Snapshot
-from skal.label.state import State
+from skal.label.state import State, path_of
 from skal.label.stopping import StopTest
 from skal.label.tables import to_label_studio, write_rows
 
@@ -81,7 +81,7 @@ class StoredProject:
         for image, decision in self.state.decisions().items():
             if decision.label is not None:
                 item = self.catalogue.items.get(image)
-                path = str(decision.event.get("path", "")) if item is None else item.path
+                path = path_of(decision.event, image) if item is None else item.path
                 why = "audit" if image in self.state.audited else str(decision.event.get("why", decision.event["kind"]))
                 yield image, path, decision.label, why
 

@@ -213,7 +213,7 @@ def test_a_file_that_is_gone_is_passed_over(serve, opened, visit):
     first, second, third = session.upcoming(3, "somebody")
     session.leave("somebody")
     os.unlink(second.path)
-    page = visit(client, tolerated=("410",))
+    page = visit(client, tolerated=("410", "404"))
     label(page, 1)
     page.wait_for_function("id => document.querySelector('#stage img').dataset.id === id", arg=third.id)
     assert second.id not in session.labels.image.tolist()
