@@ -346,7 +346,8 @@ def test_a_grid_is_one_action(opened):
     assert confidences == sorted(confidences, reverse=True)
     n_events, n_labels = len(session._log.events), len(session.labels)
     wrong, right = [grid[-1].id], [q.id for q in grid[:-1]]
-    session.answer_grid(label, right, wrong)
+    for _ in range(2):
+        session.answer_grid(label, right, wrong, event="g1")
     assert sum(event["kind"] == "grid" for event in session._log.events[n_events:]) == 1
     assert len(session.labels) == n_labels + len(right)
     assert wrong[0] not in [q.id for q in session.grid(label)]
