@@ -15,7 +15,7 @@ from skal.label import log as log_module
 from skal.label.audit import wilson_interval
 from skal.label.catalogue import Catalogue
 from skal.label.fitting import Learner, choose, takes_unlabeled
-from tests.label.conftest import CLASSES, draw, label_all, truth
+from tests.label.conftest import CLASSES, draw, label_all, settled, truth
 
 
 def never(learner, X_pool, n_instances=1):
@@ -27,17 +27,6 @@ def never(learner, X_pool, n_instances=1):
 def quiet(opened):
     """Opens sessions that train nothing by themselves."""
     return lambda **options: opened(**{"batch_size": 10_000, "query": never, **options})
-
-
-def settled(session):
-    """Wait until the background has nothing to do."""
-    end = time.monotonic() + 60
-    with session._changed:
-        while session._modelling.next_task() is not None or not session._reading.is_done:
-            session._changed.wait(0.02)
-            assert time.monotonic() < end
-    time.sleep(0.05)
-    return session
 
 
 # ------------------------------------------------------------------------ questions
