@@ -145,6 +145,8 @@ class Actions:
             If the disk refuses; nothing is recorded then.
         """
         with self._changed:
+            if event is not None and event in self._log:
+                return  # sent again
             name = check_class_name(label, self._state.classes)
             for image in (*images, *rejected):
                 item = self._catalogue.items.get(image)

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 import uuid
 
 import numpy as np
@@ -66,6 +67,17 @@ def opened(photos, tmp_path, estimator):
 @pytest.fixture
 def session(opened):
     return opened()
+
+
+def settled(session):
+    """Wait until the background has nothing to do."""
+    end = time.monotonic() + 60
+    with session._changed:
+        while session._modelling.next_task() is not None or not session._reading.is_done:
+            session._changed.wait(0.02)
+            assert time.monotonic() < end
+    time.sleep(0.05)
+    return session
 
 
 def label_all(session, n=None, tab=""):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from skal.label import log as log_module
 from skal.label.stored import StoredProject
-from tests.label.conftest import CLASSES, draw, truth
+from tests.label.conftest import CLASSES, draw, settled, truth
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
 pytest.importorskip("starlette", reason="the page needs the extra 'label'")
@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_and_the_image_comes_back(serve, opened, visit, monk
 
 
 def test_a_file_that_is_gone_is_passed_over(serve, opened, visit):
-    session = opened(batch_size=10_000)
+    session = settled(opened(batch_size=10_000))
     client = serve(session)
     first, second, third = session.upcoming(3, "somebody")
     session.leave("somebody")

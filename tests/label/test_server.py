@@ -55,6 +55,8 @@ def test_classes(client):
 def test_grid_and_review(serve, opened):
     session = opened(batch_size=10_000, audit=0)
     client = serve(session)
+    while session.status().progress < 1:
+        time.sleep(0.01)
     for _ in range(24):
         question = questions(client)[0]
         client.post("/api/answer", image=question["id"], label=truth(question["path"]))

@@ -15,7 +15,7 @@ from skal.label import log as log_module
 from skal.label.audit import wilson_interval
 from skal.label.catalogue import Catalogue
 from skal.label.fitting import Learner, choose, takes_unlabeled
-from tests.label.conftest import CLASSES, draw, label_all, truth
+from tests.label.conftest import CLASSES, draw, label_all, settled, truth
 
 
 def never(learner, X_pool, n_instances=1):
@@ -27,17 +27,6 @@ def never(learner, X_pool, n_instances=1):
 def quiet(opened):
     """Opens sessions that train nothing by themselves."""
     return lambda **options: opened(**{"batch_size": 10_000, "query": never, **options})
-
-
-def settled(session):
-    """Wait until the background has nothing to do."""
-    end = time.monotonic() + 60
-    with session._changed:
-        while session._modelling.next_task() is not None or not session._reading.is_done:
-            session._changed.wait(0.02)
-            assert time.monotonic() < end
-    time.sleep(0.05)
-    return session
 
 
 # ------------------------------------------------------------------------ questions
@@ -346,7 +335,8 @@ def test_a_grid_is_one_action(opened):
     assert confidences == sorted(confidences, reverse=True)
     n_events, n_labels = len(session._log.events), len(session.labels)
     wrong, right = [grid[-1].id], [q.id for q in grid[:-1]]
-    session.answer_grid(label, right, wrong)
+    for _ in range(2):
+        session.answer_grid(label, right, wrong, event="g1")
     assert sum(event["kind"] == "grid" for event in session._log.events[n_events:]) == 1
     assert len(session.labels) == n_labels + len(right)
     assert wrong[0] not in [q.id for q in session.grid(label)]
