@@ -119,7 +119,7 @@ def test_forms_of_data(form):
 
 def test_searches_pipelines_and_scores():
     digits = load_digits()
-    X, y = digits.data[:600], digits.target[:600]
+    X, y = digits.data[:300], digits.target[:300]
     base = active(n_queries=6, batch_size=10, n_initial=20)
     grid = {"query": [Query(margin_sampling), Query(random_sampling)], "estimator__C": [0.01, 1]}
     one, two = (GridSearchCV(base, grid, cv=2, n_jobs=n_jobs).fit(X, y) for n_jobs in (1, 2))

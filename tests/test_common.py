@@ -27,7 +27,6 @@ def toy_backbone():
 
 ESTIMATORS = [
     FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0),
-    FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0, n_frozen=2),
     FrozenPrefixClassifier(
         toy_backbone, max_epochs=10, min_steps=0, n_frozen=0, warm_start=False, head_init="random", lr=0.02
     ),
@@ -36,7 +35,9 @@ ESTIMATORS = [
     FrozenPrefixClassifier(toy_backbone(), recipe=SelectiveJoint(), max_epochs=10, min_steps=0),
     ActiveClassifier(LogisticRegression(), Query(random_sampling)),
     ActiveClassifier(LogisticRegression(), margin_sampling, n_initial=10),
-    ActiveClassifier(FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0), Query(random_sampling)),
+    ActiveClassifier(
+        FrozenPrefixClassifier(toy_backbone(), max_epochs=10, min_steps=0), Query(random_sampling), n_queries=3
+    ),
     SymmetricKLNeighbors(1),
 ]
 

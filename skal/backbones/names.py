@@ -206,7 +206,7 @@ def _import(package: str, extra: str, asked: NamedNetwork) -> ModuleType:
         return import_module(package)
     except ImportError as error:
         raise ImportError(
-            f'backbone={asked.full_name!r} needs the package {package!r}, which the extra {extra!r} of skal installs ({error})'
+            f"backbone={asked.full_name!r} needs the package {package!r} of skal's extra {extra!r} ({error})"
         ) from error
 
 

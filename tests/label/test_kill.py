@@ -140,6 +140,7 @@ def check(folder, project, acknowledged):
         assert question.id not in recorded
 
 
+@pytest.mark.slow
 def test_kill_twice(tmp_path):
     check(*kill_many_times(tmp_path, 2, seed=0))
 

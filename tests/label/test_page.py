@@ -18,6 +18,7 @@ pytest.importorskip("starlette", reason="the page needs the extra 'label'")
 CHROMIUM = os.environ.get("SKAL_CHROMIUM", "/usr/bin/chromium")
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"there is no browser at {CHROMIUM}"),
 ]
 _ARGUMENTS = [

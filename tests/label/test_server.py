@@ -256,7 +256,8 @@ def test_links_that_leave_the_folder_are_not_served(photos, tmp_path, serve, ope
     session = opened()
     while not session._reading.is_done:
         time.sleep(0.01)
-    assert all(".." not in os.path.relpath(os.path.realpath(session.file(i)), photos) for i in list(session._catalogue.items))
+    files = [os.path.realpath(session.file(image)) for image in list(session._catalogue.items)]
+    assert all(".." not in os.path.relpath(file, photos) for file in files)
     assert session.status().n_images == 60
 
 
