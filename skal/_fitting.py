@@ -68,11 +68,13 @@ def train(
     if continues and replays and not is_same:
         raise ValueError(
             f"partial_fit continues a fit with {estimator.n_frozen_} frozen layers of "
-            f"{estimator.backbone_.fingerprint!r}, but there are {prefix.n_frozen} of {prefix.backbone.fingerprint!r} "
-            "now; call fit"
+            f"{estimator.backbone_.fingerprint!r} and {estimator.backbone_.inputs.transform}, but there are "
+            f"{prefix.n_frozen} of {prefix.backbone.fingerprint!r} and {prefix.backbone.inputs.transform} now; call fit"
         )
     continues = is_same
     recipe = _recipe_of(estimator, continues)
+    if sample_weight is not None and data.get("sample_domain") is not None:
+        raise ValueError("sample_weight cannot be split by sample_domain: give the source as X_source and y_source")
     X, y, data = _arranged(recipe, X, y, data, estimator.data_ if continues else {}, replays)
     if X is None:
         if sample_weight is not None:
@@ -104,7 +106,8 @@ def train(
         problem.activations  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
     with seeded(draw_seed(check_random_state(estimator.random_state))):
         trained = recipe.train(problem, **data)
-    if not all(torch.isfinite(weight).all() for weight in trained.net.module_.parameters()):
+    models = [trained.net.module_, *trained.fused]
+    if not all(torch.isfinite(weight).all() for model in models for weight in model.parameters()):
         raise ValueError(f"training diverged: weights are not finite with lr={estimator.lr}; a lower rate helps")
     learned = {name: value for name, value in vars(shape).items() if name in ("n_features_in_", "feature_names_in_")}
     return {
@@ -128,7 +131,12 @@ def train(
 def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:
     """2-D data as scikit-learn checks it; images are left to the network's own check."""
     X = as_data(X)
-    return X if is_images(X) else validate_data(estimator, X, dtype=np.float32, reset=reset)
+    if not is_images(X):
+        return validate_data(estimator, X, dtype=np.float32, reset=reset)
+    if reset:
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(estimator).pop(name, None)
+    return X
 
 
 def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> Prefix:
@@ -158,8 +166,9 @@ def fitted_prefix(estimator: Any) -> Prefix:
 
 def is_same_network(estimator: Any, prefix: Prefix) -> bool:
     """Whether the last fit was of this network at this depth."""
-    fingerprint = estimator.backbone_.fingerprint
-    return bool(estimator.n_frozen_ == prefix.n_frozen and fingerprint == prefix.backbone.fingerprint)
+    last, now = estimator.backbone_, prefix.backbone
+    same_input = repr(last.inputs.transform) == repr(now.inputs.transform)
+    return bool(estimator.n_frozen_ == prefix.n_frozen and last.fingerprint == now.fingerprint and same_input)
 
 
 def _recipe_of(estimator: Any, continues: bool) -> Recipe:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
@@ -19,6 +20,7 @@ from skal.features.memory import ActivationCache
 from skal.features.stored import StoredActivations
 from skal.training.checkpoint import load_models, models_state, read_checkpoint, write_checkpoint
 from skal.training.export import WholeNetwork
+from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.problem import Problem
@@ -82,13 +84,13 @@ class SavingMixin:
         Returns
         -------
         self : FrozenPrefixClassifier
-            Fitted, with this estimator's own backbone and parameters. Unless they were included it remembers no
-            labelled images: a later `partial_fit` replays none, and leaves classes without new images as they are.
+            Fitted, with this estimator's own backbone and parameters, at the frozen depth of the file. Unless labelled
+            images were included, a later `partial_fit` replays none, and leaves classes without new images as they are.
 
         Raises
         ------
         ValueError
-            If the file is no classifier of skal's or belongs to another backbone.
+            If the file is not a skal classifier, is damaged, or belongs to another backbone.
         """
         take_state(self, fitted_state(self, path))
         return self
@@ -96,8 +98,8 @@ class SavingMixin:
 
 def take_state(classifier: Any, state: dict[str, Any]) -> None:
     """Replace the fitted attributes of a classifier by those of another fit."""
-    for name in vars(classifier).get("_attributes", ()):
-        delattr(classifier, name)
+    for name in (*vars(classifier).get("_attributes", ()), "n_features_in_", "feature_names_in_"):
+        vars(classifier).pop(name, None)
     vars(classifier).update(state)
 
 
@@ -119,7 +121,7 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
         "fingerprint": classifier.backbone_.fingerprint,
         "n_features_in": getattr(classifier, "n_features_in_", None),
         "preprocess": repr(classifier.backbone_.inputs.transform),
-        "recipe": type(classifier.recipe_).__name__,
+        "recipe": classifier._trained_by,
         "data": sorted(classifier.data_),
         "trained_classes": np.searchsorted(classifier.classes_, classifier.trained_classes_).tolist(),
         "labelled": seen.content.tolist(),
@@ -137,7 +139,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     Raises
     ------
     ValueError
-        If the file is no classifier of skal's or belongs to another backbone.
+        If the file is not a skal classifier, is damaged, or belongs to another backbone.
     """
     state, described = read_checkpoint(path, _REQUIRED)
     prefix = prefix_of(classifier, n_features=described["n_features_in"])
@@ -153,6 +155,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             f"{backbone.inputs.transform}"
         )
     options = Options.of(classifier)
+    recipe = FineTuning() if classifier.recipe is None else clone(classifier.recipe)
     classes = decode_labels(described["classes"])
     labelled = _labelled(state, described, classes)
     prefix = replace(prefix, n_frozen=described["n_frozen"])
@@ -190,6 +193,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         "data_": dict.fromkeys(described["data"]),
         "seen_": labelled,
         "_final": ActivationCache(FINAL_BYTES),
+        "recipe_": recipe if type(recipe).__name__ == described["recipe"] else None,
         "_trained_by": described["recipe"],
         "_attributes": [],
     }

@@ -31,7 +31,7 @@ from skal.training.suffix import Suffix
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: What `fit` and `partial_fit` take beside X and y, and a search or Pipeline hands on without being told to.
+#: What `fit` and `partial_fit` take beside X and y, and a search or Pipeline passes on without a request.
 _DATA = ("X_source", "y_source", "X_unlabeled", "sample_domain")
 
 
@@ -306,7 +306,7 @@ class FrozenPrefixClassifier(
         y : array-like of shape (n,)
             Labels; new classes add rows to the head.
         classes : array-like of shape (n_classes,), default=None
-            Classes that may come later and shall have a column of `predict_proba` already.
+            Classes that may come later and need a column of `predict_proba` now.
         sample_weight, X_source, y_source, X_unlabeled, sample_domain
             As in `fit`; what is not given is that of the last fit.
 
@@ -324,7 +324,7 @@ class FrozenPrefixClassifier(
         return self._fit(X, y, sample_weight, data, continues=True, replays=True, classes=classes)
 
     def linear_probe(self) -> Self:
-        """An unfitted clone whose fit solves the head alone, on the pre-trained features: milliseconds where cached."""
+        """An unfitted clone whose fit solves the head alone: milliseconds if the pre-trained features are cached."""
         return clone(self).set_params(max_epochs=0, recipe=None, warm_start=False)
 
     def _fit(

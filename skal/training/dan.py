@@ -26,7 +26,7 @@ from skal.training.recipe import Recipe, Trained
 from skal.training.suffix import Suffix
 
 _FEWEST = 4  # images of each domain of which a discrepancy can be taken
-_SOURCE, _TARGET, _UNLABELLED = range(3)  # what a row of a batch is
+_SOURCE, _TARGET, _SAMPLE = range(3)  # rows of a batch: source, labelled target, any target image
 
 
 class DAN(Recipe):
@@ -48,10 +48,10 @@ class DAN(Recipe):
     kernel_weights : {"uniform", "optimal"}, default="uniform"
         Weights of the kernels: equal, or those of :func:`skal.numerics.discrepancy.kernel_weights` for each batch.
     estimator : {"unbiased", "biased", "linear"}, default="unbiased"
-        Of the MMD² of a batch; the paper takes the linear one.
+        Estimator of the MMD² of a batch; the paper uses the linear one.
     labels : {"target", "source"}, default="target"
-        What X, y are as long as no `X_source` is given: labelled images of the target, or of the source, for the case
-        that the target has no labels at all.
+        What X, y are as long as no `X_source` is given: labelled images of the target, or of the source, where the
+        target has no labels yet. `partial_fit` remembers the source, so its X, y are images of the target.
 
     Notes
     -----
@@ -122,11 +122,6 @@ class DAN(Recipe):
             return split_domains(X, y, np.asarray(domain))
         if self.labels == "source" and "X_source" not in data:
             return None, None, {**data, "X_source": X, "y_source": y}
-        if "X_unlabeled" in data and "X_source" not in data:
-            raise ValueError(
-                "DAN adapts from a source, but only X_unlabeled is given: pass X_source and y_source too, or "
-                "DAN(labels='source') where X, y are the source"
-            )
         return X, y, data
 
     def train(
@@ -134,6 +129,11 @@ class DAN(Recipe):
     ) -> Trained:
         """Train on batches of the source, of the labelled target, and of the target as it is."""
         if X_source is None:
+            if X_unlabeled is not None:
+                raise ValueError(
+                    "DAN adapts from a source, but only X_unlabeled is given: pass X_source and y_source too, or "
+                    "DAN(labels='source') where X, y are the source"
+                )
             return FineTuning().train(problem)
         own = problem
         problem = own.with_rows(X_source, y_source)
@@ -235,8 +235,8 @@ class AdaptationNet(SuffixNet):
         domain = y_true["domain"]
         given = {name: values for name, values in y_true.items() if name != "domain"}
         labels = given if "weight" in given else given["target"]
-        loss = super().get_loss(logits[domain != _UNLABELLED], labels, X, training)
-        of_source, of_target = domain == _SOURCE, domain == _UNLABELLED
+        loss = super().get_loss(logits[domain != _SAMPLE], labels, X, training)
+        of_source, of_target = domain == _SOURCE, domain == _SAMPLE
         if min(of_source.sum(), of_target.sum()) < _FEWEST:  # a last batch of few images
             return loss
         discrepancy = sum(
@@ -299,7 +299,7 @@ class TwoDomains(Dataset):
             rows = torch.cat([rows, own])
             domains.append(torch.full((len(own),), _TARGET))
         x, labels = self.labelled[rows]
-        domains.append(torch.full((len(of_target),), _UNLABELLED))
+        domains.append(torch.full((len(of_target),), _SAMPLE))
         labels = labels if isinstance(labels, dict) else {"target": labels}
         return torch.cat([x, of_target]), {**labels, "domain": torch.cat(domains)}
 
@@ -334,7 +334,7 @@ def split_domains(X: Any, y: Any, domain: np.ndarray) -> tuple[Any, Any, dict[st
         raise ValueError("sample_domain holds no positive number: there is no source to learn from")
     # A list of names and -1 would become an array of names, "-1" among them.
     labels = np.array([*y], dtype=object)
-    has_label = ~is_source & np.array([str(label) != "-1" for label in labels])
+    has_label = ~is_source & np.array([str(label) not in ("-1", "-1.0") for label in labels])
     source, labelled, rest = (np.flatnonzero(mask) for mask in (is_source, has_label, ~is_source & ~has_label))
     data = {"X_source": _safe_indexing(X, source), "y_source": np.array(labels[source].tolist())}
     if len(rest):

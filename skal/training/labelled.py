@@ -24,7 +24,8 @@ class Labelled:
     y : ndarray of shape (n,)
     sample_weight : ndarray of shape (n,) or None
     content : ndarray of shape (n,)
-        Name of each image's content: equal for a file that was touched or copied, and for a row given again.
+        Name of each image's content: equal for a file that was touched or copied, and for a row given again. (The keys
+        of a cache name files by path and time instead, so that a pass over a pool need not read them.)
     """
 
     inputs: Inputs
@@ -48,7 +49,7 @@ class Labelled:
 
     @classmethod
     def none(cls, y: np.ndarray) -> Labelled:
-        """No images; `y` tells of which kind labels would be."""
+        """No images; `y` gives the type of labels."""
         return cls.of(JoinedInputs(), y[:0])
 
     def followed_by(self, new: Labelled) -> tuple[Labelled, np.ndarray]:

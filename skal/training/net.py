@@ -136,7 +136,7 @@ def build_net(
     device : str
     net_class : callable, default=SuffixNet
     n_parts : int, default=1
-        The epochs and steps of a fit are shared by so many nets.
+        Number of nets that share the epochs and steps of one fit.
     """
     n_classes: int = module.head.out_features
     max_epochs, min_steps = (math.ceil(budget / n_parts) for budget in (options.max_epochs, options.min_steps))

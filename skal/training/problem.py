@@ -186,7 +186,10 @@ class Problem:
         X : images, or Inputs
         y : array-like of labels
         """
-        inputs, labels = self.check(X), check_labels("y_source", X, y)
+        inputs = self.check(X)
+        if np.ndim(y) == 1 and len(y) != len(inputs):  # type: ignore[arg-type]
+            raise ValueError(f"X_source and y_source have inconsistent numbers of samples: {len(inputs)} and {len(y)}")  # type: ignore[arg-type]
+        labels = check_labels(self, inputs, y)
         if len(self.y) and (labels.dtype.kind in "OSU") != (self.y.dtype.kind in "OSU"):
             raise ValueError(
                 f"labels of the source, such as {labels[0]!r}, and of the target, such as {self.y[0]!r}, "
@@ -217,7 +220,7 @@ class Problem:
         """Labelled images, or chosen ones of them, as a data set of activations and targets."""
         own = np.arange(len(self.y)) if chosen is None else chosen
         if self.options.augment is None:
-            load = self.activations[own].__getitem__
+            load = (self.activations if chosen is None else self.activations[own]).__getitem__
         else:
             load = self.load(JoinedInputs((self.inputs, own)))
         weights = None if self.sample_weight is None else torch.from_numpy(self.sample_weight[own]).float()
@@ -278,7 +281,7 @@ class Problem:
             Probability with which a step draws each row; None takes every row once per epoch.
         net_class : callable, default=SuffixNet
         n_parts : int, default=1
-            The epochs and steps of a fit are shared by so many nets.
+            Number of nets that share the epochs and steps of one fit.
         """
         made_here = {"iterator_train", "train_split"} & set(self.options.net_params or {})
         if made_here and net_class is not SuffixNet:
@@ -297,7 +300,7 @@ class Problem:
         )
 
     def finished_net(self, suffix: Suffix, history: list[dict[str, Any]] | None = None) -> SuffixNet:
-        """The net of a suffix that has been trained otherwise, with the history of that."""
+        """Wrap a suffix that is trained already in a net, with its training history."""
         net = self.net(suffix, 1).initialize()
         net.history_.extend(history or [])
         return net

@@ -70,8 +70,8 @@ class Recipe(BaseEstimator, ABC):
         problem : Problem
             Labelled images, and what all recipes share.
         **data
-            What was given to `fit` beside X and y. The keyword-only parameters of this method say what a recipe takes:
-            of ``X_source``, ``y_source`` and ``X_unlabeled`` those it has; ``fit`` raises if it is given others.
+            What was given to `fit` beside X and y. The keyword-only parameters of a recipe's `train` declare which of
+            ``X_source``, ``y_source`` and ``X_unlabeled`` it takes; ``fit`` raises if it is given others.
 
         Returns
         -------

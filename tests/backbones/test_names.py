@@ -149,7 +149,7 @@ def test_unknown_weights_raise_before_anything_is_built(monkeypatch, name, weigh
 )
 def test_a_missing_package_names_its_extra(monkeypatch, package, name, extra):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    with seeded(0), pytest.raises(ImportError, match=rf'{name}.*{package}.*extra .{extra}'):
+    with seeded(0), pytest.raises(ImportError, match=rf"{name}.*{package}.*extra .{extra}"):
         build_named(name, "auto", None)
 
 

@@ -284,3 +284,49 @@ def test_labels_of_the_source_and_then_of_the_target(mlp):
         clone(net).set_params(recipe__labels="target").fit(X, y, X_unlabeled=target)
     with pytest.raises(ValueError, match="sample_weight weighs labelled target images"):
         clone(net).fit(X, y, np.ones(60), X_unlabeled=target)
+
+
+def test_what_a_loaded_classifier_can_do(name, net, data, pixels, tmp_path):
+    """It can be saved again, by the recipe that made it, also over an earlier fit of another."""
+    X, y = pixels
+    net.fit(X[:12], y[:12], **data).save(tmp_path / "one")
+    over = clone(net).set_params(recipe=FineTuning()).fit(X[:12], y[:12]).load(tmp_path / "one")
+    over.save(tmp_path / "two")
+    again = clone(net).load(tmp_path / "two")
+    np.testing.assert_array_equal(again.predict_proba(X), net.predict_proba(X))
+    assert type(again.recipe_) is type(net.recipe_)
+    again.partial_fit(X[:12], y[:12], **data)
+
+
+def test_another_preprocessing_is_not_continued(convnet, pixels):
+    X, y = pixels
+    net = FrozenPrefixClassifier(convnet, preprocess=SMALL, max_epochs=2, min_steps=0, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match=r"partial_fit continues a fit with .*crop=16.*call fit"):
+        net.set_params(preprocess=None, image_size=12).partial_fit(X, y)
+
+
+def test_a_warm_start_adapts_from_the_source_it_was_given(mlp):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 7)).astype(np.float32), np.arange(30) % 2
+    net = FrozenPrefixClassifier(
+        mlp, n_frozen=0, recipe=DAN(), warm_start=True, max_epochs=2, min_steps=0, random_state=0
+    )
+    net.fit(X[:6], y[:6], X_source=X, y_source=y, X_unlabeled=X + 1).fit(X[:8], y[:8], X_unlabeled=X + 2)
+    assert len(net.data_["X_source"]) == 30
+    with pytest.raises(ValueError, match="X_source and y_source have inconsistent numbers of samples: 30 and 29"):
+        clone(net).fit(X, y, X_source=X, y_source=y[:29])
+    with pytest.raises(ValueError, match="sample_weight cannot be split by sample_domain"):
+        clone(net).fit(X, y, np.ones(30), sample_domain=np.where(y, 1, -1))
+    masked = np.where(np.arange(30) < 20, y, -1.0)
+    domain = np.where(np.arange(30) < 20, 1, -1)
+    assert clone(net).fit(X, masked, sample_domain=domain).classes_.tolist() == [0.0, 1.0]
+
+
+def test_names_of_columns_go_with_the_fit_that_had_them(mlp):
+    pd = pytest.importorskip("pandas")
+    X, y = np.random.default_rng(0).normal(size=(20, 7)), np.arange(20) % 2
+    net = FrozenPrefixClassifier(mlp, max_epochs=1, min_steps=0, random_state=0)
+    net.fit(pd.DataFrame(X, columns=list("abcdefg")), y)
+    assert net.feature_names_in_.tolist() == list("abcdefg")
+    net.fit(X, y).predict(X)  # would warn of missing names
+    assert not hasattr(net, "feature_names_in_")
