@@ -1,7 +1,7 @@
 // The page: its modes, its keys, and what it says.
 
 import { act, get, leave, onSaving, unsaved } from "./api.js";
-import { onClasses, openDialog, setClasses } from "./classes.js";
+import { classes, onClasses, openDialog, setClasses } from "./classes.js";
 import { keyOf } from "./keys.js";
 import * as grid from "./grid.js";
 import * as review from "./review.js";
@@ -106,8 +106,9 @@ onClasses(() => {
 let first = true;
 async function poll() {
   try {
+    const { changes } = classes;
     const status = await get("/api/status");
-    setClasses(status.classes);
+    if (changes === classes.changes) setClasses(status.classes); // else it may be from before the change
     showStatus(status);
     if (!status.is_writable) showBanner(status.failure, true);
     if (first && !status.classes.length) openDialog();
