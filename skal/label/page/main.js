@@ -61,8 +61,7 @@ document.getElementById("open-help").addEventListener("click", () => document.ge
 document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
   const key = keyOf(event);
-  const isTyping = ["INPUT", "TEXTAREA"].includes(event.target.tagName);
-  if (!key || isTyping) return;
+  if (!key) return; // a field of a dialog just closed may have the focus for a moment: keys mean classes all the same
   if (event.repeat && !key.startsWith("Arrow") && key !== "Tab") {
     event.preventDefault(); // a key that is held answers once
     return;
