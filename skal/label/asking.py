@@ -63,6 +63,7 @@ class Desk:
     def __init__(self, catalogue: Catalogue, state: State, audit: float):
         self.catalogue, self.state, self.audit = catalogue, state, audit
         self.snapshot = Snapshot()
+        self.returned: dict[str, str] = {}  # images that a tab gave back, and why they were asked
         self.asked: dict[str, None] = {}  # given by the caller, to be asked before all others
         self._given: dict[str, list[Question]] = {}
         self._until: dict[str, float] = {}
@@ -92,11 +93,11 @@ class Desk:
     def _expire(self, tab: str) -> None:
         now = time.monotonic()
         for other in [other for other, until in self._until.items() if until < now and other != tab]:
-            del self._until[other], self._given[other]
+            self.forget(other)
 
     def forget(self, tab: str) -> None:
-        """Take back what a tab was given, as when it is closed."""
-        self._given.pop(tab, None)
+        """Take back what a tab was given, as when it is closed; whoever asks next is given it, in the same order."""
+        self.returned |= {question.id: question.why for question in self._given.pop(tab, [])}
         self._until.pop(tab, None)
 
     def put_first(self, tab: str, image: str) -> None:
@@ -133,6 +134,10 @@ class Desk:
             item = self.catalogue.items.get(image)
             if item is not None and image not in taken and image not in self.state:
                 return item, "audit" if item.is_reserved else "strategy"
+        for image, why in list(self.returned.items()):
+            if self._is_open(image) and image not in taken:
+                return self.catalogue.items[image], why
+            del self.returned[image]
         n_audit = self.state.counts["audit"] + sum(question.why == "audit" for question in out)
         n_other = sum(self.state.counts[why] for why in ("strategy", "random"))
         n_other += sum(question.why in ("strategy", "random") for question in out)

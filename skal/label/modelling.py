@@ -227,7 +227,7 @@ class Modelling:
             before = self._desk.snapshot
             training = self.training()
             pool = self._pool()
-            out = {question.id for question in self._desk.out}
+            out = {question.id for question in self._desk.out} | set(self._desk.returned)
             audited = [self._catalogue.items[i] for i in self._state.audited if i in self._catalogue.items]
             reserved = [item for item in self._catalogue.reserved if item.id in self._embedded]
         sound = set(self._sound([item for item, _ in training]))

@@ -295,6 +295,15 @@ def test_a_lease_ends(quiet, monkeypatch):
     assert session.next("b").id == question.id
 
 
+def test_what_a_closed_tab_had_comes_next_in_the_same_order(opened):
+    session = settled(opened())
+    label_all(session, 12)
+    before = session.upcoming(6)
+    session.leave("")
+    session.fit()
+    assert [(q.id, q.why) for q in session.upcoming(6, "other")] == [(q.id, q.why) for q in before]
+
+
 def test_a_contradiction_trains_nothing_until_it_is_resolved(quiet):
     session = quiet()
     question = session.next("a")

@@ -3,7 +3,7 @@
 import { act } from "./api.js";
 import { bind, isBindable, keysOf } from "./keys.js";
 
-export const classes = { names: [], keys: new Map() };
+export const classes = { names: [], keys: new Map(), changes: 0 };
 const listeners = [];
 
 export function onClasses(listener) {
@@ -64,6 +64,7 @@ async function change(path, body) {
   problem.textContent = "";
   try {
     const { classes: names } = await act(path, body);
+    classes.changes += 1;
     refresh(names);
     return true;
   } catch (error) {

@@ -1,7 +1,7 @@
 // The page: its modes, its keys, and what it says.
 
 import { act, get, leave, onSaving, unsaved } from "./api.js";
-import { onClasses, openDialog, setClasses } from "./classes.js";
+import { classes, onClasses, openDialog, setClasses } from "./classes.js";
 import { keyOf } from "./keys.js";
 import * as grid from "./grid.js";
 import * as review from "./review.js";
@@ -61,8 +61,7 @@ document.getElementById("open-help").addEventListener("click", () => document.ge
 document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
   const key = keyOf(event);
-  const isTyping = ["INPUT", "TEXTAREA"].includes(event.target.tagName);
-  if (!key || isTyping) return;
+  if (!key) return; // a field of a dialog just closed may have the focus for a moment: keys mean classes all the same
   if (event.repeat && !key.startsWith("Arrow") && key !== "Tab") {
     event.preventDefault(); // a key that is held answers once
     return;
@@ -106,8 +105,9 @@ onClasses(() => {
 let first = true;
 async function poll() {
   try {
+    const { changes } = classes;
     const status = await get("/api/status");
-    setClasses(status.classes);
+    if (changes === classes.changes) setClasses(status.classes); // else it may be from before the change
     showStatus(status);
     if (!status.is_writable) showBanner(status.failure, true);
     if (first && !status.classes.length) openDialog();
