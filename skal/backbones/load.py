@@ -130,7 +130,7 @@ def _load(
             if file is not None:
                 module = with_weights(module, file)
         module = _materialised(module, n_features)
-    return Backbone(module, _input_transform(module, preprocess, image_size))
+    return Backbone(module, _input_transform(module, preprocess, image_size, isinstance(backbone, str)))
 
 
 def _weights_key(backbone: BackboneLike, weights: Weights) -> Any:
@@ -163,7 +163,7 @@ def _materialised(module: nn.Module, n_features: int | None) -> nn.Module:
 
 
 def _input_transform(
-    module: nn.Module, transform: ImageTransform | None, image_size: int | None
+    module: nn.Module, transform: ImageTransform | None, image_size: int | None, is_named: bool
 ) -> ImageTransform | None:
     first = first_layer(module)
     if isinstance(first, nn.Linear):
@@ -172,7 +172,8 @@ def _input_transform(
                 "image_size and preprocess are for networks on images; this one starts with a linear layer"
             )
         return None
-    channels = first.in_channels if isinstance(first, _ConvNd) else 3
+    # Networks by name take colour images, also where their first convolution reads a transform of them, as CSATv2's.
+    channels = 3 if is_named or not isinstance(first, _ConvNd) else first.in_channels
     if transform is None:
         transform = ImageTransform(224, 224, *_GREY) if channels == 1 else ImageTransform(224, 224)
     if transform.channels != channels:
