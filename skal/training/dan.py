@@ -207,8 +207,8 @@ class WithActivations(nn.Module):
 class AdaptationNet(SuffixNet):
     """Adds the discrepancy of the two domains to the loss of the labels.
 
-    Labels are a dict of ``domain``, which is source, labelled target or target without label, and of ``target`` and
-    perhaps ``weight`` for those that have one.
+    Labels are a dict of ``domain``, which is source, labelled target, or any target image taken without its label, and
+    of ``target`` and perhaps ``weight`` for the rows of the first two.
     """
 
     def __init__(
