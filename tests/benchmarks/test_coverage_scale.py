@@ -1,7 +1,7 @@
 """Coverage estimated on a sample beside exact coverage, and how time and memory grow with the pool.
 
-Features near a surface of 32 dimensions, as those of networks are; clusters of uneven size; and the positive features of
-a random map, where all images are nearly as far from each other and bounds say little.
+Features near a surface of 32 dimensions, as those of networks are; clusters of uneven size; and the positive features
+of a random map, where all images are nearly as far from each other and bounds say little.
 """
 
 import os
