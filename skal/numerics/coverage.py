@@ -192,7 +192,12 @@ class _Sample:
 
 
 class _Candidates:
-    """Points that cover each other. What each adds is computed only where it may be the best."""
+    """Points that cover each other. What each adds is computed only where it may be the best.
+
+    Where bounds say little, nearly all would be computed at each pick. So once more have been computed than there are
+    points whose coverage changed, the gains of all are brought up to date, from these points alone: a new pick is the
+    nearest one of fewer and fewer points.
+    """
 
     def __init__(
         self,
@@ -206,9 +211,16 @@ class _Candidates:
         self._bounds = _gain_bounds(X, kernel, weights, covered)
         self._similarities = _Similarities(X, kernel)
         self._dropped: list[int] = []
+        self._computed = 0  # gains since all were brought up to date
+        self._gains = torch.zeros_like(self._bounds)
+        self._level = torch.ones_like(covered)  # coverage of which these are the gains
+        self._rounding = 0.0
 
     def best(self) -> tuple[int, float]:
         """The candidate that adds most, the first of equal ones, and what it adds."""
+        changed = (self._covered != self._level).nonzero().flatten()
+        if 0 < len(changed) < self._computed:
+            self._update(changed)
         n = len(self._bounds)
         exact = torch.zeros(n, dtype=torch.bool, device=self._bounds.device)
         excess = self.excess()
@@ -217,8 +229,19 @@ class _Candidates:
             again[-1] = best  # which of equal bounds topk takes is not said
             self._bounds[again] = self.gains(self.similarities(again.tolist()), excess[again]).double()
             self._bounds[self._dropped] = -torch.inf
+            self._computed += len(again)
             exact[again] = True
         return best, float(self._bounds[best])
+
+    def _update(self, changed: torch.Tensor) -> None:
+        """Bound all candidates by their gains, from the points whose coverage has changed since the last time."""
+        for part in changed.split(_AT_ONCE):
+            rows = self.similarities(part.tolist())
+            before = (rows - self._level[part, None]).clamp_(min=0)
+            self._gains += self._weights[part] @ rows.sub_(self._covered[part, None]).clamp_(min=0).sub_(before)
+        self._level, self._computed = self._covered, 0
+        self._rounding = max(self._rounding, 1e-5 * float(self._gains.max()))
+        self._bounds = torch.minimum(self._bounds, self._gains - self.excess() + self._rounding)
 
     def excess(self) -> torch.Tensor:
         """What each is said to add by covering itself beyond what it does."""

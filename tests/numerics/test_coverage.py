@@ -75,7 +75,24 @@ def test_equal_candidates_are_not_all_computed_at_each_pick(monkeypatch):
     monkeypatch.setattr(coverage._Similarities, "of", lambda self, rows: computed.append(len(rows)) or of(self, rows))
     isolated = torch.nn.functional.normalize(points(0, 1000, D=64).float())
     greedy_coverage(isolated, 50, partial(ball, radius=0.3))
-    assert sum(computed) <= 1000 + 2 * 50 * 16  # each once, and a few at each pick
+    assert sum(computed) <= 2 * 1000 + 2 * 50 * 16  # each twice, and a few at each pick
+
+
+def test_where_bounds_say_little_gains_are_brought_up_to_date(monkeypatch):
+    """Points that are nearly as far from each other: computed anew at each pick, they would take 30 x 400 rows."""
+    monkeypatch.setattr(coverage, "_AT_ONCE", 8)
+    computed = []
+    of = coverage._Similarities.of
+    monkeypatch.setattr(coverage._Similarities, "of", lambda self, rows: computed.append(len(rows)) or of(self, rows))
+    X = torch.nn.functional.normalize(points(0, 400, D=64))
+    picks = greedy_coverage(X, 30, gaussian)
+    assert sum(computed) < 8 * 400
+    similarity = gaussian(pairwise(X, X))
+    covered = torch.zeros(400, dtype=X.dtype)
+    for pick in picks:
+        gains = (similarity - covered).clamp(min=0).sum(1)
+        assert gains[pick] >= gains.max() - 1e-10
+        covered = torch.maximum(covered, similarity[pick])
 
 
 def test_picks_do_not_depend_on_what_the_processor_is_fast_at(monkeypatch):
