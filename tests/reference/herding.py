@@ -57,4 +57,7 @@ def ref_uherding(query):
     return plain_cover(unit(query.pool), query.n, plain_width(labelled), labelled, 1 - (p[:, -1] - p[:, -2]))
 
 
-ALTERNATIVES = {"max_herding": {"sigma": [0.2]}, "uherding": {"duplicates": [0.0, 0.5]}}
+ALTERNATIVES = {
+    "max_herding": {"sigma": [0.2], "max_reference": [10]},
+    "uherding": {"duplicates": [0.0, 0.5], "max_reference": [10]},
+}

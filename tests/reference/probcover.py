@@ -28,4 +28,4 @@ def ref_probcover(query):
     return picks
 
 
-ALTERNATIVES = {"probcover": {"delta": [0.5], "purity": [0.5], "n_classes": [3]}}
+ALTERNATIVES = {"probcover": {"delta": [0.5], "purity": [0.5], "n_classes": [3], "max_reference": [10]}}
