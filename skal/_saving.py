@@ -27,7 +27,7 @@ from skal.training.problem import Problem
 from skal.training.suffix import Suffix
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 _REQUIRED = (

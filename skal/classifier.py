@@ -30,7 +30,7 @@ from skal.training.recipe import Recipe
 from skal.training.suffix import Suffix
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 #: What `fit` and `partial_fit` take beside X and y, and a search or Pipeline passes on without a request.
 _DATA = ("X_source", "y_source", "X_unlabeled", "sample_domain")
