@@ -58,6 +58,7 @@ class Pages:
     def __init__(self, session: LabelSession, keys: Keys, entered: Callable[[], None]):
         self.session, self.keys, self._entered = session, keys, entered
         self._thumbnails = Thumbnails()
+        self._visits: dict[str, Any] = {}  # the last one of each tab
         folder = resources.files("skal.label") / "page"
         self._index = (folder / "index.html").read_text(encoding="utf-8")
         self._files = {name: (folder / name).read_bytes() for name in PAGE}
@@ -135,6 +136,7 @@ class Pages:
 
     def questions(self, query: Any) -> dict[str, Any]:
         tab = str(query.get("tab", ""))
+        self._visits[tab] = query.get("visit")
         questions = self.session.upcoming(min(_count(query.get("n"), _AHEAD), _MOST), tab, timeout=2)
         return {"questions": [self._shown(question) for question in questions]}
 
@@ -200,7 +202,10 @@ class Pages:
         return {}
 
     def leave(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.session.leave(_text(body, "tab"))
+        """A page is closed; the end of a page that was reloaded may come after the new one's beginning."""
+        tab = _text(body, "tab")
+        if self._visits.get(tab) == body.get("visit"):
+            self.session.leave(tab)
         return {}
 
     # ---------------------------------------------------------------- helpers

@@ -6,6 +6,9 @@ const token = document.querySelector('meta[name="write-token"]').content;
 export const tab = sessionStorage.getItem("skal-tab") || newId();
 sessionStorage.setItem("skal-tab", tab);
 
+// A reload is another visit of the same tab: what it was given is not taken back by the end of the visit before.
+const visit = newId();
+
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -31,17 +34,17 @@ async function answered(response) {
 }
 
 export async function get(path, query = {}) {
-  return answered(await fetch(`${path}?${new URLSearchParams(query)}`));
+  return answered(await fetch(`${path}?${new URLSearchParams({ tab, visit, ...query })}`));
 }
 
 async function post(path, body) {
   const headers = { "content-type": "application/json", "x-skal-token": token };
-  return answered(await fetch(path, { method: "POST", headers, body: JSON.stringify({ tab, ...body }) }));
+  return answered(await fetch(path, { method: "POST", headers, body: JSON.stringify({ tab, visit, ...body }) }));
 }
 
 export function leave() {
   const headers = { "content-type": "application/json", "x-skal-token": token };
-  fetch("/api/leave", { method: "POST", headers, body: JSON.stringify({ tab }), keepalive: true }).catch(() => {});
+  fetch("/api/leave", { method: "POST", headers, body: JSON.stringify({ tab, visit }), keepalive: true }).catch(() => {});
 }
 
 // What is not saved yet, in order; the page shows how much it is.

@@ -1,7 +1,7 @@
 // One image large, one key an answer. The next image is on the screen before the answer is on the disk; if it cannot be
 // saved, the page says so and comes back to it.
 
-import { act, get, picture, settled, tab } from "./api.js";
+import { act, get, picture, settled } from "./api.js";
 import { classOf, markSuggested, showButtons } from "./classes.js";
 import { say, showBanner } from "./main.js";
 
@@ -51,7 +51,7 @@ export async function start(anew = false) {
   if (asking) return;
   asking = true;
   try {
-    take((await get("/api/questions", { tab, n: AHEAD })).questions, anew);
+    take((await get("/api/questions", { n: AHEAD })).questions, anew);
   } catch (error) {
     showBanner(error.message);
   } finally {
