@@ -66,7 +66,7 @@ class Predictor:
         try:
             import onnxscript  # noqa: F401 (torch's exporter needs it)
         except ImportError as error:
-            raise ValueError("the format onnx needs: pip install 'skal[onnx]'") from error
+            raise ValueError("the format onnx needs: pip install 'skal-learn[onnx]'") from error
         whole = self.model.to_module()
         _, columns = self._named(np.eye(len(whole.classes)))
         module = _Named(whole, columns, self.temperature).eval()

@@ -8,11 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skal.features.prefix import run_batched
+from skal.backbones.backbone import Backbone
+from skal.features.prefix import deeper_depth, default_depth, run_batched
 from skal.training.batches import replay_shares
 from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
 from skal.training.unlabelled import sampled, taught_by
+
+#: Labels a class from which on more layers are trained where the depth is not given.
+_DEEPER_FROM = 10
 
 
 class FineTuning(Recipe):
@@ -62,6 +66,10 @@ class FineTuning(Recipe):
     def __init__(self, replay: float | str = 0.9, max_unlabeled: int = 5000):
         self.replay = replay
         self.max_unlabeled = max_unlabeled
+
+    def default_depth(self, backbone: Backbone, per_class: float) -> int:
+        """Up to layer A; from 10 labels a class on the first two thirds, which costs more and is worth it then."""
+        return deeper_depth(backbone) if per_class >= _DEEPER_FROM else default_depth(backbone)
 
     def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:
         """Solve the head, train all that is trainable, and average it with where it started."""

@@ -99,6 +99,8 @@ class Problem:
         Classes that have an output, whether or not there is an image of them.
     last : LastFit or None, default=None
         The fit that is continued.
+    deadline : float or None, default=None
+        When training ends at the latest, on ``time.monotonic``'s clock.
     """
 
     prefix: Prefix
@@ -109,6 +111,7 @@ class Problem:
     sample_weight: np.ndarray | None = None
     foretold: np.ndarray | None = None
     last: LastFit | None = None
+    deadline: float | None = None
 
     # ------------------------------------------------------------ labelled rows
 
@@ -295,6 +298,7 @@ class Problem:
             hidden=None if self.hidden is None else torch.from_numpy(self.hidden),
             share_of=share_of,
             device=self.prefix.device,
+            deadline=self.deadline,
             net_class=net_class,
             n_parts=n_parts,
         )
