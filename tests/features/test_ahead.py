@@ -8,12 +8,18 @@ import torch
 from torch.utils.data import TensorDataset
 
 import skal.features.activations as activations
+import skal.features.ahead as ahead
 from skal.backbones import load_backbone
 from skal.features.activations import Point, frozen_activations
-from skal.features.ahead import Loader, may_load_ahead, one_ahead
+from skal.features.ahead import Loader, loads_ahead, one_ahead
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import ItemInputs, JoinedInputs, PathInputs
 from tests.conftest import SMALL
+
+
+@pytest.fixture(autouse=True)
+def _a_core_more_than_the_network_uses(monkeypatch):
+    monkeypatch.setattr(ahead, "cpu_count", lambda: torch.get_num_threads() + 1)
 
 
 @pytest.fixture
@@ -64,12 +70,19 @@ def test_one_ahead():
 def test_a_users_data_set_is_read_in_the_callers_thread(files, pixels):
     paths = PathInputs(files[0], SMALL)
     items = ItemInputs(TensorDataset(torch.from_numpy(pixels[0])), SMALL)
-    assert may_load_ahead(paths)
-    assert may_load_ahead(KeyedInputs(paths))
-    assert not may_load_ahead(items)
-    assert not may_load_ahead(KeyedInputs(items))
-    assert may_load_ahead(JoinedInputs((paths, [0, 1])))
-    assert not may_load_ahead(JoinedInputs((paths, [0, 1]), (items, [0])))
+    assert loads_ahead(paths, "cpu")
+    assert loads_ahead(KeyedInputs(paths), "cpu")
+    assert not loads_ahead(items, "cpu")
+    assert not loads_ahead(KeyedInputs(items), "cpu")
+    assert loads_ahead(JoinedInputs((paths, [0, 1])), "cpu")
+    assert not loads_ahead(JoinedInputs((paths, [0, 1]), (items, [0])), "cpu")
+
+
+def test_a_network_on_every_core_has_nothing_beside_it(files, monkeypatch):
+    monkeypatch.setattr(ahead, "cpu_count", torch.get_num_threads)
+    paths = PathInputs(files[0], SMALL)
+    assert not loads_ahead(paths, "cpu")
+    assert loads_ahead(paths, "cuda")
 
 
 def test_the_next_block_is_loaded_while_the_network_computes(backbone, files, monkeypatch):
