@@ -23,13 +23,14 @@ from skal.backbones.load import BackboneLike
 from skal.features.cache import Cache
 from skal.images import ImageTransform
 from skal.source import SourceProfile
+from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.recipe import Recipe
 from skal.training.suffix import Suffix
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 #: What `fit` and `partial_fit` take beside X and y, and a search or Pipeline passes on without a request.
 _DATA = ("X_source", "y_source", "X_unlabeled", "sample_domain")
@@ -90,7 +91,7 @@ class FrozenPrefixClassifier(
         Whether the head reads the features of every image scaled to one length.
     wise_alpha : float or None, default=None
         The fitted weights are (1 - alpha) times those before fine-tuning, with the linear probe as head, plus alpha
-        times the fine-tuned ones [4]_. None takes k / (k + 5) with k the mean number of labels per class: the fewer
+        times the fine-tuned ones [4]_. None takes k / (k + 1) with k the mean number of labels per class: the fewer
         labels, the closer to the probe. ``head_init="random"`` takes 1.
     head_init : {"linear_probe", "random"}, default="linear_probe"
         Where a new head starts: from the logistic regression on the pre-trained features, or from random weights.
@@ -322,6 +323,11 @@ class FrozenPrefixClassifier(
         """
         data = {"X_source": X_source, "y_source": y_source, "X_unlabeled": X_unlabeled, "sample_domain": sample_domain}
         return self._fit(X, y, sample_weight, data, continues=True, replays=True, classes=classes)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of what `fit` takes beside X and y under this recipe, such as ``"X_unlabeled"``."""
+        return (self.recipe or FineTuning()).takes
 
     def linear_probe(self) -> Self:
         """An unfitted clone whose fit solves the head alone: milliseconds if the pre-trained features are cached."""

@@ -17,6 +17,9 @@ from skal.query import uherding_sampling
 BLOCK = 64
 
 
+DEFAULT_BACKBONE = "efficientnet_lite0"
+
+
 class StoppedError(Exception):
     """The session is being closed."""
 
@@ -28,6 +31,22 @@ def default_estimator(cache: Any = True, random_state: int | None = 0) -> Frozen
     """
     return FrozenPrefixClassifier(
         "efficientnet_lite0", image_size=128, max_epochs=0, min_steps=0, cache=cache, random_state=random_state
+    )
+
+
+def build_estimator(network: dict[str, Any], cache: Any = True) -> FrozenPrefixClassifier:
+    """The classifier that a project's settings or a model's description name."""
+    backbone = network.get("backbone") or DEFAULT_BACKBONE
+    if backbone == DEFAULT_BACKBONE and not network.get("weights"):
+        return default_estimator(cache)
+    return FrozenPrefixClassifier(
+        backbone,
+        weights=network.get("weights") or "auto",
+        image_size=network.get("image_size"),
+        max_epochs=0,
+        min_steps=0,
+        cache=cache,
+        random_state=0,
     )
 
 

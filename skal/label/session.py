@@ -33,7 +33,7 @@ from skal.label.state import State, path_of
 from skal.label.stopping import StopTest
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 #: Seconds that opening spends on reading images, so that the first question is there at once.
 _FIRST_READING = 1.0
@@ -137,7 +137,8 @@ class LabelSession(Actions):
         self._changed = threading.Condition(threading.RLock())
         self._catalogue = Catalogue(root, bytes.fromhex(settings.key), settings.threshold, self.project.cache)
         self._desk = Desk(self._catalogue, self._state, settings.audit)
-        self._desk.snapshot = Snapshot.load(self.project.snapshot)
+        snapshot = Snapshot.load(self.project.snapshot)
+        self._desk.snapshot = snapshot.follow(self._state.renames_since(snapshot.n_events))
         self._test = None if settings.target is None else StopTest(settings.target, tuple(settings.looks))
         if estimator is None:
             estimator = fitting.default_estimator(self.project.activations, seed)

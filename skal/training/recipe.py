@@ -23,7 +23,7 @@ class Trained:
     Parameters
     ----------
     net : NeuralNetClassifier
-        Its ``module_`` is the trained :class:`Suffix`, its ``history`` the loss of each epoch.
+        Its ``module_`` is the trained ``Suffix``, its ``history`` the loss of each epoch.
     classes : ndarray of shape (n_classes,)
         Class of each output of the head.
     fused : sequence of Suffix, default=()
@@ -39,7 +39,7 @@ class Trained:
 
 
 class Recipe(BaseEstimator, ABC):
-    """Base class of recipes: how the trainable layers of a :class:`FrozenPrefixClassifier` are trained.
+    """Base class of recipes: how the trainable layers of a :class:`skal.FrozenPrefixClassifier` are trained.
 
     A recipe defines ``__init__`` with its parameters, and :meth:`train`. The classifier trains a clone, so a recipe
     never changes; its parameters can be searched as ``recipe__name``.
