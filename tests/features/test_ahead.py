@@ -32,8 +32,12 @@ def whole(backbone, inputs, **options):
     return torch.cat([block for (block,) in frozen_activations(backbone, inputs, points, cache=None, **options)])
 
 
-def loaders():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if "ThreadPool" in thread.name]  # tqdm starts one of its own
 
 
 def test_a_loader_in_a_thread_keeps_the_order_and_passes_on_errors():
@@ -44,7 +48,6 @@ def test_a_loader_in_a_thread_keeps_the_order_and_passes_on_errors():
         assert results[0]()[1] != threading.current_thread().name
         with pytest.raises(ValueError, match="one"):
             failed()
-    assert not loaders()
 
 
 def test_a_loader_without_a_thread_calls_where_the_result_is_asked_for():
@@ -123,7 +126,6 @@ def test_a_damaged_file_is_named_and_what_was_before_it_is_yielded(backbone, fil
     assert len(next(blocks)[0]) == 4
     with pytest.raises(ValueError, match="cannot read 1 of 4 image files"):
         next(blocks)
-    assert not loaders()
 
 
 def test_a_pass_that_is_left_early_leaves_no_thread(backbone, files, monkeypatch):
@@ -131,4 +133,3 @@ def test_a_pass_that_is_left_early_leaves_no_thread(backbone, files, monkeypatch
     blocks = frozen_activations(backbone, PathInputs(files[0], SMALL), [Point(backbone.layers.features)], cache=None)
     next(blocks)
     blocks.close()
-    assert not loaders()
