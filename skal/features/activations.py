@@ -3,7 +3,8 @@
 modAL copies rows at every query and GridSearchCV at every fold, so arrays cannot be recognised by identity. Activations
 are therefore kept under the content of an image (a hash of its bytes, or path, time and size of its file) together with
 the weights, the pre-processing and the point of the network they belong to. What is lacking is computed from the
-deepest point before it that is kept. While the network computes a block, a thread loads the images of the next.
+deepest point before it that is kept. Where the network leaves
+processors idle, a thread loads the images of the next block while it computes one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import fx
 from tqdm import tqdm
 
 from skal.backbones.backbone import Backbone
-from skal.features.ahead import Loader, may_load_ahead, one_ahead
+from skal.features.ahead import Loader, loads_ahead, one_ahead
 from skal.features.cache import CACHE, Cache
 from skal.features.pooling import pool
 from skal.images.inputs import Inputs
@@ -118,7 +119,7 @@ def frozen_activations(
                     batches.append(_Batch(lacking, start, batch, x))
         return _Block(len(rows), keys, known, batches)
 
-    loader = Loader(ahead=may_load_ahead(inputs))
+    loader = Loader(ahead=loads_ahead(inputs, device))
     all_rows = np.arange(len(inputs))
     blocks = (planned(all_rows[first : first + BLOCK]) for first in range(0, len(inputs), BLOCK))
     with loader, tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:

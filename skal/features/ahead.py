@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
+from joblib import cpu_count
+
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, ItemInputs, JoinedInputs
 
@@ -59,8 +62,17 @@ def one_ahead(items: Iterable[_Value]) -> Iterator[_Value]:
     yield from before
 
 
-def may_load_ahead(inputs: Inputs) -> bool:
-    """Whether images may be loaded in a thread: a data set of the user may not allow it."""
+def loads_ahead(inputs: Inputs, device: torch.device | str) -> bool:
+    """Whether images are loaded in a thread: where the network leaves processors idle, and the images allow it.
+
+    A network that computes on every core is only slowed down by what runs beside it.
+    """
+    is_idle = torch.device(device).type != "cpu" or torch.get_num_threads() < cpu_count()
+    return is_idle and _allow_threads(inputs)
+
+
+def _allow_threads(inputs: Inputs) -> bool:
+    """Not where a data set of the user is read, which may not bear threads."""
     if isinstance(inputs, JoinedInputs):
-        return all(map(may_load_ahead, {id(part): part for part, _ in inputs.places}.values()))
-    return may_load_ahead(inputs.inputs) if isinstance(inputs, KeyedInputs) else not isinstance(inputs, ItemInputs)
+        return all(map(_allow_threads, {id(part): part for part, _ in inputs.places}.values()))
+    return _allow_threads(inputs.inputs) if isinstance(inputs, KeyedInputs) else not isinstance(inputs, ItemInputs)

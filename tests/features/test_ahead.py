@@ -8,12 +8,18 @@ import torch
 from torch.utils.data import TensorDataset
 
 import skal.features.activations as activations
+import skal.features.ahead as ahead
 from skal.backbones import load_backbone
 from skal.features.activations import Point, frozen_activations
-from skal.features.ahead import Loader, may_load_ahead, one_ahead
+from skal.features.ahead import Loader, loads_ahead, one_ahead
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import ItemInputs, JoinedInputs, PathInputs
 from tests.conftest import SMALL
+
+
+@pytest.fixture(autouse=True)
+def _a_core_more_than_the_network_uses(monkeypatch):
+    monkeypatch.setattr(ahead, "cpu_count", lambda: torch.get_num_threads() + 1)
 
 
 @pytest.fixture
@@ -26,8 +32,12 @@ def whole(backbone, inputs, **options):
     return torch.cat([block for (block,) in frozen_activations(backbone, inputs, points, cache=None, **options)])
 
 
-def loaders():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if "ThreadPool" in thread.name]  # tqdm starts one of its own
 
 
 def test_a_loader_in_a_thread_keeps_the_order_and_passes_on_errors():
@@ -38,7 +48,6 @@ def test_a_loader_in_a_thread_keeps_the_order_and_passes_on_errors():
         assert results[0]()[1] != threading.current_thread().name
         with pytest.raises(ValueError, match="one"):
             failed()
-    assert not loaders()
 
 
 def test_a_loader_without_a_thread_calls_where_the_result_is_asked_for():
@@ -64,12 +73,19 @@ def test_one_ahead():
 def test_a_users_data_set_is_read_in_the_callers_thread(files, pixels):
     paths = PathInputs(files[0], SMALL)
     items = ItemInputs(TensorDataset(torch.from_numpy(pixels[0])), SMALL)
-    assert may_load_ahead(paths)
-    assert may_load_ahead(KeyedInputs(paths))
-    assert not may_load_ahead(items)
-    assert not may_load_ahead(KeyedInputs(items))
-    assert may_load_ahead(JoinedInputs((paths, [0, 1])))
-    assert not may_load_ahead(JoinedInputs((paths, [0, 1]), (items, [0])))
+    assert loads_ahead(paths, "cpu")
+    assert loads_ahead(KeyedInputs(paths), "cpu")
+    assert not loads_ahead(items, "cpu")
+    assert not loads_ahead(KeyedInputs(items), "cpu")
+    assert loads_ahead(JoinedInputs((paths, [0, 1])), "cpu")
+    assert not loads_ahead(JoinedInputs((paths, [0, 1]), (items, [0])), "cpu")
+
+
+def test_a_network_on_every_core_has_nothing_beside_it(files, monkeypatch):
+    monkeypatch.setattr(ahead, "cpu_count", torch.get_num_threads)
+    paths = PathInputs(files[0], SMALL)
+    assert not loads_ahead(paths, "cpu")
+    assert loads_ahead(paths, "cuda")
 
 
 def test_the_next_block_is_loaded_while_the_network_computes(backbone, files, monkeypatch):
@@ -110,7 +126,6 @@ def test_a_damaged_file_is_named_and_what_was_before_it_is_yielded(backbone, fil
     assert len(next(blocks)[0]) == 4
     with pytest.raises(ValueError, match="cannot read 1 of 4 image files"):
         next(blocks)
-    assert not loaders()
 
 
 def test_a_pass_that_is_left_early_leaves_no_thread(backbone, files, monkeypatch):
@@ -118,4 +133,3 @@ def test_a_pass_that_is_left_early_leaves_no_thread(backbone, files, monkeypatch
     blocks = frozen_activations(backbone, PathInputs(files[0], SMALL), [Point(backbone.layers.features)], cache=None)
     next(blocks)
     blocks.close()
-    assert not loaders()
