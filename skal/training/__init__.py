@@ -4,7 +4,7 @@ from skal.numerics.propagation import align, propagate
 from skal.training.dan import DAN
 from skal.training.fine_tuning import FineTuning
 from skal.training.problem import Problem
-from skal.training.pseudo_labels import pseudo_labels
+from skal.training.pseudo_labelling import pseudo_labels
 from skal.training.recipe import Recipe, Trained
 from skal.training.selective_joint import SelectiveJoint
 

@@ -16,7 +16,7 @@ from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.head import HeadPenalty, default_C, solve_head
 from skal.training.problem import Problem, Start
-from skal.training.pseudo_labels import pseudo_labels
+from skal.training.pseudo_labelling import pseudo_labels
 
 #: Weight of the whole pool in the head's loss for each labelled image; an image of the pool weighs at most 1.
 _POOL_WEIGHT = 10.0
