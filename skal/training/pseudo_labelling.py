@@ -28,11 +28,11 @@ def pseudo_labels(
     """Probabilities of the classes of unlabelled images, from labelled ones and the graph of all.
 
     The logistic regression on the labelled images gives P; the labels, spread over the graph of neighbours, give Q.
-    Both are wrong about other images, so their product P^a Q^b is better than either. The powers are those under which
-    the labelled images are most likely when both votes are learned without them, fold by fold, with a normal prior
-    around 2: where the graph says little about the classes, or the labels are odd ones, b falls; in a pool of a few
-    images a class it is small from the start. Far from all labels Q
-    is flat. The shares of the classes follow the predictions, more so the more labels there are.
+    They are wrong about different images, so their product P^a Q^b is better than either. The powers are those under
+    which the labelled images are most likely when both votes are learned without them, fold by fold, with a normal
+    prior around 2: where the graph says little about the classes, or the labels are odd ones, b falls; in a pool of a
+    few images a class it is small from the start. Far from all labels Q is flat. The shares of the classes follow the
+    predictions, more so the more labels there are.
 
     Parameters
     ----------
