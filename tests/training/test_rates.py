@@ -77,9 +77,7 @@ def test_the_warm_up_ends():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backbone", "depths"), [("mobilenet_v2", [0, 8, 20, 35, 45, 51]), ("resnet18", [0, 8, 16])]
-)
+@pytest.mark.parametrize(("backbone", "depths"), [("mobilenet_v2", [0, 8, 20, 35, 45, 51]), ("resnet18", [0, 8, 16])])
 def test_a_search_over_depth_meets_no_cliff(backbone, depths):
     rng = np.random.default_rng(0)
     y = np.arange(24) % 3

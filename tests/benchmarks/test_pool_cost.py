@@ -1,0 +1,113 @@
+"""What a round costs: the query, a fit, and the pool, as ratios measured side by side: ``pytest tests/benchmarks``."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skal import FrozenPrefixClassifier
+from skal.active import Learner
+from skal.query import max_herding_sampling, uherding_sampling
+from tests.benchmarks.test_adma_speed import _threads_of_the_machine, seconds  # noqa: F401 (a fixture)
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """EfficientNet-Lite0 on 100 of 2,000 random images, everything cached."""
+    rng = np.random.default_rng(0)
+    y = np.arange(2000) % 10
+    base = rng.integers(60, 200, size=(10, 3))[y]
+    pool = (base[:, None, None] + rng.integers(-50, 50, (2000, SIZE, SIZE, 3))).clip(0, 255).astype(np.uint8)
+    net = FrozenPrefixClassifier("efficientnet_lite0", image_size=SIZE, n_frozen=-3, random_state=0)
+    learner = Learner(net, pool, y)
+    learner.labelled = np.arange(100)
+    learner.fit()
+    net.predict_proba(pool)
+    net.activations(pool, [-2], pooled=True, pretrained=True)
+    return learner, pool, y
+
+
+def test_a_query_of_uherding_beside_max_herding(taught, capsys):
+    """After a fit nothing of the new network is known: each query computes the pool's features once."""
+    learner, pool, _ = taught
+
+    def query(strategy):
+        learner.estimator._final.clear()
+        return strategy(learner, pool[100:], 10, random_state=0)
+
+    times = {
+        strategy.__name__: seconds(lambda s=strategy: query(s), 3)
+        for strategy in (max_herding_sampling, uherding_sampling)
+    }
+    ratio = times["uherding_sampling"] / times["max_herding_sampling"]
+    with capsys.disabled():
+        print(f"\n{times}: UHerding {ratio:.2f} x MaxHerding")
+    assert ratio < 1.3
+
+
+def test_a_fit_with_the_pool_beside_one_without(taught, capsys):
+    _, pool, y = taught
+    net = FrozenPrefixClassifier("efficientnet_lite0", image_size=SIZE, n_frozen=-3, random_state=0)
+    alone = seconds(lambda: net.fit(pool[:100], y[:100]), 3)
+    with_pool = seconds(lambda: net.fit(pool[:100], y[:100], X_unlabeled=pool), 3)
+    with capsys.disabled():
+        print(f"\nfit {alone:.2f} s, with a pool of 2,000 {with_pool:.2f} s: {with_pool / alone:.2f} x")
+    assert with_pool < 2 * alone
+
+
+def test_a_fit_beside_the_same_steps_in_plain_pytorch(taught, capsys):
+    """The steps of AdamW on the same suffix and batches, without skorch, without relative steps and history."""
+    _, pool, y = taught
+    net = FrozenPrefixClassifier(
+        "efficientnet_lite0", image_size=SIZE, n_frozen=-3, random_state=0, relative_lr=False, lr=1e-4
+    )
+    fitted = seconds(lambda: net.fit(pool[:100], y[:100]), 3)
+    probe = seconds(lambda: net.linear_probe().fit(pool[:100], y[:100]), 3)
+    n_steps = 4 * len(net.net_.history)
+    suffix, x = net.net_.module_, torch.cat([*net._checked(pool[:100])[0].activations(net._checked(pool[:100])[1])])
+    target = torch.from_numpy(y[:100])
+
+    def plain():
+        suffix.train()
+        optimizer = torch.optim.AdamW(suffix.parameters(), lr=1e-4, weight_decay=0.01)
+        for step in range(n_steps):
+            if step % 4 == 0:
+                order = torch.randperm(100, generator=torch.Generator().manual_seed(step))
+            rows = order[32 * (step % 4) :][:32]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(suffix(x[rows]), target[rows]).backward()
+            optimizer.step()
+
+    bare = seconds(plain, 3)
+    with capsys.disabled():
+        print(f"\n{n_steps} steps: {fitted - probe:.2f} s in fit, {bare:.2f} s plain: {(fitted - probe) / bare:.2f} x")
+    assert (fitted - probe) / bare < 1.15
+
+
+def test_a_pool_of_100000_features(capsys):
+    """Head on features, at the default max_unlabeled: seconds, and memory as the operating system sees it."""
+    script = """
+import time
+import numpy as np, psutil
+from torch import nn
+from skal import FrozenPrefixClassifier
+rng = np.random.default_rng(0)
+y = rng.integers(0, 20, 100_000)
+X = rng.normal(size=(20, 512)).astype(np.float32)[y] + 2 * rng.standard_normal((100_000, 512), dtype=np.float32)
+net = FrozenPrefixClassifier(nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 20)), max_epochs=0, random_state=0)
+before, start = psutil.Process().memory_info().rss, time.perf_counter()
+net.fit(X[:200], y[:200], X_unlabeled=X)
+print(time.perf_counter() - start, (psutil.Process().memory_info().rss - before) / 2**30)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=os.environ)
+    taken, gibibytes = map(float, done.stdout.split())
+    with capsys.disabled():
+        print(f"\n100,000 unlabelled: {taken:.1f} s, {gibibytes:.2f} GiB more")
+    assert taken < 60
+    assert gibibytes < 2
