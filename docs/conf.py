@@ -117,10 +117,10 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "secondary_sidebar_items": {
-        "**": ["page-toc", "edit-this-page"],
+        "*": ["page-toc", "edit-this-page"],
         "index": [],
-        "gallery/**": ["page-toc"],
-        "generated/**": ["page-toc"],
+        "gallery/*": ["page-toc"],
+        "generated/*": ["page-toc"],
     },
 }
 #: Pages without pages below them have no sidebar on the left.
