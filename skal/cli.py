@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from skal.label.fitting import DEFAULT_BACKBONE, build_estimator
 from skal.label.folder import list_images, read_fingerprint
 from skal.label.project import Project, project_beside
 from skal.label.report import Status
-from skal.label.stored import DEFAULT_BACKBONE, FORMATS, StoredProject, build_estimator, load_model
+from skal.label.stored import FORMATS, StoredProject, load_predictor
 from skal.label.tables import read_labels, write_rows
 from skal.query import STRATEGIES
 
@@ -161,18 +160,18 @@ def describe(status: Status) -> list[str]:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    model = load_model(args.model)
+    predictor = load_predictor(args.model)
     folder = Path(args.folder)
     if not folder.is_dir():
         raise ValueError(f"{args.folder!r} is no folder")
     paths, left_out = list_images(folder)
     paths.sort()
     unreadable = list(left_out)
-    classes = [str(name) for name in model.classes_]
+    classes = predictor.classes
     temporary = Path(f"{args.output}.part")
     n = 0
     with open(temporary, "w", newline="", encoding="utf-8") as file:
-        write_rows(file, [("path", "label", "probability", *(f"p({name})" for name in classes))])
+        write_rows(file, [("path", "label", "confidence", "probability", *(f"p({name})" for name in classes))])
         for start in range(0, len(paths), _BLOCK):
             readable = []
             for path in paths[start : start + _BLOCK]:
@@ -182,13 +181,15 @@ def _predict(args: argparse.Namespace) -> int:
                 except ValueError as error:
                     unreadable.append((path, str(error)))
             if readable:
-                proba = model.predict_proba(np.array([str(folder / path) for path in readable]))
-                best = proba.argmax(axis=1)
+                confidence, proba = predictor.predict([str(folder / path) for path in readable])
+                best = confidence.argmax(axis=1)
                 write_rows(
                     file,
                     (
-                        (path, classes[k], f"{row[k]:.6f}", *(f"{share:.6f}" for share in row))
-                        for path, k, row in zip(readable, best.tolist(), proba.tolist(), strict=True)
+                        (path, classes[k], f"{own[k]:.6f}", f"{row[k]:.6f}", *(f"{share:.6f}" for share in row))
+                        for path, k, own, row in zip(
+                            readable, best.tolist(), confidence.tolist(), proba.tolist(), strict=True
+                        )
                     ),
                 )
                 n += len(readable)
@@ -196,6 +197,10 @@ def _predict(args: argparse.Namespace) -> int:
     for path, reason in unreadable:
         print(f"not predicted: {path}: {reason}", file=sys.stderr)
     print(f"{n} images predicted, {len(unreadable)} not; {args.output}")
+    if predictor.temperature is None:
+        print("Probabilities are the model's own: calibrating them takes 30 audit answers.")
+    else:
+        print(f"Probabilities are calibrated on the audit answers (temperature {predictor.temperature:.2f}).")
     return 1 if unreadable else 0
 
 

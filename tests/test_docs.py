@@ -139,6 +139,14 @@ def test_snippets_import_what_there_is(page):
                 assert name is None or hasattr(importlib.import_module(module), name), f"{module} has no {name}"
 
 
+@pytest.mark.parametrize("package", ["", ".training", ".label", ".features", ".backbones", ".images", ".selective"])
+def test_every_public_name_has_a_page(package):
+    api = (ROOT / "docs" / "api.md").read_text("utf-8").split()
+    listed = {line.split(".")[-1] for line in api}
+    strategies = {strategy.function.__name__ for strategy in STRATEGIES.values()}  # listed by docs/conf.py
+    assert set(importlib.import_module(f"skal{package}").__all__) - strategies <= listed
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_sessions_print_what_they_show(page):
     shown = "\n".join(re.findall(r"^```pycon\n(.*?)^```", page.read_text("utf-8"), re.M | re.S))

@@ -111,17 +111,20 @@ def test_an_example_says_how_it_is_run(example, name):
 
 def test_quickstart_and_the_join_of_its_runs(run, images, toy_profile, tmp_path):
     output = tmp_path / "quickstart"
-    run("quickstart", "--images", images, "--profile", toy_profile, "--strategy", "adma", "random", *LOOP,
-        "--output", output)  # fmt: skip
+    printed = run("quickstart", "--images", images, "--profile", toy_profile, "--strategy", "adma", "random", *LOOP,
+                  "--full", "--output", output)  # fmt: skip
+    assert "round 2 of 2, 6 labels: adma 0." in printed
     records = pd.read_csv(output / "records.csv")
     assert records.groupby("strategy")["n_labels"].apply(list).to_dict() == {
-        "adma": [3, 6], "random": [3, 6], "all labels": [28]
+        "adma": [3, 6], "random": [3, 6], "logistic regression": [3, 6], "all labels": [28]
     }  # fmt: skip
     assert len(pd.read_csv(output / "queried.csv")) == 6
     assert {path.name for path in output.glob("*.png")} == {"learning_curve.png", "queried.png"}
 
     printed = run("join_records", "--run", output, "adma=ADMA", "--run", output, "adma=again", "--output", tmp_path)
-    assert set(pd.read_csv(tmp_path / "records.csv")["strategy"]) == {"ADMA", "again", "random", "all labels"}
+    assert set(pd.read_csv(tmp_path / "records.csv")["strategy"]) == {
+        "ADMA", "again", "random", "logistic regression", "all labels"
+    }  # fmt: skip
     assert "again" in printed
 
 

@@ -75,7 +75,7 @@ def trade_offs(images: str, network: str, rounds: str, lambdas: tuple[str, ...])
     commands, runs = [], []
     for lam in lambdas:
         options = f"--strategy adma random --lam {lam} {rounds}"
-        commands.append(f"examples/quickstart.py {images} {network} {options} --output {{work}}/{lam}")
+        commands.append(f"examples/quickstart.py --full {images} {network} {options} --output {{work}}/{lam}")
         runs.append(f'--run {{work}}/{lam} "adma=ADMA, λ = {lam}"')
     return [*commands, study("join_records", f"{' '.join(runs)} --output {{work}}/joined")]
 
@@ -102,7 +102,7 @@ def probe(at_random: bool) -> list[str]:
 
 STUDIES = {
     "quickstart": Study(
-        ["examples/quickstart.py --output {work}/fashion"],
+        ["examples/quickstart.py --full --output {work}/fashion"],
         {f"fashion/{name}": f"fashion/{name}" for name in ("learning_curve.png", "queried.png", "queried.csv",
                                                          "records.csv", "table.csv")},
     ),

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from skal.label.audit import position
-from skal.label.folder import NEAR_BITS, NEAR_LEVELS, Fingerprint, content_hash, is_inside, read_fingerprint
+from skal.label.folder import Fingerprint, content_hash, is_inside, read_fingerprint
+from skal.label.looks import Looks
 
 
 @dataclass(eq=False, slots=True)
@@ -83,8 +82,7 @@ class Catalogue:
         self.reserved: list[Item] = []
         self.duplicates: list[tuple[str, str]] = []
         self.unreadable: dict[str, str] = {}
-        self._hashes = np.zeros((256, 4), dtype=np.uint64)
-        self._greys = np.zeros((256, 64), dtype=np.int16)
+        self._looks = Looks()
         self._remembered = _read_cache(cache)
         self._cache: IO[str] = open(cache, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
 
@@ -153,7 +151,7 @@ class Catalogue:
             return None
         is_reserved = may_be_reserved and self._is_below(fingerprint.content)
         item = Item(fingerprint.content, path, self.place(path), is_reserved, stamp)
-        self._relate(item, self._near(fingerprint))
+        self._relate(item, [self.order[i] for i in self._looks.add(fingerprint)])
         self.items[item.id] = item
         self.order.append(item)
         if is_reserved:
@@ -177,20 +175,6 @@ class Catalogue:
             return content_hash(Path(file).read_bytes())
         except (OSError, ValueError):
             return None
-
-    def _near(self, fingerprint: Fingerprint) -> list[Item]:
-        """Images that look the same; remembers the new one."""
-        n = len(self.order)
-        own_hash = np.frombuffer(fingerprint.hash, dtype=np.uint64)
-        own_grey = np.frombuffer(fingerprint.grey, dtype=np.uint8).astype(np.int16)
-        bits = np.bitwise_count(self._hashes[:n] ^ own_hash).sum(axis=1)
-        close = np.flatnonzero(bits <= NEAR_BITS)
-        close = close[np.abs(self._greys[close] - own_grey).mean(axis=1) <= NEAR_LEVELS]
-        if n == len(self._hashes):
-            self._hashes = np.concatenate([self._hashes, np.zeros_like(self._hashes)])
-            self._greys = np.concatenate([self._greys, np.zeros_like(self._greys)])
-        self._hashes[n], self._greys[n] = own_hash, own_grey
-        return [self.order[i] for i in close]
 
     def _relate(self, item: Item, near: list[Item]) -> None:
         """Groups never mix reserved and other images: those near a reserved one are left out altogether."""

@@ -17,6 +17,9 @@ from skal.query import uherding_sampling
 BLOCK = 64
 
 
+DEFAULT_BACKBONE = "efficientnet_lite0"
+
+
 class StoppedError(Exception):
     """The session is being closed."""
 
@@ -28,6 +31,22 @@ def default_estimator(cache: Any = True, random_state: int | None = 0) -> Frozen
     """
     return FrozenPrefixClassifier(
         "efficientnet_lite0", image_size=128, max_epochs=0, min_steps=0, cache=cache, random_state=random_state
+    )
+
+
+def build_estimator(network: dict[str, Any], cache: Any = True) -> FrozenPrefixClassifier:
+    """The classifier that a project's settings or a model's description name."""
+    backbone = network.get("backbone") or DEFAULT_BACKBONE
+    if backbone == DEFAULT_BACKBONE and not network.get("weights"):
+        return default_estimator(cache)
+    return FrozenPrefixClassifier(
+        backbone,
+        weights=network.get("weights") or "auto",
+        image_size=network.get("image_size"),
+        max_epochs=0,
+        min_steps=0,
+        cache=cache,
+        random_state=0,
     )
 
 
@@ -51,11 +70,8 @@ def fit(estimator: Any, paths: Sequence[str], labels: Sequence[str], unlabeled: 
 
 def takes_unlabeled(estimator: Any) -> bool:
     """Whether `fit` takes unlabelled images, and the recipe it trains by uses them without a source."""
-    recipe = getattr(estimator, "recipe", None)
-    if "X_unlabeled" not in inspect.signature(estimator.fit).parameters or recipe is None:
-        return False
-    wanted = inspect.signature(recipe.train).parameters
-    return "X_unlabeled" in wanted and "X_source" not in wanted
+    takes = getattr(estimator, "takes", ())
+    return "X_unlabeled" in takes and "X_source" not in takes
 
 
 def predict(estimator: Any, paths: Sequence[str], go_on: Callable[[], bool] = lambda: True) -> np.ndarray:

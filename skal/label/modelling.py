@@ -224,6 +224,7 @@ class Modelling:
         start = time.monotonic()
         with self._changed:
             ticket, n_changes = self.wanted, self.n_changes
+            n_events = self._state.n_events
             before = self._desk.snapshot
             training = self.training()
             pool = self._pool()
@@ -251,6 +252,7 @@ class Modelling:
             [item.id for item in predicted],
             proba,
             [*(item.id for item in pool if item.id in out), *picks],
+            n_events=n_events,
         )
         event = self._compare(snapshot, before)
         self._save(model)
@@ -302,10 +304,11 @@ class Modelling:
 
     def _swap(self, snapshot: Snapshot) -> None:
         """Put a snapshot in place, here and on the disk; called with the condition held."""
-        self._desk.snapshot = snapshot
         try:
             snapshot.save(self._project.snapshot)
         except OSError as error:
             self.failure = f"predictions cannot be stored: {error.strerror or error}"
+        snapshot.follow(self._state.renames_since(snapshot.n_events))
+        self._desk.snapshot = snapshot
         self._swapped()
         self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""The page's server: what a session does, as requests."""
+"""The page's server: a session's requests over HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from skal.label.asking import Question
 from skal.label.guard import App, Guard, Keys
-from skal.label.log import LogError
+from skal.label.requests import Requests, answered
 from skal.label.session import LabelSession
-from skal.label.thumbnails import ChangedError, Thumbnails
 
 #: Files of the page that are served, and no others.
 PAGE = {
@@ -33,15 +30,15 @@ PAGE = {
     "main.js": "text/javascript",
     "api.js": "text/javascript",
     "keys.js": "text/javascript",
+    "choices.js": "text/javascript",
+    "saving.js": "text/javascript",
+    "labelling.js": "text/javascript",
     "single.js": "text/javascript",
     "grid.js": "text/javascript",
     "review.js": "text/javascript",
     "status.js": "text/javascript",
     "classes.js": "text/javascript",
 }
-#: Questions that a tab has at a time, so that the next images are loaded before they are needed.
-_AHEAD = 8
-_MOST = 200
 
 
 class Pages:
@@ -57,33 +54,20 @@ class Pages:
 
     def __init__(self, session: LabelSession, keys: Keys, entered: Callable[[], None]):
         self.session, self.keys, self._entered = session, keys, entered
-        self._thumbnails = Thumbnails()
+        self._requests = Requests(session)
         folder = resources.files("skal.label") / "page"
         self._index = (folder / "index.html").read_text(encoding="utf-8")
         self._files = {name: (folder / name).read_bytes() for name in PAGE}
 
     def routes(self) -> list[Route]:
-        def post(path: str, act: Callable[[dict[str, Any]], Any]) -> Route:
-            return Route(path, self._act(act), methods=["POST"])
-
         return [
             Route("/", self.index),
             Route("/open", self.enter),
             Route("/favicon.ico", self.icon),
             Route("/page/{name}", self.file),
             Route("/image/{image}", self.image),
-            Route("/api/status", self._get(lambda query: self.status())),
-            Route("/api/questions", self._get(self.questions)),
-            Route("/api/grid", self._get(self.grid)),
-            Route("/api/review", self._get(self.review)),
-            post("/api/answer", self.answer),
-            post("/api/unsure", self.unsure),
-            post("/api/undo", self.undo),
-            post("/api/grid", self.answer_grid),
-            post("/api/class", self.add_class),
-            post("/api/rename", self.rename_class),
-            post("/api/reopen", self.reopen),
-            post("/api/leave", self.leave),
+            *(Route(path, self._read(read)) for path, read in self._requests.reads.items()),
+            *(Route(path, self._act(act), methods=["POST"]) for path, act in self._requests.actions.items()),
         ]
 
     # ----------------------------------------------------------------- page
@@ -116,102 +100,21 @@ class Pages:
         return Response(self._files[name], media_type=PAGE[name])
 
     async def image(self, request: Request) -> Response:
-        side = _count(request.query_params.get("side"), 1024)
-        return await run_in_threadpool(self._picture, request.path_params["image"], side)
-
-    def _picture(self, image: str, side: int) -> Response:
-        file = self.session.file(image)
-        if file is None:
-            return Response("not found", 404, media_type="text/plain")
-        try:
-            picture = self._thumbnails.get(image, file, side)
-        except ChangedError as error:
-            self.session.set_aside(image, str(error))
-            return Response("the file has changed", 410, media_type="text/plain")
+        image, side = request.path_params["image"], request.query_params.get("side")
+        status, found = await run_in_threadpool(self._requests.picture, image, side)
+        if status != 200:
+            return Response(found, status, media_type="text/plain")
         cache = {"cache-control": "private, max-age=86400, immutable"}
-        return Response(picture, media_type="image/jpeg", headers=cache)
+        return Response(found, media_type="image/jpeg", headers=cache)
 
-    # ------------------------------------------------------------- questions
-
-    def questions(self, query: Any) -> dict[str, Any]:
-        tab = str(query.get("tab", ""))
-        questions = self.session.upcoming(min(_count(query.get("n"), _AHEAD), _MOST), tab, timeout=2)
-        return {"questions": [self._shown(question) for question in questions]}
-
-    def grid(self, query: Any) -> dict[str, Any]:
-        label, n = str(query.get("label", "")), min(_count(query.get("n"), 24), _MOST)
-        return {"questions": [self._shown(question) for question in self.session.grid(label, n)]}
-
-    def review(self, query: Any) -> dict[str, Any]:
-        found = self.session.review(min(_count(query.get("n"), 24), _MOST))
-        doubts = [{**self._shown(d.question), "kind": d.kind, "labels": d.labels} for d in found]
-        return {"questions": doubts}
-
-    def _shown(self, question: Question) -> dict[str, Any]:
-        """A question as the page gets it: by id, and with a path to be read, never opened."""
-        shown = asdict(question)
-        root = self.session.settings.folder
-        shown["path"] = os.path.basename(question.path) if root is None else os.path.relpath(question.path, root)
-        return shown
-
-    def status(self) -> dict[str, Any]:
-        status = self.session.status()
-        shown = asdict(status)
-        for recall, values in zip(status.recalls, shown["recalls"], strict=True):
-            values |= {"recall": recall.recall, "interval": recall.interval}
-        shown |= {"classes": self.session.classes, "is_writable": self.session.is_writable}
-        for name in ("unreadable", "duplicates"):
-            shown[f"n_{name}"] = len(shown[name])
-            shown[name] = shown[name][:_MOST]
-        return shown
-
-    # --------------------------------------------------------------- actions
-
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.session.answer(
-            _text(body, "image"), _text(body, "label"), alone=body.get("alone") is True, **_action(body, why=True)
-        )
-        return self.questions(body)
-
-    def unsure(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.session.unsure(_text(body, "image"), **_action(body, why=True))
-        return self.questions(body)
-
-    def undo(self, body: dict[str, Any]) -> dict[str, Any]:
-        undone = self.session.undo(_text(body, "tab"), _text(body, "event"))
-        return {"undone": undone, **self.questions(body)}
-
-    def answer_grid(self, body: dict[str, Any]) -> dict[str, Any]:
-        images, rejected = _texts(body, "images"), _texts(body, "rejected")
-        self.session.answer_grid(_text(body, "label"), images, rejected, **_action(body))
-        return {}
-
-    def add_class(self, body: dict[str, Any]) -> dict[str, Any]:
-        name = self.session.add_class(_text(body, "name"), tab=_text(body, "tab"), event=_text(body, "event"))
-        return {"name": name, "classes": self.session.classes}
-
-    def rename_class(self, body: dict[str, Any]) -> dict[str, Any]:
-        names = _text(body, "name"), _text(body, "to")
-        name = self.session.rename_class(*names, tab=_text(body, "tab"), event=_text(body, "event"))
-        return {"name": name, "classes": self.session.classes}
-
-    def reopen(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.session.reopen_log()
-        return {}
-
-    def leave(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.session.leave(_text(body, "tab"))
-        return {}
-
-    # ---------------------------------------------------------------- helpers
-
-    def _get(self, read: Callable[[Any], Any]) -> Callable[[Request], Awaitable[Response]]:
+    def _read(self, read: Callable[[Any], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            return await _answered(read, dict(request.query_params))
+            status, found = await run_in_threadpool(answered, read, dict(request.query_params))
+            return JSONResponse(found, status)
 
         return endpoint
 
-    def _act(self, act: Callable[[dict[str, Any]], Any]) -> Callable[[Request], Awaitable[Response]]:
+    def _act(self, act: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
                 body = json.loads(await request.body(), parse_constant=_no_constant)
@@ -219,56 +122,10 @@ class Pages:
                     raise ValueError("not an object")
             except (ValueError, RecursionError):
                 return JSONResponse({"error": "the request is no JSON object"}, 400)
-            return await _answered(act, body)
+            status, found = await run_in_threadpool(answered, act, body)
+            return JSONResponse(found, status)
 
         return endpoint
-
-
-async def _answered(act: Callable[[Any], Any], argument: Any) -> Response:
-    """A request done in a thread, and its errors in words."""
-    try:
-        return JSONResponse(await run_in_threadpool(act, argument))
-    except LogError as error:
-        return JSONResponse({"error": str(error)}, 507)
-    except ValueError as error:
-        return JSONResponse({"error": str(error)}, 422)
-
-
-def _action(body: dict[str, Any], why: bool = False) -> dict[str, Any]:
-    """The fields that all actions have."""
-    seconds = body.get("seconds")
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float))):
-        raise ValueError(f"seconds={seconds!r} is no number")
-    common = {"tab": _text(body, "tab"), "event": _text(body, "event"), "seconds": seconds}
-    return {**common, "why": body.get("why")} if why else common
-
-
-def _text(body: dict[str, Any], name: str) -> str:
-    value = body.get(name)
-    if not isinstance(value, str) or not value or len(value) > 1000 or not _is_unicode(value):
-        raise ValueError(f"{name} is missing, or no text")
-    return value
-
-
-def _is_unicode(value: str) -> bool:
-    """Whether it can be written; JSON allows halves of characters, which cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _texts(body: dict[str, Any], name: str) -> list[str]:
-    values = body.get(name)
-    if not isinstance(values, list) or len(values) > _MOST or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{name} is no list of at most {_MOST} texts")
-    return values
-
-
-def _count(text: Any, default: int) -> int:
-    """A number from a query, or the default where it is none."""
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 6 else default
 
 
 def _no_constant(name: str) -> float:

@@ -137,7 +137,8 @@ class LabelSession(Actions):
         self._changed = threading.Condition(threading.RLock())
         self._catalogue = Catalogue(root, bytes.fromhex(settings.key), settings.threshold, self.project.cache)
         self._desk = Desk(self._catalogue, self._state, settings.audit)
-        self._desk.snapshot = Snapshot.load(self.project.snapshot)
+        snapshot = Snapshot.load(self.project.snapshot)
+        self._desk.snapshot = snapshot.follow(self._state.renames_since(snapshot.n_events))
         self._test = None if settings.target is None else StopTest(settings.target, tuple(settings.looks))
         if estimator is None:
             estimator = fitting.default_estimator(self.project.activations, seed)

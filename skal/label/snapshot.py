@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Snapshot:
         Predictions of the last model that was compared with the one before.
     n_compared : int
         Labels it was trained on.
+    n_events : int
+        Of the log when it was trained; classes renamed since have their old names in what is stored.
     """
 
     version: int = 0
@@ -39,17 +42,23 @@ class Snapshot:
     queue: list[str] = field(default_factory=list)
     compared: dict[str, str] = field(default_factory=dict)
     n_compared: int = 0
+    n_events: int = 0
 
     def __post_init__(self) -> None:
         self._rows = {image: row for row, image in enumerate(self.ids)}
 
+    def row(self, image: str) -> np.ndarray | None:
+        """Probabilities of the classes for an image."""
+        row = self._rows.get(image)
+        return None if row is None or not self.classes else self.proba[row]
+
     def predicted(self, image: str) -> tuple[str, float] | None:
         """The most probable class of an image and its probability."""
-        row = self._rows.get(image)
-        if row is None or not self.classes:
+        proba = self.row(image)
+        if proba is None:
             return None
-        best = int(self.proba[row].argmax())
-        return self.classes[best], float(self.proba[row, best])
+        best = int(proba.argmax())
+        return self.classes[best], float(proba[best])
 
     def probability(self, image: str, label: str) -> float | None:
         """Of a class; None where image or class is unknown."""
@@ -75,14 +84,14 @@ class Snapshot:
         """Give a class another name; of two with the same name the probabilities are added."""
         if label not in self.classes:
             return
-        old = self.classes.index(label)
-        if to in self.classes:
-            self.proba[:, self.classes.index(to)] += self.proba[:, old]
-            self.proba = np.delete(self.proba, old, axis=1)
-            del self.classes[old]
-        else:
-            self.classes[old] = to
+        self.classes, self.proba = renamed(self.classes, self.proba, label, to)
         self.compared = {image: to if name == label else name for image, name in self.compared.items()}
+
+    def follow(self, renames: Iterable[tuple[str, str]]) -> Snapshot:
+        """Rename classes one after the other, as they were since the model was trained."""
+        for label, to in renames:
+            self.rename(label, to)
+        return self
 
     def save(self, path: Path) -> None:
         """Write it so that a reader sees the old file or the whole new one."""
@@ -90,7 +99,7 @@ class Snapshot:
         with open(temporary, "wb") as file:
             np.savez(
                 file,
-                numbers=np.array([self.version, self.n_labels, self.n_compared]),
+                numbers=np.array([self.version, self.n_labels, self.n_compared, self.n_events]),
                 classes=np.array(self.classes, dtype=str),
                 ids=np.array(self.ids, dtype=str),
                 proba=self.proba,
@@ -104,9 +113,22 @@ class Snapshot:
         """What was saved; a fresh one where there is none or it is damaged, since it can be made again."""
         try:
             with np.load(path, allow_pickle=False) as data:
-                version, n_labels, n_compared = data["numbers"].tolist()
+                version, n_labels, n_compared, n_events = data["numbers"].tolist()
                 compared = dict(data["compared"].tolist())
                 lists = [data[name].tolist() for name in ("classes", "ids", "queue")]
-                return cls(version, n_labels, lists[0], lists[1], data["proba"], lists[2], compared, n_compared)
+                further = {"compared": compared, "n_compared": n_compared, "n_events": n_events}
+                return cls(version, n_labels, lists[0], lists[1], data["proba"], lists[2], **further)
         except Exception:  # whatever a damaged archive raises
             return cls()
+
+
+def renamed(classes: list[str], proba: np.ndarray, label: str, to: str) -> tuple[list[str], np.ndarray]:
+    """Classes and their columns after one has another name; if that is a class too, the two are one."""
+    if label not in classes or label == to:
+        return classes, proba
+    old = classes.index(label)
+    if to not in classes:
+        return [*classes[:old], to, *classes[old + 1 :]], proba
+    merged = proba.copy()
+    merged[:, classes.index(to)] += proba[:, old]
+    return [*classes[:old], *classes[old + 1 :]], np.delete(merged, old, axis=1)

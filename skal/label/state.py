@@ -244,6 +244,27 @@ class State:
         """Images whose answer was taken back and that have none now, the last one first."""
         return [image for image in reversed(self._again) if image not in self._histories]
 
+    @property
+    def n_events(self) -> int:
+        """Events so far."""
+        return len(self._events)
+
+    def renames_since(self, n_events: int) -> list[tuple[str, str]]:
+        """Old and new names of the classes renamed or merged since there were so many events, in order.
+
+        A model trained at that time knows the old names.
+        """
+        undone = {event["event"] for event in self._events[n_events:] if event["kind"] == "undo"}
+        before = {event["id"]: event for event in self._events[:n_events] if event["kind"] == "rename"}
+        pairs = []
+        for event in self._events[n_events:]:
+            if event["kind"] in ("rename", "merge") and event["id"] not in undone:
+                pairs.append((event["label"], event["to"]))
+            elif event["kind"] == "undo" and event["event"] in before:
+                renamed = before[event["event"]]
+                pairs.append((renamed["to"], renamed["label"]))
+        return pairs
+
     def last_of(self, tab: str) -> Event | None:
         """The last event of a tab that can be taken back."""
         stack = self._stacks.get(tab)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from skal import FrozenPrefixClassifier
+from skal.label.audit import FEWEST
+from skal.label.calibration import fit_temperature
 from skal.label.catalogue import Catalogue
-from skal.label.fitting import default_estimator
+from skal.label.fitting import build_estimator
 from skal.label.folder import is_inside
 from skal.label.log import read_events
 from skal.label.names import check_class_name
+from skal.label.predictor import Predictor
 from skal.label.project import Project
 from skal.label.report import Status, report
 from skal.label.snapshot import Snapshot
@@ -22,24 +25,7 @@ from skal.label.state import State, path_of
 from skal.label.stopping import StopTest
 from skal.label.tables import to_label_studio, write_rows
 
-FORMATS = ("csv", "imagefolder", "labelstudio", "model")
-DEFAULT_BACKBONE = "efficientnet_lite0"
-
-
-def build_estimator(network: dict[str, Any], cache: Any = True) -> FrozenPrefixClassifier:
-    """The classifier that a project's settings or a model's description name."""
-    backbone = network.get("backbone") or DEFAULT_BACKBONE
-    if backbone == DEFAULT_BACKBONE and not network.get("weights"):
-        return default_estimator(cache)
-    return FrozenPrefixClassifier(
-        backbone,
-        weights=network.get("weights") or "auto",
-        image_size=network.get("image_size"),
-        max_epochs=0,
-        min_steps=0,
-        cache=cache,
-        random_state=0,
-    )
+FORMATS = ("csv", "imagefolder", "labelstudio", "model", "onnx")
 
 
 class StoredProject:
@@ -67,7 +53,9 @@ class StoredProject:
         self.catalogue = Catalogue(root, bytes.fromhex(settings.key), settings.threshold, self.project.cache)
         self.catalogue.recall()
         self.catalogue.close()
-        self.snapshot = Snapshot.load(self.project.snapshot)
+        snapshot = Snapshot.load(self.project.snapshot)
+        self.renames = self.state.renames_since(snapshot.n_events)
+        self.snapshot = snapshot.follow(self.renames)
 
     def status(self) -> Status:
         test = None
@@ -90,14 +78,14 @@ class StoredProject:
 
         Parameters
         ----------
-        form : {"csv", "imagefolder", "labelstudio", "model"}
+        form : {"csv", "imagefolder", "labelstudio", "model", "onnx"}
         target : path
             A file for "csv" and "labelstudio", else a folder, which must be empty.
 
         Returns
         -------
         n : int
-            Labels written; for "model" those it was trained on.
+            Labels written; for "model" and "onnx" those it was trained on.
 
         Raises
         ------
@@ -117,7 +105,7 @@ class StoredProject:
             folder = Path(target)
             if folder.exists() and any(folder.iterdir()):
                 raise ValueError(f"{str(target)!r} is not empty")
-            return self._to_folders(rows, folder) if form == "imagefolder" else self._model_to(folder)
+            return self._to_folders(rows, folder) if form == "imagefolder" else self._model_to(folder, form)
         return len(rows)
 
     def _to_folders(self, rows: list[tuple[str, str, str, str]], folder: Path) -> int:
@@ -135,15 +123,26 @@ class StoredProject:
                 n += 1
         return n
 
-    def _model_to(self, folder: Path) -> int:
+    def _model_to(self, folder: Path, form: str) -> int:
+        """The model with a description: as skal reads it, or as ONNX."""
         if not self.project.model.is_file() or not self.snapshot.version:
             raise ValueError(f"{str(self.project.path)!r} has no model yet: label images of two classes first")
+        temperature, n_calibration = self.calibration()
+        predictor = Predictor(None, self.renames, temperature)
+        if form == "onnx":
+            predictor.model = self._load_model()
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.project.model, folder / "model.safetensors")
+        further: dict[str, Any] = {"network": self.settings.network, "renames": self.renames}
+        if form == "onnx":
+            further = predictor.to_onnx(folder / "model.onnx")
+        else:
+            shutil.copyfile(self.project.model, folder / "model.safetensors")
         status = self.status()
         described = {
-            "network": self.settings.network,
             "classes": self.snapshot.classes,
+            **further,
+            "temperature": temperature,
+            "n_calibration": n_calibration,
             "n_labels": self.snapshot.n_labels,
             "accuracy": status.accuracy,
             "interval": status.interval,
@@ -152,22 +151,50 @@ class StoredProject:
         (folder / "model.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
         return self.snapshot.n_labels
 
+    def calibration(self) -> tuple[float | None, int]:
+        """The temperature on the audit answers, and their number; None below 30."""
+        classes = self.snapshot.classes
+        rows, targets = [], []
+        for image in self.state.audited:
+            row, decision = self.snapshot.row(image), self.state.decision(image)
+            if row is not None and decision is not None and decision.label in classes:
+                rows.append(row)
+                targets.append(classes.index(str(decision.label)))
+        return (fit_temperature(rows, targets) if len(rows) >= FEWEST else None), len(rows)
 
-def load_model(path: str | os.PathLike[str]) -> FrozenPrefixClassifier:
+    def predictor(self) -> Predictor:
+        """The model with its calibration.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or it belongs to an estimator that only a program has.
+        """
+        return Predictor(self._load_model(), self.renames, self.calibration()[0])
+
+    def _load_model(self) -> FrozenPrefixClassifier:
+        if not self.project.model.is_file():
+            raise ValueError(f"{str(self.project.path)!r} holds no model: label images of two classes first")
+        return build_estimator(self.settings.network, cache=False).load(self.project.model)
+
+
+def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     """The model of a project, or of a folder that was exported as "model".
 
     Raises
     ------
     ValueError
-        If there is none, or it belongs to an estimator that only a program has.
+        If there is none, its description is damaged, or it belongs to an estimator that only a program has.
     """
     folder = Path(path)
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise ValueError(f"{str(path)!r} holds no model: label images of two classes first")
     if (folder / "project.json").is_file():
-        settings = Project(folder).load()
-        network = {} if settings is None else settings.network
-    else:
-        network = json.loads((folder / "model.json").read_text(encoding="utf-8"))["network"]
-    return build_estimator(network, cache=False).load(file)
+        return StoredProject(folder).predictor()
+    if not (folder / "model.safetensors").is_file():
+        raise ValueError(f"{str(path)!r} holds no model: label images of two classes first")
+    try:
+        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        network, temperature = dict(described["network"]), described["temperature"]
+        renames = [(str(label), str(to)) for label, to in described["renames"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(folder / 'model.json')!r} does not describe a model: {error}") from error
+    return Predictor(build_estimator(network, cache=False).load(folder / "model.safetensors"), renames, temperature)

@@ -12,6 +12,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
 
+from skal.backbones.backbone import Backbone
+from skal.features.prefix import default_depth
 from skal.training.problem import Problem
 from skal.training.suffix import Suffix
 
@@ -83,6 +85,10 @@ class Recipe(BaseEstimator, ABC):
         """Names of what :meth:`train` takes beside the problem."""
         parameters = inspect.signature(self.train).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    def default_depth(self, backbone: Backbone, per_class: float) -> int:
+        """Number of frozen layers under ``n_frozen=None``, with so many labels a class; here those up to layer A."""
+        return default_depth(backbone)
 
     def arrange(self, X: Any, y: Any, data: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Data in the form that :meth:`train` takes; recipes that accept other forms override it.

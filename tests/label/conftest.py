@@ -71,12 +71,19 @@ def session(opened):
 
 def settled(session):
     """Wait until the background has nothing to do."""
-    end = time.monotonic() + 60
+    modelling, end = session._modelling, time.monotonic() + 60
+
+    def is_idle():
+        if modelling.doing or not session._reading.is_done:
+            return False
+        is_idle = modelling.next_task() is None
+        modelling.doing = ""
+        return is_idle
+
     with session._changed:
-        while session._modelling.next_task() is not None or not session._reading.is_done:
+        while not is_idle():
             session._changed.wait(0.02)
             assert time.monotonic() < end
-    time.sleep(0.05)
     return session
 
 
@@ -158,3 +165,45 @@ def serve():
 @pytest.fixture
 def client(serve, opened):
     return serve(opened(batch_size=10_000))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the package playwright")
+    from tests.label.browser import ARGUMENTS, CHROMIUM
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens the page of a client in a fresh browser; every complaint of the browser fails the test."""
+    contexts, complaints = [], []
+
+    def complain(message, tolerated):
+        if message.type == "error" and not any(code in message.text for code in tolerated):
+            complaints.append(message.text)
+
+    def is_own(url):
+        return url.startswith(("http://127.0.0.1:", "file:"))
+
+    def start(client, width=1280, height=800, scheme="light", context=None, tolerated=("507", "422")):
+        own = context or browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        if context is None:
+            contexts.append(own)
+        page = own.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complain(message, tolerated))
+        page.on("request", lambda request: None if is_own(request.url) else complaints.append(request.url))
+        page.goto(client.server.link.as_uri() if context is None else f"http://{client.host}/")
+        page.wait_for_selector("#stage img")
+        page.wait_for_selector("#classes button")
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert complaints == []

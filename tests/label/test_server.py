@@ -36,6 +36,18 @@ def test_label_undo_unsure(client):
     assert client.post("/api/undo", tab="other")[1]["undone"] is None
 
 
+def test_what_a_reloaded_page_was_given_is_not_taken_back(client):
+    """The end of the old page may reach the server after the beginning of the new one."""
+    questions = client.json("/api/questions?tab=t&visit=old&n=3")["questions"]
+    assert client.json("/api/questions?tab=t&visit=new&n=3")["questions"] == questions
+    client.post("/api/leave", visit="old")
+    others = client.json("/api/questions?tab=other&n=3")["questions"]
+    assert not {q["id"] for q in questions} & {q["id"] for q in others}
+    client.post("/api/leave", visit="new")
+    third = client.json("/api/questions?tab=third&n=3")["questions"]
+    assert third == questions
+
+
 def test_paths_are_shown_relative(client):
     assert all(not os.path.isabs(q["path"]) and q["path"].endswith(".png") for q in questions(client))
 

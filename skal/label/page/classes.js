@@ -22,31 +22,6 @@ function refresh(names) {
   for (const listener of listeners) listener();
 }
 
-export function classOf(key) {
-  for (const [name, own] of classes.keys) if (own === key) return name;
-  return null;
-}
-
-// Fill a group with one button a class.
-export function showButtons(group, choose) {
-  group.replaceChildren(
-    ...classes.names.map((name) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.dataset.label = name;
-      const key = document.createElement("kbd");
-      key.textContent = classes.keys.get(name);
-      button.append(`${name} `, ...(key.textContent ? [key] : []));
-      button.addEventListener("click", () => choose(name));
-      return button;
-    }),
-  );
-}
-
-export function markSuggested(group, name) {
-  for (const button of group.children) button.classList.toggle("suggested", button.dataset.label === name);
-}
-
 const dialog = document.getElementById("class-dialog");
 const input = document.getElementById("new-class");
 const problem = document.getElementById("class-problem");

@@ -48,7 +48,7 @@ function setMode(name) {
   for (const button of document.querySelectorAll("nav button")) {
     button.setAttribute("aria-pressed", String(button.dataset.mode === name));
   }
-  modes[name].start();
+  modes[name].start(true); // anew: what another mode has decided is not asked again
 }
 
 for (const button of document.querySelectorAll("nav button")) {

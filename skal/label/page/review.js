@@ -1,7 +1,8 @@
 // Labels to look at again: conflicts, what the person was unsure about, and what the model doubts most.
 
 import { act, get, picture } from "./api.js";
-import { classOf, markSuggested, showButtons } from "./classes.js";
+import { classOf, markSuggested, showButtons } from "./choices.js";
+import { classes } from "./classes.js";
 import { say, showBanner } from "./main.js";
 import { undo as undoLast } from "./single.js";
 
@@ -19,7 +20,7 @@ const WORDS = {
 };
 
 export function refreshClasses() {
-  showButtons(buttons, answer);
+  showButtons(buttons, classes, answer);
 }
 
 export async function start() {
@@ -75,7 +76,7 @@ export function onKey(key) {
   if (key === "Enter" && !keep.disabled) answer(queue[0].labels[0]);
   else if (key === " ") decide("/api/unsure", {}, "Unsure");
   else if (key === "Backspace") undo();
-  else if (classOf(key) !== null) answer(classOf(key));
+  else if (classOf(classes, key) !== null) answer(classOf(classes, key));
   else return false;
   return true;
 }

@@ -1,0 +1,52 @@
+"""How the images of a catalogue look, compared with a new one: near-duplicates are found without opening a file."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from skal.label.folder import NEAR_BITS, NEAR_LEVELS, Fingerprint
+
+#: Numbers of 64 bits in a hash.
+_WORDS = 4
+
+
+class Looks:
+    """Hashes and small grey versions of images, in the order in which they were added.
+
+    Examples
+    --------
+    >>> looks = Looks()
+    >>> dark = Fingerprint("a", bytes(32), bytes(64))
+    >>> bright = Fingerprint("b", bytes(32), bytes([200] * 64))
+    >>> looks.add(dark), looks.add(bright), looks.add(dark)
+    ([], [], [0])
+    """
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._words = [np.zeros(256, dtype=np.uint64) for _ in range(_WORDS)]
+        self._greys = np.zeros((256, 64), dtype=np.uint8)
+
+    def add(self, fingerprint: Fingerprint) -> list[int]:
+        """Remember an image; the positions of those before it that look the same."""
+        words = np.frombuffer(fingerprint.hash, dtype=np.uint64)
+        grey = np.frombuffer(fingerprint.grey, dtype=np.uint8)
+        close = self._close(words)
+        distance = np.abs(self._greys[close].astype(np.int16) - grey).mean(axis=1)
+        if self._n == len(self._greys):
+            self._words = [np.concatenate([word, np.zeros_like(word)]) for word in self._words]
+            self._greys = np.concatenate([self._greys, np.zeros_like(self._greys)])
+        for word, own in zip(self._words, words, strict=True):
+            word[self._n] = own
+        self._greys[self._n] = grey
+        self._n += 1
+        return [int(i) for i in close[distance <= NEAR_LEVELS]]
+
+    def _close(self, words: np.ndarray) -> np.ndarray:
+        """Positions whose hashes differ in few bits: one word rules out nearly all, and only the rest is looked at."""
+        bits = np.bitwise_count(self._words[0][: self._n] ^ words[0])
+        close = np.flatnonzero(bits <= NEAR_BITS)
+        bits = bits[close].astype(np.int64)
+        for word, own in zip(self._words[1:], words[1:], strict=True):
+            bits += np.bitwise_count(word[close] ^ own)
+        return close[bits <= NEAR_BITS]

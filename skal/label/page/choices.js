@@ -1,0 +1,26 @@
+// The classes as buttons, each with its key. `classes` holds their names and a Map from name to key.
+
+export function classOf(classes, key) {
+  for (const [name, own] of classes.keys) if (own === key) return name;
+  return null;
+}
+
+// Fill a group with one button a class.
+export function showButtons(group, classes, choose) {
+  group.replaceChildren(
+    ...classes.names.map((name) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.dataset.label = name;
+      const key = document.createElement("kbd");
+      key.textContent = classes.keys.get(name);
+      button.append(`${name} `, ...(key.textContent ? [key] : []));
+      button.addEventListener("click", () => choose(name));
+      return button;
+    }),
+  );
+}
+
+export function markSuggested(group, name) {
+  for (const button of group.children) button.classList.toggle("suggested", button.dataset.label === name);
+}

@@ -1,0 +1,175 @@
+// One image large, one key an answer. The next image is on the screen before the answer is on the disk; if it cannot be
+// saved, the page says so and comes back to it. The page and the notebook's widget share this module: `elements` are
+// where it shows, `services` how it reaches the session.
+
+import { classOf, markSuggested, showButtons } from "./choices.js";
+
+const AHEAD = 8;
+
+export function createLabelling(elements, services) {
+  const { stage, path, suggestion, group, buttons } = elements;
+  const { act, get, picture, settled, say, showBanner, classes } = services;
+  let queue = [];
+  let pictures = new Map();
+  let alone = false;
+  let shownAt = 0;
+  let busy = new Set(); // images whose answer is on its way
+  let asking = false;
+
+  function refreshClasses() {
+    showButtons(buttons, classes, answer);
+    markSuggested(buttons, queue[0] && queue[0].suggestion);
+  }
+
+  // Take over questions from the server; those on the screen and in order stay.
+  function take(questions, anew = false) {
+    const before = queue[0] && queue[0].id;
+    const fresh = questions.filter((question) => !busy.has(question.id));
+    if (anew) queue = fresh;
+    else {
+      const known = new Set(queue.map((question) => question.id));
+      queue.push(...fresh.filter((question) => !known.has(question.id)));
+    }
+    for (const question of queue.slice(0, AHEAD)) load(question);
+    for (const id of pictures.keys()) if (!queue.some((question) => question.id === id)) pictures.delete(id);
+    if (!before || !queue[0] || queue[0].id !== before) show();
+  }
+
+  function load(question) {
+    if (pictures.has(question.id)) return pictures.get(question.id);
+    const side = Math.max(stage.clientWidth, stage.clientHeight, 256);
+    const image = picture(question.id, side, `Image to label: ${question.path}`, drop);
+    pictures.set(question.id, image);
+    if (image.decode) image.decode().catch(() => {});
+    return image;
+  }
+
+  async function start(anew = false) {
+    if (asking) return;
+    asking = true;
+    try {
+      take((await get("/api/questions", { n: AHEAD })).questions, anew);
+    } catch (error) {
+      showBanner(error.message);
+    } finally {
+      asking = false;
+      if (!queue.length) show();
+    }
+  }
+
+  // The file is gone or has changed: the server has set it aside.
+  function drop(id) {
+    pictures.delete(id);
+    const isShown = queue[0] && queue[0].id === id;
+    queue = queue.filter((question) => question.id !== id);
+    say("A file is gone or has changed; it is set aside");
+    if (isShown) show();
+    start();
+  }
+
+  function show() {
+    alone = false;
+    const question = queue[0];
+    if (!question) {
+      const text = document.createElement("p");
+      const isDone = !asking && busy.size === 0;
+      text.textContent = isDone ? "Nothing is left to label. The review shows what may be wrong." : "One moment …";
+      stage.replaceChildren(text);
+      path.textContent = suggestion.textContent = "";
+      group.hidden = true;
+      markSuggested(buttons, null);
+      return;
+    }
+    stage.replaceChildren(load(question));
+    shownAt = performance.now();
+    path.textContent = question.path;
+    suggestion.textContent = "";
+    if (question.suggestion) {
+      suggestion.textContent = `${question.suggestion}? ${Math.round(100 * question.probability)} % – Enter accepts`;
+    } else if (question.why === "audit") {
+      suggestion.textContent = "For the accuracy: without a suggestion";
+    }
+    markSuggested(buttons, question.suggestion);
+    showGroup(question);
+  }
+
+  function showGroup(question) {
+    group.hidden = question.group.length === 0;
+    if (group.hidden) return;
+    const text = document.createElement("button");
+    text.type = "button";
+    text.id = "alone";
+    text.setAttribute("aria-pressed", String(alone));
+    text.textContent = alone
+      ? "This image alone ;"
+      : `With ${question.group.length} near-duplicate${question.group.length > 1 ? "s" : ""} ;`;
+    text.addEventListener("click", toggleAlone);
+    const images = alone ? [] : question.group.slice(0, 6).map((id) => picture(id, 64, "Near-duplicate"));
+    group.replaceChildren(text, ...images);
+  }
+
+  function toggleAlone() {
+    if (queue[0] && queue[0].group.length) {
+      alone = !alone;
+      showGroup(queue[0]);
+    }
+  }
+
+  function decide(path_, body, words) {
+    const question = queue[0];
+    if (!question) return;
+    const seconds = Math.round(performance.now() - shownAt) / 1000;
+    queue.shift();
+    busy.add(question.id);
+    show();
+    say(words);
+    act(path_, { image: question.id, seconds, n: AHEAD, ...body }).then(
+      (answer_) => {
+        busy.delete(question.id);
+        take(answer_.questions);
+        if (!queue.length) show();
+      },
+      () => {
+        busy.delete(question.id); // the banner says why; the image comes back
+        settled().then(() => start(true));
+      },
+    );
+    if (queue.length < 2) settled().then(() => start());
+  }
+
+  function answer(label) {
+    decide("/api/answer", { label, alone }, `Labelled ${label}`);
+  }
+
+  async function undo() {
+    await settled();
+    try {
+      const { undone, questions } = await act("/api/undo", { n: AHEAD });
+      say(undone ? `Took back: ${undone}` : "Nothing to take back");
+      take(questions, true);
+      return undone;
+    } catch {
+      return null; // the banner says why
+    }
+  }
+
+  function onKey(key) {
+    if (key === "Enter" && queue[0] && queue[0].suggestion) answer(queue[0].suggestion);
+    else if (key === " ") unsure();
+    else if (key === "Backspace") undo();
+    else if (key === ";") toggleAlone();
+    else if (classOf(classes, key) !== null) answer(classOf(classes, key));
+    else return false;
+    return true;
+  }
+
+  function unsure() {
+    decide("/api/unsure", {}, "Unsure");
+  }
+
+  function isEmpty() {
+    return queue.length === 0;
+  }
+
+  return { start, refreshClasses, answer, unsure, undo, onKey, isEmpty };
+}

@@ -1,0 +1,63 @@
+"""What tests of the page do in the browser: wait for states, never for times."""
+
+import os
+
+import pytest
+
+from tests.label.conftest import CLASSES, truth
+
+CHROMIUM = os.environ.get("SKAL_CHROMIUM", "/usr/bin/chromium")
+PICTURES = os.environ.get("SKAL_PICTURES")  # a folder to keep the screenshots in, as docs/label
+BROWSER_TEST = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"there is no browser at {CHROMIUM}"),
+]
+#: Without these Chromium looks for hosts of its maker's at every start.
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def image_of(page):
+    """The image that is shown."""
+    return page.get_attribute("#stage img", "data-id")
+
+
+def shows(page, image):
+    """Wait until an image is shown."""
+    page.wait_for_function("id => document.querySelector('#stage img')?.dataset.id === id", arg=image)
+
+
+def press(page, key):
+    """Press a key in the labelling mode, and wait for another image."""
+    before = image_of(page)
+    page.keyboard.press(key)
+    page.wait_for_function(
+        "id => { const shown = document.querySelector('#stage img'); return shown && shown.dataset.id !== id; }",
+        arg=before,
+    )
+
+
+def saved(page):
+    """Wait until every action is on the disk."""
+    page.wait_for_function("() => document.getElementById('saved').textContent === 'All saved'")
+
+
+def key_of(path, classes=CLASSES):
+    """The key of an image's class, from its name."""
+    return str((1 + classes.index(truth(path))) % 10)
+
+
+def label(page, n, classes=CLASSES):
+    """Answer n questions truly."""
+    for _ in range(n):
+        press(page, key_of(page.inner_text("#path"), classes))
+    saved(page)

@@ -1,0 +1,65 @@
+"""The temperature against what made the labels."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+
+from skal.label.calibration import calibrate, fit_temperature
+
+
+def drawn(n, temperature, seed=0, n_classes=4):
+    """Probabilities of a model that is too sure by a temperature, and labels drawn from the true ones."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, size=(n, n_classes))
+    true = softmax(logits / temperature, axis=1)
+    labels = (true.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+    return softmax(logits, axis=1), labels, true
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature):
+    proba, labels, true = drawn(20_000, temperature)
+    found = fit_temperature(proba, labels)
+    assert_allclose(found, temperature, rtol=0.05)
+    assert_allclose(calibrate(proba, temperature), true, rtol=1e-6)
+
+
+def test_few_answers_help_already():
+    """40 audit answers of a model that is too sure: in the mean over 50 sessions the log loss on new images falls."""
+    gains = []
+    for seed in range(50):
+        proba, labels, _ = drawn(40, 2.5, seed)
+        new, answers, _ = drawn(500, 2.5, 1000 + seed)
+        better = calibrate(new, fit_temperature(proba, labels))
+        gains.append(log_loss(answers, new) - log_loss(answers, better))
+    assert np.mean(gains) > 0.1
+    assert np.mean(np.array(gains) > 0) > 0.9
+
+
+def test_all_right_is_not_certain():
+    """Laplace's rule of succession, where the model is right and sure of it each time."""
+    for n in (30, 100):
+        proba = np.tile([0.999, 0.001], (n, 1))
+        sure = calibrate(proba, fit_temperature(proba, np.zeros(n, dtype=int)))
+        assert_allclose(sure[:, 0], (n + 1) / (n + 2), rtol=1e-3)
+
+
+def test_the_best_class_stays():
+    proba, labels, _ = drawn(200, 2)
+    assert (calibrate(proba, fit_temperature(proba, labels)).argmax(axis=1) == proba.argmax(axis=1)).all()
+    assert_allclose(calibrate([[1.0, 0.0]], 2.0).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("proba", "targets", "message"),
+    [
+        (np.ones((0, 2)), np.zeros(0, dtype=int), "do not belong together"),
+        (np.ones((2, 2)) / 2, np.array([0]), "do not belong together"),
+        (np.ones((1, 2)) / 2, np.array([2]), "columns 0 to 1"),
+    ],
+)
+def test_bad_input(proba, targets, message):
+    with pytest.raises(ValueError, match=message):
+        fit_temperature(proba, targets)
