@@ -5,6 +5,7 @@ import builtins
 import doctest
 import importlib
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 import skal
 from skal import FrozenPrefixClassifier, SourceProfile
 from skal._random import seeded
+from skal.cli import _parser
 from skal.metrics import target_density
 from skal.query import STRATEGIES
 from tests.conftest import SMALL
@@ -145,6 +147,13 @@ def test_every_public_name_has_a_page(package):
     listed = {line.split(".")[-1] for line in api}
     strategies = {strategy.function.__name__ for strategy in STRATEGIES.values()}  # listed by docs/conf.py
     assert set(importlib.import_module(f"skal{package}").__all__) - strategies <= listed
+
+
+def test_commands_of_the_pages_exist():
+    commands = [line for page in PAGES for line in re.findall(r"^(skal .*)$", page.read_text("utf-8"), re.M)]
+    assert len(commands) > 10
+    for command in commands:
+        _parser().parse_args(shlex.split(command, comments=True)[1:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
