@@ -14,8 +14,9 @@ from skal.training.head import HeadPenalty, default_C, solve_head
 _NEIGHBORS, _ALPHA = 15, 0.9
 #: What each point has of every class from nowhere, as a share of what points have on average.
 _FLOOR = 0.1
-#: Mean and standard deviation of the powers of the two votes, before any evidence.
-_POWER, _WIDTH = 2.0, 0.5
+#: Mean and standard deviation of the powers of the two votes, before any evidence; that of the graph has half of it
+#: where the pool holds so many images a class.
+_POWER, _WIDTH, _HALF = 2.0, 0.5, 10.0
 _FOLDS = 5
 #: Equal shares of the classes count like so many times the pool, divided by the labels a class.
 _EQUAL_SHARES = 50.0
@@ -27,10 +28,11 @@ def pseudo_labels(
     """Probabilities of the classes of unlabelled images, from labelled ones and the graph of all.
 
     The logistic regression on the labelled images gives P; the labels, spread over the graph of neighbours, give Q.
-    Both are wrong about other images, so their product P^a Q^b is better than either. The powers are those under which
-    the labelled images are most likely when both votes are learned without them, fold by fold, with a normal prior
-    around 2: where the graph says little about the classes, or the labels are odd ones, b falls. Far from all labels Q
-    is flat. The shares of the classes follow the predictions, more so the more labels there are.
+    They are wrong about different images, so their product P^a Q^b is better than either. The powers are those under
+    which the labelled images are most likely when both votes are learned without them, fold by fold, with a normal
+    prior around 2: where the graph says little about the classes, or the labels are odd ones, b falls; in a pool of a
+    few images a class it is small from the start. Far from all labels Q is flat. The shares of the classes follow the
+    predictions, more so the more labels there are.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def pseudo_labels(
         for fold, (rows, told) in enumerate(zip(learned_from[1:], tells, strict=True))
         if len(told)
     ]
-    a, b = _powers(votes)
+    a, b = _powers(votes, np.array([_POWER, _POWER * len(pool) / (len(pool) + _HALF * n_present)]))
     proba = softmax(a * log_P[n:] + b * log_Q[n:, 0], axis=1)
     out = np.zeros((len(pool), n_classes))
     out[:, present] = align(proba, n_prior=_EQUAL_SHARES * len(pool) * n_present / n)
@@ -106,7 +108,7 @@ def _left_out(y: np.ndarray, rows: np.ndarray, is_left_out: np.ndarray) -> np.nd
     return np.flatnonzero(is_left_out & np.isin(y, y[rows]))
 
 
-def _powers(votes: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[float, float]:
+def _powers(votes: list[tuple[np.ndarray, np.ndarray, np.ndarray]], prior: np.ndarray) -> tuple[float, float]:
     """Powers of two votes under which labels that neither was learned from are most likely, with their prior."""
 
     def surprise(powers: np.ndarray) -> float:
@@ -114,7 +116,7 @@ def _powers(votes: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[flo
             -float(log_softmax(powers[0] * log_P + powers[1] * log_Q, axis=1)[np.arange(len(y)), y].sum())
             for log_P, log_Q, y in votes
         )
-        return losses + float(((powers - _POWER) ** 2).sum()) / (2 * _WIDTH**2)
+        return losses + float(((powers - prior) ** 2).sum()) / (2 * _WIDTH**2)
 
-    found = minimize(surprise, np.full(2, _POWER), method="L-BFGS-B", bounds=[(0, 10), (0, 10)]).x
+    found = minimize(surprise, prior, method="L-BFGS-B", bounds=[(0, 10), (0, 10)]).x
     return float(found[0]), float(found[1])
