@@ -1,7 +1,7 @@
 """Sphinx configuration; ``nox -s docs`` builds docs/_build.
 
-``SKAL_GALLERY=all`` runs the whole gallery, otherwise a sample of it; ``SKAL_INTERSPHINX=1`` links to the documentation of
-other packages, for which their inventories are downloaded.
+``SKAL_GALLERY=all`` runs the whole gallery, otherwise a sample of it; ``SKAL_INTERSPHINX=1`` links to the
+documentation of other packages, for which their inventories are downloaded.
 """
 
 import csv
@@ -36,6 +36,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "gallery/GALLERY_HEADER.rst", "sg_execution_times.rst", "strategies_list.rst"]
 templates_path = ["_templates"]
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 autodoc_typehints = "none"
@@ -105,7 +106,6 @@ html_static_path = ["_static"]
 html_css_files = ["skal.css"]
 html_show_sourcelink = False
 html_context = {"edit_page_url_template": f"{SOURCE}/edit/main/docs/{{{{ file_name }}}}", "default_mode": "auto"}
-html_context["edit_page_provider_name"] = "the source"
 html_theme_options = {
     "logo": {"text": "skal", "alt_text": "skal"},
     "use_edit_page_button": True,
@@ -116,14 +116,19 @@ html_theme_options = {
     "icon_links": [{"name": "Source", "url": SOURCE, "icon": "fa-solid fa-code-branch"}],
     "footer_start": ["copyright"],
     "footer_end": [],
-    "secondary_sidebar_items": {"**": ["page-toc", "edit-this-page"], "index": [], "gallery/index": []},
+    "secondary_sidebar_items": {
+        "*": ["page-toc", "edit-this-page"],
+        "index": [],
+        "gallery/*": ["page-toc"],
+        "generated/*": ["page-toc"],
+    },
 }
 #: Pages without pages below them have no sidebar on the left.
 html_sidebars = {
     name: [] for name in ("index", "get_started", "results", "changes", "gallery/index", "search", "genindex")
 }
 
-# ----------------------------------------------------------------- what is made from the registry, so that it cannot drift
+# ----------------------------------------------------------------- made from the registry, so that it cannot drift
 
 generated = HERE / "generated"
 generated.mkdir(exist_ok=True)

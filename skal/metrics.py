@@ -59,8 +59,8 @@ def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     Parameters
     ----------
     records : DataFrame
-        As from :func:`~skal.experiment.run_experiment`. The strategies of a task and seed are ranked among each other; equal areas share
-        their mean rank.
+        As from :func:`~skal.experiment.run_experiment`. The strategies of a task and seed are ranked among each other;
+        equal areas share their mean rank.
     metric : str, default="accuracy"
 
     Returns

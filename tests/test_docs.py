@@ -2,20 +2,24 @@
 
 import ast
 import builtins
+import doctest
 import importlib
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 import skal
 from skal import FrozenPrefixClassifier, SourceProfile
 from skal._random import seeded
+from skal.cli import _parser
 from skal.metrics import target_density
 from skal.query import STRATEGIES
 from tests.conftest import SMALL
@@ -35,6 +39,10 @@ LEFT_OUT = {
 }
 
 
+MAIN = ["guide", "adaptation", "selective", "emoc", "index", "get_started"]
+MAIN = [f"docs/{page}.md" for page in MAIN] + [page for page in SNIPPETS if page.startswith("docs/task_")]
+
+
 class AtToySize(ast.NodeTransformer):
     """The same code with the toy network in place of pre-trained ones, two rounds, and searches over one candidate."""
 
@@ -49,11 +57,11 @@ class AtToySize(ast.NodeTransformer):
 
     def visit_Call(self, node):
         self.generic_visit(node)
-        node.keywords = [keyword for keyword in node.keywords if keyword.arg != "weights"]
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg not in ("weights", "image_size")]
         for keyword in node.keywords:
             if keyword.arg in ("n_queries", "n_instances", "batch_size"):
                 keyword.value = ast.Constant(2)
-            elif keyword.arg == "n_jobs":
+            elif keyword.arg == "n_jobs" or (keyword.arg == "n_frozen" and isinstance(keyword.value, ast.UnaryOp)):
                 keyword.value = ast.Constant(1)
         called = node.func.id if isinstance(node.func, ast.Name) else None
         if called == "range":
@@ -92,6 +100,10 @@ def namespace(monkeypatch, convnet, pixels, files, source_images, tmp_path):
     monkeypatch.setattr("skal.selective.FilterBankDescriptor", descriptor)
     monkeypatch.chdir(tmp_path)
     X, y = pixels
+    for i, (image, label) in enumerate(zip(X, y, strict=True)):  # what skal export writes
+        folder = tmp_path / "sorted" / ("audit" if i % 4 == 0 else "train") / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
     source = np.concatenate([255 - X, X // 2, 255 - X // 2])
     given = {
         "net": quick(convnet, random_state=0).fit(X[:8], y[:8]),
@@ -129,6 +141,28 @@ def test_snippets_import_what_there_is(page):
                 assert name is None or hasattr(importlib.import_module(module), name), f"{module} has no {name}"
 
 
+@pytest.mark.parametrize("package", ["", ".training", ".label", ".features", ".backbones", ".images", ".selective"])
+def test_every_public_name_has_a_page(package):
+    api = (ROOT / "docs" / "api.md").read_text("utf-8").split()
+    listed = {line.split(".")[-1] for line in api}
+    strategies = {strategy.function.__name__ for strategy in STRATEGIES.values()}  # listed by docs/conf.py
+    assert set(importlib.import_module(f"skal{package}").__all__) - strategies <= listed
+
+
+def test_commands_of_the_pages_exist():
+    commands = [line for page in PAGES for line in re.findall(r"^(skal .*)$", page.read_text("utf-8"), re.M)]
+    assert len(commands) > 10
+    for command in commands:
+        _parser().parse_args(shlex.split(command, comments=True)[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_sessions_print_what_they_show(page):
+    shown = "\n".join(re.findall(r"^```pycon\n(.*?)^```", page.read_text("utf-8"), re.M | re.S))
+    test = doctest.DocTestParser().get_doctest(shown, {}, page.name, str(page), 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
 @pytest.mark.parametrize("page", [page for page, snippets in SNIPPETS.items() if snippets])
 def test_snippets_run_on_toys(page, namespace):
     run = 0
@@ -144,7 +178,7 @@ def test_snippets_run_on_toys(page, namespace):
 
 def test_the_main_pages_run_on_toys(namespace):
     """A page that needs names which nobody has would be skipped above, unseen."""
-    for page in ("docs/guide.md", "docs/adaptation.md", "docs/selective.md", "docs/emoc.md"):
+    for page in MAIN:
         known = set(namespace)
         for code in SNIPPETS[page]:
             if any(word in code for word in LEFT_OUT):

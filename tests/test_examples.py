@@ -152,7 +152,8 @@ def test_compare_probe(run, images, tmp_path):
     assert rows.groupby("method").size().to_dict() == dict.fromkeys(("skal", "probe", "regression", "1 frozen"), 4)
     run("compare_probe", *arguments)  # nothing is left to do
     pd.testing.assert_frame_equal(pd.read_csv(output), rows)
-    assert "logistic regression" in run("compare_probe", "--output", output, "--table")
+    run("compare_probe", "--output", output, "--table", tmp_path / "table.csv")
+    assert "logistic regression" in pd.read_csv(tmp_path / "table.csv")
 
 
 @pytest.mark.parametrize("kind", ["images", "npz", "digits"])

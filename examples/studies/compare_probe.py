@@ -9,7 +9,7 @@ instead of the default.
 
 DIR holds class folders, as for quickstart.py; without it, Fashion-MNIST and EfficientNet-Lite0. The regression's C is
 chosen by cross-validation (1 where a class has one label). Rows already in the CSV file are kept, so a run that was
-stopped continues, and several data sets and networks can share a file. ``--table`` only prints what it holds.
+stopped continues, and several data sets and networks can share a file. ``--table FILE`` only sums up what it holds.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--name", default="fashion_mnist", help="of the data in the table (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("compare_probe.csv"))
-    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    parser.add_argument("--table", type=Path, help="file for the table of what --output holds; runs nothing")
     args = parser.parse_args()
 
     rows = pd.read_csv(args.output).to_dict("records") if args.output.exists() else []
     if args.table:
-        print(table(pd.DataFrame(rows)).to_csv())
+        table(pd.DataFrame(rows)).to_csv(args.table)
         return
     done = {(row["data"], row["network"], row["labels"], row["seed"], row["method"]) for row in rows}
     X, y, X_test, y_test = load_task(args.images)

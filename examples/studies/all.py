@@ -1,0 +1,277 @@
+"""Remake any table or figure of the documentation.
+
+    python examples/studies/all.py --list                                 their names, and the data that they need
+    python examples/studies/all.py --table quickstart lambda_fashion      remake these, and write them to docs/
+
+Data that are not part of the project lie in ``--data`` (or $SKAL_DATA), under the names that ``--list`` prints: images
+in class folders (scenes15/train and scenes15/test), arrays X_train, y_train, X_test, y_test (cifar10.npz), and state
+dicts (mobilenet_v2.pth). imagenet/ holds one image per class and labels.csv, as for make_source_profile.py.
+
+A run that was stopped continues: results are kept in ``--work``, one folder per version of the code. When a table is
+done, its files go to docs/results, and the line beside it names the code it was made with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import skal
+
+ROOT = Path(__file__).parents[2]
+#: The line beside a table, as ``*`strategies`: skal 0.1.0, code of 853b39e.*``
+MADE_WITH = re.compile(r"^\*`(?P<name>[\w/.]+)`: skal (?P<version>\S+), code of (?P<code>\w+\+?)\.\*$", re.M)
+
+MOBILENET = "--backbone mobilenet_v2 --weights {data}/mobilenet_v2.pth"
+SQUEEZENET = "--backbone squeezenet1_1 --weights {data}/squeezenet1_1.pth"
+PROFILED = f"{MOBILENET} --profile {{work}}/profile.safetensors"
+DEEP = "--n-frozen 45 --rounds 8 --batch 60 --test 1000"
+BEST = 'random uherding max_herding typiclust "margin, herding" "adma, herding" "LR, random" "LR, max_herding"'
+WIDTHS = '"LR, uherding" "LR, uherding, least distance"'
+DIGITS = "{data}/mnist.npz {data}/usps.npz"
+
+
+class Study(NamedTuple):
+    """How a table is made.
+
+    Parameters
+    ----------
+    commands : list of str
+        Arguments of Python, where ``{data}`` and ``{work}`` are folders.
+    files : dict of str to str
+        From files in the working folder to files in docs/results.
+    """
+
+    commands: list[str]
+    files: Mapping[str, str]
+
+    @property
+    def needs(self) -> list[str]:
+        """Names of what has to be in the data folder."""
+        return sorted(set(re.findall(r"\{data\}/([\w.]+)", " ".join(self.commands))))
+
+
+def study(name: str, arguments: str) -> str:
+    """Command of a study of this folder."""
+    return f"examples/studies/{name}.py {arguments}"
+
+
+def profile(size: int, options: str = "") -> str:
+    """Command that makes MobileNetV2's profile at a size."""
+    output = "--output {work}/profile.safetensors"
+    return study("make_source_profile", f"{{data}}/imagenet {MOBILENET} --image-size {size} {options} {output}")
+
+
+def trade_offs(images: str, network: str, rounds: str, lambdas: tuple[str, ...]) -> list[str]:
+    """ADMA at several trade-offs, and random labelling, in one figure."""
+    commands, runs = [], []
+    for lam in lambdas:
+        options = f"--strategy adma random --lam {lam} {rounds}"
+        commands.append(f"examples/quickstart.py --full {images} {network} {options} --output {{work}}/{lam}")
+        runs.append(f'--run {{work}}/{lam} "adma=ADMA, λ = {lam}"')
+    return [*commands, study("join_records", f"{' '.join(runs)} --output {{work}}/joined")]
+
+
+def probe(at_random: bool) -> list[str]:
+    """The classifier against logistic regression."""
+    runs, output = [], "--output {work}/probe.csv"
+    if at_random:
+        runs = [
+            f"--labels 10 20 50 100 {output}",
+            f"--name scenes15 --images {{data}}/scenes15 {MOBILENET} --image-size 129 --labels 15 30 75 150 {output}",
+        ]
+        return [study("compare_probe", f"--random {run}") for run in runs] + [
+            study("compare_probe", f"{output} --table {{work}}/table.csv")
+        ]
+    for network in (MOBILENET, SQUEEZENET):
+        runs.append(f"{network} --image-size 96 {output}")
+        for data in ("scenes15", "caltech101"):
+            runs.append(f"--name {data} --images {{data}}/{data} {network} --image-size 129 {output}")
+    return [study("compare_probe", run) for run in runs] + [
+        study("compare_probe", f"{output} --table {{work}}/table.csv")
+    ]
+
+
+STUDIES = {
+    "quickstart": Study(
+        ["examples/quickstart.py --full --output {work}/fashion"],
+        {f"fashion/{name}": f"fashion/{name}" for name in ("learning_curve.png", "queried.png", "queried.csv",
+                                                         "records.csv", "table.csv")},
+    ),
+    "probe": Study(probe(False), {"probe.csv": "compare_probe.csv", "table.csv": "compare_probe_table.csv"}),
+    "probe_random": Study(
+        probe(True), {"probe.csv": "compare_probe_random.csv", "table.csv": "compare_probe_random_table.csv"}
+    ),
+    "grid_search": Study([study("grid_search", "--compare --output {work}/grid")], {}),
+    "lambda_fashion": Study(
+        trade_offs("", "", "--rounds 15", ("0.01", "0.1", "0.5")),
+        {f"joined/{name}": f"fashion_lambda/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
+    ),
+    "lambda_scenes15": Study(
+        [profile(129), *trade_offs("--images {data}/scenes15", f"{PROFILED} --image-size 129",
+                                   "--batch 15 --rounds 15", ("0.01", "0.1"))],
+        {f"joined/{name}": f"scenes15/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
+    ),
+    "lambda_caltech101": Study(
+        [profile(129), *trade_offs("--images {data}/caltech101", f"{PROFILED} --image-size 129",
+                                   "--batch 50 --rounds 10", ("0.01", "0.1"))],
+        {f"joined/{name}": f"caltech101/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
+    ),
+    "adma": Study(
+        [profile(129, "--two-patterns"),
+         study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 129 --two-patterns --rounds 15 "
+                             "--batch 15 --output {work}/study")],
+        {f"study/{name}": f"scenes15_study/{name}" for name in ("areas.csv", "curves.png", "records.csv")},
+    ),
+    "distinctive_fashion": Study(
+        [study("distinctive_batches", "--sizes 50 150 --output {work}/batches.csv")],
+        {"batches.csv": "distinctive_batches_fashion.csv"},
+    ),
+    "distinctive_scenes15": Study(
+        [profile(129), study("distinctive_batches", f"--images {{data}}/scenes15 {PROFILED} --image-size 129 "
+                                                    "--output {work}/batches.csv")],
+        {"batches.csv": "distinctive_batches_scenes15.csv"},
+    ),
+    "strategies": Study(
+        [profile(97), *(study("compare_strategies", f"{run} --output {{work}}/tables") for run in (
+            f"--name scenes15 --images {{data}}/scenes15 {PROFILED} --image-size 97 --batch 15 --test 1000",
+            f"--name cifar10 --npz {{data}}/cifar10.npz {PROFILED} --image-size 97 --pool 2000 --test 1000",
+            f"--name usps --digits {DIGITS} --n-frozen 2 --pool 2000",
+            f"--name caltech101 --images {{data}}/caltech101 {PROFILED} --image-size 97 --rounds 6 --batch 50 "
+            "--pool 1500 --test 1000"))],
+        {f"tables/{name}": f"strategies/{name}" for name in (
+            "areas.csv", "ranks.csv", "needed.csv", "seconds.csv", "curves.png", "scenes15.csv", "cifar10.csv",
+            "usps.csv", "caltech101.csv")},
+    ),
+    "strategies_deep": Study(
+        [profile(97), *(study("compare_strategies", f"{run} --strategy {BEST} --output {{work}}/tables") for run in (
+            f"--name scenes15 --images {{data}}/scenes15 {PROFILED} --image-size 97 {DEEP}",
+            f"--name cifar10 --npz {{data}}/cifar10.npz {PROFILED} --image-size 97 {DEEP} --pool 2000",
+            f"--name usps --digits {DIGITS} --n-frozen 0 --rounds 10 --batch 40 --pool 2000",
+            f"--name caltech101 --images {{data}}/caltech101 {PROFILED} --image-size 97 {DEEP} --rounds 5 --batch 100 "
+            "--pool 1500 --seeds 2"))],
+        {f"tables/{name}": f"strategies_deep/{name}" for name in (
+            "areas.csv", "needed.csv", "curves.png", "scenes15.csv", "cifar10.csv", "usps.csv", "caltech101.csv")},
+    ),
+    "kernel_width": Study(
+        [profile(97), *(study("compare_strategies", f"{run} --ceilings 0 --output {{work}}/tables") for run in (
+            f"--name scenes15 --images {{data}}/scenes15 {PROFILED} --image-size 97 --batch 15 --test 1000 "
+            f"--strategy {WIDTHS}",
+            f"--name cifar10 --npz {{data}}/cifar10.npz {PROFILED} --image-size 97 --pool 2000 --test 1000 "
+            f"--strategy {WIDTHS}",
+            f"--name usps --digits {DIGITS} --n-frozen 2 --pool 2000 --strategy {WIDTHS} uherding "
+            '"uherding, least distance"'))],
+        {},
+    ),
+    "exploration_cifar10": Study(
+        [study("continuous_exploration", "--npz {data}/cifar10.npz --known 5 --novel 5 --steps 12 --iterations 50 "
+                                         "--output {work}/exploration")],
+        {"exploration/records.csv": "exploration_cifar10/records.csv",
+         "exploration/table.csv": "exploration_cifar10/table.csv",
+         "exploration/exploration.png": "exploration_cifar10/curves.png"},
+    ),
+    "exploration_caltech101": Study(
+        [study("continuous_exploration", "--images {data}/caltech101 --resnet20 {data}/resnet20.pth --per-class 14 "
+                                         "--set-size 5 --steps 15 --iterations 80 --lr 0.003 --initialisations 5 "
+                                         "--output {work}/exploration")],
+        {"exploration/records.csv": "exploration_caltech101/records.csv",
+         "exploration/table.csv": "exploration_caltech101/table.csv",
+         "exploration/exploration.png": "exploration_caltech101/curves.png"},
+    ),
+    "selective_scenes15": Study(
+        [study("selective_joint", f"--target {{data}}/scenes15 --source {{data}}/caltech101 {MOBILENET} "
+                                  "--image-size 97 --n-frozen 34 --output {work}/selective")],
+        {"selective/records.csv": "selective/scenes15_records.csv", "selective/table.csv": "selective/scenes15.csv"},
+    ),
+    "selective_usps": Study(
+        [study("selective_joint", "--digits {data}/usps.npz {data}/mnist.npz --output {work}/selective")],
+        {"selective/records.csv": "selective/usps_records.csv", "selective/table.csv": "selective/usps.csv"},
+    ),
+    "domain_shift": Study(
+        [study("domain_shift", f"--digits {DIGITS} --output {{work}}/shift"),
+         study("domain_shift", "--digits {data}/usps.npz {data}/mnist.npz --output {work}/shift"),
+         study("domain_shift", '--name "15 scenes to grey thumbnails" --images {data}/scenes15 '
+                               f"{MOBILENET} --image-size 97 --images-used 300 --seeds 4 --output {{work}}/shift")],
+        {f"shift/{name}": f"domain_shift/{name}" for name in (
+            "table.csv", "shift.png", "mnist to usps.csv", "usps to mnist.csv", "15 scenes to grey thumbnails.csv")},
+    ),
+    "kills": Study(
+        [study("kills", "--folder {work}/kills --output {work}/kills.csv")],
+        {"kills.csv": "kills.csv"},
+    ),
+}  # fmt: skip
+
+
+def code_version(root: Path = ROOT) -> str:
+    """The commit that last changed skal/, with a plus if it has been changed since; the release without git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("log", "-1", "--format=%h", "--", "skal") + ("+" if git("status", "--porcelain", "skal") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return skal.__version__.replace(".", "_")
+
+
+def mark(name: str, code: str, pages: Path) -> None:
+    """Name the code in the lines beside a table."""
+    line = f"*`{name}`: skal {skal.__version__}, code of {code}.*"
+    for page in sorted(pages.glob("*.md")):
+        text = page.read_text("utf-8")
+        marked = MADE_WITH.sub(lambda found: line if found["name"] == name else found[0], text)
+        if marked != text:
+            page.write_text(marked, "utf-8")
+
+
+def remake(name: str, data: Path, work: Path, pages: Path) -> None:
+    """Run what is left of a study's commands, and write its files to the documentation."""
+    missing = [need for need in STUDIES[name].needs if not (data / need).exists()]
+    if missing:
+        raise SystemExit(f"{name} needs {', '.join(missing)} in {data}; give the folder as --data")
+    code = code_version()
+    folder = work / code / name
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "done.txt"
+    done = log.read_text("utf-8").splitlines() if log.exists() else []
+    for command in STUDIES[name].commands:
+        if command not in done:
+            arguments = [part.format(data=data.resolve(), work=folder.resolve()) for part in shlex.split(command)]
+            print("+ python", shlex.join(arguments), flush=True)
+            subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"{command}\n")
+    for made, shown in STUDIES[name].files.items():
+        target = pages / "results" / shown
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / made, target)
+    mark(name, code, pages)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="print names and data")
+    parser.add_argument("--table", nargs="+", default=[], choices=STUDIES, metavar="NAME", help="what to remake")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SKAL_DATA", "data")))
+    parser.add_argument("--work", type=Path, default=Path("studies_work"))
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where tables and figures go")
+    args = parser.parse_args()
+    if not args.list and not args.table:
+        parser.error("give --list or --table NAME")
+    if args.list:
+        for name, listed in STUDIES.items():
+            print(f"{name:24}{', '.join(listed.needs) or '(nothing more)'}")
+    for name in args.table:
+        remake(name, args.data, args.work, args.docs)
+
+
+if __name__ == "__main__":
+    main()
