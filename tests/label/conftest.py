@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import time
 import uuid
 
@@ -97,6 +98,24 @@ def label_all(session, n=None, tab=""):
         session.answer(question.id, truth(question.path), seconds=1.0, tab=tab)
         questions.append(question)
     return questions
+
+
+def never(learner, X_pool, n_instances=1):
+    """A strategy that takes the first ones."""
+    return np.arange(n_instances)
+
+
+@pytest.fixture
+def quiet(opened):
+    """Opens sessions that train nothing by themselves."""
+    return lambda **options: opened(**{"batch_size": 10_000, "query": never, **options})
+
+
+def killed(session, tmp_path, number, **options):
+    """Another session on a copy of the project as it is on the disk now."""
+    copy = tmp_path / f"copy{number}.skal"
+    shutil.copytree(session.project.path, copy)
+    return LabelSession(tmp_path / "photos", copy, estimator=session._modelling._estimator, **options)
 
 
 class Client:
