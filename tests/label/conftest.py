@@ -212,6 +212,7 @@ def visit(browser):
     def start(client, width=1280, height=800, scheme="light", context=None, tolerated=("507", "422")):
         own = context or browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         if context is None:
+            own.set_default_timeout(120_000)  # states are waited for, also on a busy machine
             contexts.append(own)
         page = own.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
