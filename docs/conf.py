@@ -1,29 +1,135 @@
-"""Sphinx configuration: ``sphinx-build -W docs docs/_build``."""
+"""Sphinx configuration; ``nox -s docs`` builds docs/_build.
+
+``SKAL_GALLERY=all`` runs the whole gallery, otherwise a sample of it; ``SKAL_INTERSPHINX=1`` links to the documentation of
+other packages, for which their inventories are downloaded.
+"""
 
 import csv
+import os
+import tomllib
+import warnings
 from pathlib import Path
+
+from sphinx_gallery.sorting import ExplicitOrder
 
 import skal
 from skal.query import STRATEGIES
+
+HERE = Path(__file__).parent
+SOURCE = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["urls"]["Source"]
 
 project = "skal"
 author = "The skal developers"
 copyright = "2026, the skal developers"
 release = skal.__version__
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
-myst_enable_extensions = ["dollarmath"]
-exclude_patterns = ["_build"]
-html_theme = "pydata_sphinx_theme"
-html_theme_options = {"show_prev_next": False}
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "gallery/GALLERY_HEADER.rst", "sg_execution_times.rst", "strategies_list.rst"]
+templates_path = ["_templates"]
 numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
 autodoc_typehints = "none"
+autosummary_generate = ["api.md", "strategies_list.rst"]
+copybutton_exclude = ".linenos, .gp, .go"
 
-# The table of docs/strategies.md and the list in docs/api.md are made from the registry, so that they cannot drift.
-generated = Path(__file__).parent / "generated"
+# ----------------------------------------------------------------- links to other packages
+
+OTHERS = {
+    "python": "https://docs.python.org/3",
+    "numpy": "https://numpy.org/doc/stable",
+    "sklearn": "https://scikit-learn.org/stable",
+    "torch": "https://docs.pytorch.org/docs/stable",
+    "scipy": "https://docs.scipy.org/doc/scipy",
+    "pandas": "https://pandas.pydata.org/docs",
+}
+#: Properties that numpydoc links to in the section Attributes, where they are described.
+nitpick_ignore = [("py:obj", name) for name in ("classes", "labels", "model")]
+if os.environ.get("SKAL_INTERSPHINX"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {name: (url, None) for name, url in OTHERS.items()}
+else:  # the build needs no network
+    nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(OTHERS)}|abc|modAL|skorch|matplotlib|joblib)\..*")]
+
+# ----------------------------------------------------------------- gallery
+
+#: In the order of the page.
+EXAMPLES = [
+    "choose_a_strategy",
+    "label_a_folder",
+    "grid_search",
+    "new_classes",
+    "borrow_from_a_source",
+    "adapt_to_a_domain",
+    "own_network",
+    "own_strategy",
+    "own_recipe",
+    "many_images",
+]
+#: Run in every build; the others are shown without being run.
+SAMPLE = ["own_network", "adapt_to_a_domain"]
+run = EXAMPLES if os.environ.get("SKAL_GALLERY") == "all" else SAMPLE
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "ignore_pattern": r"quickstart|[/\\](studies|data)[/\\]",
+    "filename_pattern": rf"plot_({'|'.join(run)})\.py",
+    "within_subsection_order": ExplicitOrder([f"plot_{name}.py" for name in EXAMPLES] + ["*"]),
+    "download_all_examples": False,
+    "show_memory": False,
+    "min_reported_time": 1e9,
+    "write_computation_times": False,
+    "image_scrapers": ("matplotlib",),
+    "matplotlib_animations": False,
+    "abort_on_example_error": True,
+}
+suppress_warnings = ["config.cache"]  # within_subsection_order is an object
+warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
+
+# ----------------------------------------------------------------- pages
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skal"
+html_logo = "_static/logo.svg"
+html_favicon = "_static/favicon.svg"
+html_static_path = ["_static"]
+html_css_files = ["skal.css"]
+html_show_sourcelink = False
+html_context = {"edit_page_url_template": f"{SOURCE}/edit/main/docs/{{{{ file_name }}}}", "default_mode": "auto"}
+html_context["edit_page_provider_name"] = "the source"
+html_theme_options = {
+    "logo": {"text": "skal", "alt_text": "skal"},
+    "use_edit_page_button": True,
+    "show_prev_next": False,
+    "header_links_before_dropdown": 7,
+    "navbar_align": "left",
+    "navbar_end": ["version", "theme-switcher", "navbar-icon-links"],
+    "icon_links": [{"name": "Source", "url": SOURCE, "icon": "fa-solid fa-code-branch"}],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": {"**": ["page-toc", "edit-this-page"], "index": [], "gallery/index": []},
+}
+#: Pages without pages below them have no sidebar on the left.
+html_sidebars = {
+    name: [] for name in ("index", "get_started", "results", "changes", "gallery/index", "search", "genindex")
+}
+
+# ----------------------------------------------------------------- what is made from the registry, so that it cannot drift
+
+generated = HERE / "generated"
 generated.mkdir(exist_ok=True)
-(generated / "strategies.txt").write_text(
-    "\n\n".join(f".. autofunction:: skal.query.{s.function.__name__}" for s in STRATEGIES.values())
+listing = "\n".join(f"   query.{s.function.__name__}" for s in STRATEGIES.values())
+(HERE / "strategies_list.rst").write_text(
+    f".. currentmodule:: skal\n\n.. autosummary::\n   :toctree: generated\n   :nosignatures:\n\n{listing}\n"
 )
 with open(generated / "strategies.csv", "w", newline="") as file:
     rows = csv.writer(file)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,12 +58,15 @@ def train(
     classes : array-like or None
         Classes that may come later.
     """
+    deadline = None if estimator.max_seconds is None else time.monotonic() + estimator.max_seconds
     continues = continues and hasattr(estimator, "net_")
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
     shape = copy.copy(estimator)  # learns the width of X, so that a fit that fails changes nothing
     X = checked_features(shape, X, reset=not (continues and replays))
     prefix = prefix_of(estimator, X)
+    if estimator.n_frozen is None:
+        prefix = replace(prefix, n_frozen=_depth(estimator, prefix, y, continues))
     if estimator.source is not None:
         estimator.source.check_backbone(prefix.backbone)
     is_same = continues and is_same_network(estimator, prefix)
@@ -101,6 +106,7 @@ def train(
         labelled.sample_weight,
         foretold,
         _last_fit(estimator, new) if continues else None,
+        deadline,
     )
     if len(labelled.y):
         problem.activations  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
@@ -126,6 +132,16 @@ def train(
         "_trained_by": type(recipe).__name__,
         "_attributes": list(trained.attributes),
     }
+
+
+def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
+    """Number of frozen layers where none is given: as in the fit that is continued, or as the labels are many."""
+    if continues and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
+        return int(estimator.n_frozen_)
+    if estimator.max_epochs == 0 or np.ndim(y) != 1:  # a probe; or labels that are refused below
+        return prefix.n_frozen
+    recipe = FineTuning() if estimator.recipe is None else estimator.recipe
+    return int(recipe.default_depth(prefix.backbone, len(y) / max(1, len(np.unique(np.asarray(y).astype(str))))))
 
 
 def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:

@@ -27,7 +27,7 @@ from skal.training.problem import Problem
 from skal.training.suffix import Suffix
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 _REQUIRED = (
@@ -178,6 +178,9 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     if center is None:
         raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor 'features.center'")
     models[-1].center, models[-1].scale = center.numpy(), described["scale"]
+    for i, model in enumerate(models):
+        if f"{i}.mean" in state:  # it has learned from a pool
+            model.mean = torch.zeros(n_features)
     load_models(models, {name: values for name, values in state.items() if not name.startswith("labelled.")}, path)
     nothing = Labelled.none(classes)
     problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), foretold=classes)

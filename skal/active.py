@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils import Tags, _safe_indexing, check_random_state, get_tags, indexable
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
@@ -93,6 +93,7 @@ def labelling_rounds(
     seed: int | None = None,
     known: Sequence[np.ndarray] = (),
     fit_params: dict[str, Any] | None = None,
+    use_pool: bool | str = "auto",
 ) -> Iterator[Round]:
     """Query, label and fit, round after round, until the budget or the pool is used up.
 
@@ -122,6 +123,8 @@ def labelling_rounds(
         these rounds are not yielded. An estimator with ``warm_start`` is fitted in each of them, any other in the last.
     fit_params : dict, default=None
         Further arguments of the estimator's fit, such as source data.
+    use_pool : bool or "auto", default="auto"
+        As in :class:`ActiveClassifier`.
 
     Yields
     ------
@@ -130,7 +133,7 @@ def labelling_rounds(
     for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
         check_count(name, value, least)
     query = Query.of(query)
-    learner = Learner(estimator, X, y, fit_params)
+    learner = Learner(estimator, X, y, with_pool(estimator, X, fit_params or {}, use_pool))
     left = np.arange(_num_samples(X))
     given = check_initial(initial, n_initial, len(left))
     n_initial = n_initial or len(given)
@@ -164,6 +167,16 @@ def labelling_rounds(
             learner.fit()
         if t >= len(known):
             yield Round(learner, queried, asked - start, time.perf_counter() - asked)
+
+
+def with_pool(estimator: BaseEstimator, X: Any, fit_params: dict[str, Any], use_pool: bool | str) -> dict[str, Any]:
+    """Arguments of fit, and the pool among them where the estimator learns from it; what is given already stays."""
+    takes = "X_unlabeled" in getattr(estimator, "takes", ())
+    if use_pool is True and not takes:
+        raise ValueError(f"use_pool=True, but {type(estimator).__name__} takes no X_unlabeled")
+    if not use_pool or not takes or fit_params.get("X_unlabeled") is not None:
+        return fit_params
+    return {**fit_params, "X_unlabeled": X}
 
 
 def check_initial(initial: ArrayLike | None, n_initial: int, n: int) -> np.ndarray:
@@ -206,6 +219,10 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         Labels per query; the last takes what is left of the pool.
     n_initial : int, default=0
         Rows labelled at random before the first query. With 0, the strategy also chooses the first batch.
+    use_pool : bool or "auto", default="auto"
+        Whether every fit is given the pool as `X_unlabeled`, to learn from images without their labels. "auto" does
+        so where the estimator takes it (its `takes` names it, as that of :class:`FrozenPrefixClassifier` with the
+        default recipe).
     target_score : float, default=None
         Stop as soon as ``history_["score"]`` reaches it; None uses the whole budget.
     random_state : int, RandomState or None, default=None
@@ -250,6 +267,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         "n_queries": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "n_initial": [Interval(Integral, 0, None, closed="left")],
+        "use_pool": ["boolean", StrOptions({"auto"})],
         "target_score": [Interval(Real, 0, 1, closed="both"), None],
         "random_state": ["random_state"],
     }
@@ -262,6 +280,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         n_queries: int = 20,
         batch_size: int = 10,
         n_initial: int = 0,
+        use_pool: bool | str = "auto",
         target_score: float | None = None,
         random_state: int | np.random.RandomState | None = None,
     ):
@@ -270,6 +289,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.n_queries = n_queries
         self.batch_size = batch_size
         self.n_initial = n_initial
+        self.use_pool = use_pool
         self.target_score = target_score
         self.random_state = random_state
 
@@ -318,6 +338,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             n_initial=self.n_initial,
             seed=seed,
             fit_params=fit_params,
+            use_pool=self.use_pool,
         )
         for learner, *_ in rounds:
             labelled = learner.labelled

@@ -23,13 +23,14 @@ from skal.backbones.load import BackboneLike
 from skal.features.cache import Cache
 from skal.images import ImageTransform
 from skal.source import SourceProfile
+from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.recipe import Recipe
 from skal.training.suffix import Suffix
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 #: What `fit` and `partial_fit` take beside X and y, and a search or Pipeline passes on without a request.
 _DATA = ("X_source", "y_source", "X_unlabeled", "sample_domain")
@@ -55,7 +56,9 @@ class FrozenPrefixClassifier(
     n_frozen : int or None, default=None
         Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
         number leaves so many trainable below the head. None freezes up to layer A of the transformation pattern, the
-        fourth weight layer from the end. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
+        fourth weight layer from the end, and from 10 labels a class on, where the default recipe fine-tunes, the first
+        two thirds; a fit that continues keeps its depth. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for
+        ResNet-18 [1]_.
     recipe : Recipe or None, default=None
         How the trainable layers are trained: :class:`FineTuning` (None), :class:`DAN`, :class:`SelectiveJoint` or one
         of your own. Its parameters can be searched as ``recipe__name``.
@@ -68,12 +71,16 @@ class FrozenPrefixClassifier(
     lr : float, default=3e-3
         Initial learning rate; it falls linearly to zero.
     relative_lr : bool, default=True
-        Whether each tensor of weights has `lr` times its root mean square as its rate: a step then changes the layers
-        of every network, and a head of any size, by the same share [2]_. False takes `lr` as it is.
+        Whether a step changes the weights of each output channel by `lr` times their root mean square: the layers of
+        every network at every depth, and a head of any size, then change by the same share [2]_. The first 20 steps, at
+        most a fifth of all, are shorter. False takes `lr` as it is.
     max_epochs : int, default=30
         Passes over the labelled images in one fit; 0 leaves the linear probe.
     min_steps : int, default=150
         Fewest training steps in one fit: few images are passed more often than `max_epochs`.
+    max_seconds : float or None, default=None
+        Seconds after which a fit ends with the weights it has by then; the rate falls to zero on the way. Not counted
+        on is what has to be computed before, activations that are not cached. Two such fits differ.
     batch_size : int, default=32
         Images in a training step.
     optimizer : type, default=torch.optim.AdamW
@@ -90,7 +97,7 @@ class FrozenPrefixClassifier(
         Whether the head reads the features of every image scaled to one length.
     wise_alpha : float or None, default=None
         The fitted weights are (1 - alpha) times those before fine-tuning, with the linear probe as head, plus alpha
-        times the fine-tuned ones [4]_. None takes k / (k + 5) with k the mean number of labels per class: the fewer
+        times the fine-tuned ones [4]_. None takes k / (k + 1) with k the mean number of labels per class: the fewer
         labels, the closer to the probe. ``head_init="random"`` takes 1.
     head_init : {"linear_probe", "random"}, default="linear_probe"
         Where a new head starts: from the logistic regression on the pre-trained features, or from random weights.
@@ -182,6 +189,7 @@ class FrozenPrefixClassifier(
         relative_lr: bool = True,
         max_epochs: int = 30,
         min_steps: int = 150,
+        max_seconds: float | None = None,
         batch_size: int = 32,
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         weight_decay: float = 0.01,
@@ -209,6 +217,7 @@ class FrozenPrefixClassifier(
         self.relative_lr = relative_lr
         self.max_epochs = max_epochs
         self.min_steps = min_steps
+        self.max_seconds = max_seconds
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.weight_decay = weight_decay
@@ -322,6 +331,11 @@ class FrozenPrefixClassifier(
         """
         data = {"X_source": X_source, "y_source": y_source, "X_unlabeled": X_unlabeled, "sample_domain": sample_domain}
         return self._fit(X, y, sample_weight, data, continues=True, replays=True, classes=classes)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of what `fit` takes beside X and y under this recipe, such as ``"X_unlabeled"``."""
+        return (self.recipe or FineTuning()).takes
 
     def linear_probe(self) -> Self:
         """An unfitted clone whose fit solves the head alone: milliseconds if the pre-trained features are cached."""

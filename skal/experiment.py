@@ -45,6 +45,7 @@ def run_experiment(
     n_queries: int,
     batch_size: int,
     n_initial: int = 0,
+    use_pool: bool | str = "auto",
     seeds: Sequence[int] = (0, 1, 2),
     folder: str | os.PathLike[str] | None = None,
     n_jobs: int | None = None,
@@ -64,6 +65,8 @@ def run_experiment(
         Labels per query; the last takes what is left of the pool.
     n_initial : int, default=0
         Rows drawn at random and labelled before the first query.
+    use_pool : bool or "auto", default="auto"
+        As in :class:`skal.ActiveClassifier`.
     seeds : sequence of int, default=(0, 1, 2)
     folder : path, default=None
         Each run writes its records to a file in it, a line per round. Rerunning the same call resumes and returns
@@ -124,7 +127,8 @@ def run_experiment(
             raise ValueError(f"the strategy {name!r} has a generator of its own; leave it out: every round is seeded")
     for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
         check_count(name, value, least)
-    loop = {"n_queries": int(n_queries), "batch_size": int(batch_size), "n_initial": int(n_initial)}
+    counts = {"n_queries": int(n_queries), "batch_size": int(batch_size), "n_initial": int(n_initial)}
+    loop = {**counts, "use_pool": use_pool}
     runs = [(task, strategy, seed) for task in tasks for seed in seeds for strategy in strategies]
     files: dict[tuple[str, str, int], RecordFile] = {}
     if folder is not None:
@@ -182,6 +186,7 @@ def label_rounds(
     n_queries: int,
     batch_size: int,
     n_initial: int = 0,
+    use_pool: bool | str = "auto",
     seed: int = 0,
     known: Sequence[Sequence[int]] = (),
 ) -> Iterator[dict[str, Any]]:
@@ -193,7 +198,7 @@ def label_rounds(
         Cloned.
     strategy : Query or callable
     task : Task
-    n_queries, batch_size, n_initial : int
+    n_queries, batch_size, n_initial, use_pool
         As in :func:`run_experiment`.
     seed : int, default=0
     known : sequence of sequences of int, default=()
@@ -215,6 +220,7 @@ def label_rounds(
         n_queries=n_queries,
         batch_size=batch_size,
         n_initial=n_initial,
+        use_pool=use_pool,
         initial=task.initial,
         seed=seed,
         known=[np.asarray(indices, dtype=int) for indices in known],

@@ -23,7 +23,7 @@ def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.Data
     Parameters
     ----------
     records : DataFrame
-        As from :func:`run_experiment`.
+        As from :func:`~skal.experiment.run_experiment`.
     metric : str, default="accuracy"
 
     Returns
@@ -59,7 +59,7 @@ def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     Parameters
     ----------
     records : DataFrame
-        As from :func:`run_experiment`. The strategies of a task and seed are ranked among each other; equal areas share
+        As from :func:`~skal.experiment.run_experiment`. The strategies of a task and seed are ranked among each other; equal areas share
         their mean rank.
     metric : str, default="accuracy"
 
@@ -88,7 +88,7 @@ def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric:
     Parameters
     ----------
     records : DataFrame
-        As from :func:`run_experiment`.
+        As from :func:`~skal.experiment.run_experiment`.
     targets : dict of str to float
         The value to be reached in each task, such as a share of the accuracy with all labels.
     metric : str, default="accuracy"

@@ -78,10 +78,10 @@ def cached_pass(folder):
 
 
 def retrieval(folder):
-    descriptor = FilterBankDescriptor().fit(X[:100])
-    source = descriptor.write(X, folder / "descriptors")
+    descriptor = FilterBankDescriptor().fit(X[:30])
+    source = descriptor.write(X[:300], folder / "descriptors")
     search = SymmetricKLNeighbors(20, weights=descriptor.weights_).fit([source])
-    return search.kneighbors(descriptor.transform(X[:100]), checkpoint=folder / "nearest.npz")[1]
+    return search.kneighbors(descriptor.transform(X[:20]), checkpoint=folder / "nearest.npz")[1]
 
 
 def experiment(folder):

@@ -3,13 +3,15 @@
 modAL copies rows at every query and GridSearchCV at every fold, so arrays cannot be recognised by identity. Activations
 are therefore kept under the content of an image (a hash of its bytes, or path, time and size of its file) together with
 the weights, the pre-processing and the point of the network they belong to. What is lacking is computed from the
-deepest point before it that is kept.
+deepest point before it that is kept. Where the network leaves
+processors idle, a thread loads the images of the next block while it computes one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +19,31 @@ from torch import fx
 from tqdm import tqdm
 
 from skal.backbones.backbone import Backbone
+from skal.features.ahead import Loader, loads_ahead, one_ahead
 from skal.features.cache import CACHE, Cache
 from skal.features.pooling import pool
 from skal.images.inputs import Inputs
 
 #: Rows that are handled at a time; beyond float32 rounding, what is computed does not depend on it.
 BLOCK = 128
+
+
+class _Batch(NamedTuple):
+    """Rows of a block that lack the same points and are computed from the same one."""
+
+    lacking: tuple[int, ...]
+    start: fx.Node
+    rows: np.ndarray
+    load: Callable[[], torch.Tensor]
+
+
+class _Block(NamedTuple):
+    """Rows in order: their number, their names, activations by point and row, and what is to be computed."""
+
+    n: int
+    keys: list[bytes]
+    known: list[dict[int, torch.Tensor]]
+    batches: list[_Batch]
 
 
 class Point(NamedTuple):
@@ -72,7 +93,7 @@ def frozen_activations(
         outputs = layers.segment(start, [points[p].node for p in lacking]).to(device).eval()(x.to(device))
         return [pool(out, points[p].pooled).cpu() for p, out in zip(lacking, outputs, strict=True)]
 
-    def starts(lacking: tuple[int, ...], without: list[int]) -> Iterator[tuple[fx.Node, dict[int, Any]]]:
+    def starts(lacking: tuple[int, ...], without: list[int], keys: list[bytes]) -> Iterator[tuple[fx.Node, dict]]:
         """From where to compute what these rows lack: the deepest point that is kept, and at last the input."""
         for node in reversed(kept):
             if cache is not None and without and not any(layers.is_before(points[p].node, node) for p in lacking):
@@ -81,32 +102,42 @@ def frozen_activations(
                 without = [row for i, row in enumerate(without) if i not in found]
         yield layers.input, dict.fromkeys(without)
 
-    with tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:
-        for first in range(0, len(inputs), BLOCK):
-            rows = np.arange(first, min(first + BLOCK, len(inputs)))
-            keys = inputs.keys(rows) if cache is not None else []
-            known = [cache.get(space, keys) if cache is not None else {} for space in spaces]
-            lacks = [tuple(p for p in range(len(points)) if i not in known[p]) for i in range(len(rows))]
-            for lacking in sorted(set(lacks) - {()}):
-                for start, begun in starts(lacking, [i for i in range(len(rows)) if lacks[i] == lacking]):
-                    missing = np.array(list(begun), dtype=int)
-                    for batch in np.split(missing, range(batch_size, len(missing), batch_size)):
-                        if len(batch) == 0:
-                            continue
-                        from_input = start is layers.input
-                        x = inputs.load(rows[batch]) if from_input else torch.stack([begun[i] for i in batch])
-                        try:
-                            with torch.inference_mode():
-                                outputs = run(lacking, start, x)
-                        except RuntimeError as error:
-                            _raise_for_size(backbone, x, error)
-                            raise
-                        for p, values in zip(lacking, outputs, strict=True):
-                            known[p].update(zip(batch.tolist(), values, strict=True))
-                            if cache is not None:
-                                cache.put(spaces[p], [keys[i] for i in batch], values)
-            yield [torch.stack([rows_of[i] for i in range(len(rows))]) for rows_of in known]
-            progress.update(len(rows))
+    def planned(rows: np.ndarray) -> _Block:
+        """What is known of a block, and batches of what is not, whose images begin to be loaded."""
+        keys = inputs.keys(rows) if cache is not None else []
+        known = [cache.get(space, keys) if cache is not None else {} for space in spaces]
+        lacks = [tuple(p for p in range(len(points)) if i not in known[p]) for i in range(len(rows))]
+        batches = []
+        for lacking in sorted(set(lacks) - {()}):
+            for start, begun in starts(lacking, [i for i in range(len(rows)) if lacks[i] == lacking], keys):
+                missing = np.array(list(begun), dtype=int)
+                for batch in np.split(missing, range(batch_size, len(missing), batch_size)) if begun else []:
+                    if start is layers.input:
+                        x = loader.submit(inputs.load, rows[batch])
+                    else:
+                        x = partial(torch.stack, [begun[i] for i in batch])
+                    batches.append(_Batch(lacking, start, batch, x))
+        return _Block(len(rows), keys, known, batches)
+
+    loader = Loader(ahead=loads_ahead(inputs, device))
+    all_rows = np.arange(len(inputs))
+    blocks = (planned(all_rows[first : first + BLOCK]) for first in range(0, len(inputs), BLOCK))
+    with loader, tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:
+        for block in one_ahead(blocks):
+            for lacking, start, batch, load in block.batches:
+                x = load()
+                try:
+                    with torch.inference_mode():
+                        outputs = run(lacking, start, x)
+                except RuntimeError as error:
+                    _raise_for_size(backbone, x, error)
+                    raise
+                for p, values in zip(lacking, outputs, strict=True):
+                    block.known[p].update(zip(batch.tolist(), values, strict=True))
+                    if cache is not None:
+                        cache.put(spaces[p], [block.keys[i] for i in batch], values)
+            yield [torch.stack([rows_of[i] for i in range(block.n)]) for rows_of in block.known]
+            progress.update(block.n)
 
 
 def _raise_for_size(backbone: Backbone, x: torch.Tensor, error: RuntimeError) -> None:

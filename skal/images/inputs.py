@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -93,7 +94,7 @@ class PixelInputs:
 
 
 class PathInputs:
-    """Image files, decoded when they are needed. Sizes may differ."""
+    """Image files, decoded in threads when they are needed. Sizes may differ."""
 
     def __init__(self, paths: np.ndarray, transform: ImageTransform):
         self.paths = paths
@@ -116,14 +117,18 @@ class PathInputs:
         return names
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        batch, failures = [], []
-        for path in self.paths[rows]:
-            try:
-                batch.append(self.transform(decode(path, self.transform.background)[None]))
-            except UnreadableImageError as error:  # the others are tried too, so that one error names all
-                failures.append((error.path, error.reason))
-        _raise_for(failures, len(rows))
-        return torch.cat(batch)
+        paths = self.paths[rows]
+        # As many threads as torch computes with, which processes of joblib share out among them.
+        with ThreadPoolExecutor(min(len(paths), torch.get_num_threads())) as threads:
+            images = list(threads.map(self._input, paths))  # all are tried, so that one error names all
+        _raise_for([(one.path, one.reason) for one in images if isinstance(one, UnreadableImageError)], len(paths))
+        return torch.cat([one for one in images if isinstance(one, torch.Tensor)])
+
+    def _input(self, path: str) -> torch.Tensor | UnreadableImageError:
+        try:
+            return self.transform(decode(path, self.transform.background)[None])
+        except UnreadableImageError as error:
+            return error
 
     def with_transform(self, transform: ImageTransform | None) -> PathInputs:
         return PathInputs(self.paths, transform or self.transform)

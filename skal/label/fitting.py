@@ -70,11 +70,8 @@ def fit(estimator: Any, paths: Sequence[str], labels: Sequence[str], unlabeled: 
 
 def takes_unlabeled(estimator: Any) -> bool:
     """Whether `fit` takes unlabelled images, and the recipe it trains by uses them without a source."""
-    recipe = getattr(estimator, "recipe", None)
-    if "X_unlabeled" not in inspect.signature(estimator.fit).parameters or recipe is None:
-        return False
-    wanted = inspect.signature(recipe.train).parameters
-    return "X_unlabeled" in wanted and "X_source" not in wanted
+    takes = getattr(estimator, "takes", ())
+    return "X_unlabeled" in takes and "X_source" not in takes
 
 
 def predict(estimator: Any, paths: Sequence[str], go_on: Callable[[], bool] = lambda: True) -> np.ndarray:

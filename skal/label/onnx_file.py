@@ -25,7 +25,7 @@ def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
     try:
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
-        raise ValueError("the format onnx needs: pip install 'skal[onnx]'") from error
+        raise ValueError("the format onnx needs: pip install 'skal-learn[onnx]'") from error
     whole = predictor.model.to_module()
     _, columns = predictor.renamed(np.eye(len(whole.classes)))
     module = _Named(whole, columns, predictor.temperature).eval()

@@ -34,7 +34,7 @@ from skal.label.state import State, path_of
 from skal.label.stopping import StopTest
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 #: Seconds that opening spends on reading images, so that the first question is there at once.
 _FIRST_READING = 1.0

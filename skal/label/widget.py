@@ -9,7 +9,7 @@ from typing import Any
 try:
     import anywidget
 except ImportError as error:
-    raise ImportError("LabelWidget needs the extra 'notebook': pip install 'skal[notebook]'") from error
+    raise ImportError("LabelWidget needs the extra 'notebook': pip install 'skal-learn[notebook]'") from error
 
 from skal.label.requests import Requests, answered
 from skal.label.session import LabelSession

@@ -1,16 +1,13 @@
-"""Greedy choices from many points: farthest first, D² sampling, and coverage, in bounded memory."""
+"""Greedy choices from many points: farthest first and D² sampling, in bounded memory."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import torch
 
 _ROWS = 1024  # points of a block of pairs
-_KEPT = 256 << 20  # bytes of similarities that are kept from one pick to the next
 _AT_ONCE = 64  # candidates whose gains are computed anew at a time
 
 
@@ -121,144 +118,3 @@ def d2_sampling(
         sums = weights.cumsum(0).cpu().numpy()
         picks.append(int(np.searchsorted(sums, generator.random_sample() * sums[-1], side="right")))
     return np.array(picks)
-
-
-def greedy_coverage(
-    X: torch.Tensor,
-    n_picks: int,
-    kernel: Callable[[torch.Tensor], torch.Tensor],
-    weights: torch.Tensor | None = None,
-    covered: torch.Tensor | None = None,
-) -> np.ndarray:
-    """Repeatedly the point that adds most to the coverage of all points.
-
-    The coverage of a point x is the largest similarity k(x, c) to a chosen c. A candidate c adds
-    ``sum_x w(x) max(k(x, c) - covered(x), 0)``. What it adds never grows, so one rough pass over all pairs bounds it
-    from above, and only those candidates are computed exactly that may still be best.
-
-    Parameters
-    ----------
-    X : Tensor of shape (n, D)
-    n_picks : int
-    kernel : callable
-        From squared distances to similarities in [0, 1] that fall with them; may work in place.
-    weights : Tensor of shape (n,), default=None
-        Of the points to be covered, at least 0.
-    covered : Tensor of shape (n,), default=None
-        Coverage by what is chosen already.
-
-    Returns
-    -------
-    picks : ndarray of shape (n_picks,)
-        Distinct; of equally good ones the first.
-
-    References
-    ----------
-    .. [1] Bae, Noh, Choi, Sutherland. "Generalized coverage for more robust low-budget active learning", ECCV 2024,
-       section 3.
-    .. [2] Minoux. "Accelerated greedy algorithms for maximizing submodular set functions", 1978.
-
-    Examples
-    --------
-    >>> X = torch.tensor([[0.0], [0.1], [5.0], [5.1], [5.2], [9.0]])
-    >>> greedy_coverage(X, 2, lambda squared: (squared <= 0.04).to(squared.dtype))
-    array([2, 0])
-    """
-    n = len(X)
-    weights = X.new_ones(n) if weights is None else weights.to(X.dtype)
-    covered = X.new_zeros(n) if covered is None else covered.to(X.dtype).clone()
-    bounds = _gain_bounds(X, kernel, weights, covered)
-    similarities = _Similarities(X, kernel)
-    picks: list[int] = []
-    while len(picks) < n_picks:
-        exact = torch.zeros(n, dtype=torch.bool, device=X.device)
-        while not bool(exact[best := int(bounds.argmax())]):
-            again = torch.where(exact, -torch.inf, bounds).topk(min(_AT_ONCE, n)).indices
-            again[-1] = best  # which of equal bounds topk takes is not said
-            rows = similarities.of(again.tolist())
-            bounds[again] = (rows.sub_(covered).clamp_(min=0) @ weights).double()
-            bounds[picks] = -torch.inf
-            exact[again] = True
-        picks.append(best)
-        covered = torch.maximum(covered, similarities.of([best])[0])
-        bounds[best] = -torch.inf
-    return np.array(picks)
-
-
-class _Similarities:
-    """Similarities of candidates to all points, which are asked for again at the next picks, as memory allows."""
-
-    def __init__(self, X: torch.Tensor, kernel: Callable[[torch.Tensor], torch.Tensor]):
-        self._X, self._norms, self._kernel = X, squared_norms(X), kernel
-        self._kept: dict[int, torch.Tensor] = {}
-        self._most = _KEPT // (len(X) * X.itemsize)
-
-    def of(self, candidates: list[int]) -> torch.Tensor:
-        """A new tensor (n_candidates, n)."""
-        lacking = [row for row in candidates if row not in self._kept]
-        found: dict[int, torch.Tensor] = {}
-        if lacking:
-            squared = squared_distances(self._X[lacking], self._X, self._norms[lacking], self._norms)
-            squared[range(len(lacking)), lacking] = 0  # not what rounding leaves, which is much to a narrow kernel
-            found = dict(zip(lacking, self._kernel(squared), strict=True))
-        rows = torch.stack([found[row] if row in found else self._kept[row] for row in candidates])
-        if len(self._kept) + len(lacking) <= self._most:
-            self._kept |= found
-        return rows
-
-
-def _gain_bounds(
-    X: torch.Tensor,
-    kernel: Callable[[torch.Tensor], torch.Tensor],
-    weights: torch.Tensor,
-    covered: torch.Tensor,
-) -> torch.Tensor:
-    """At least what every point adds, from each pair once, in the numbers this machine multiplies fastest."""
-    total = torch.zeros(len(X), dtype=torch.float64, device=X.device)
-    rough, norms = _rough(X)
-    nothing_covered = not bool(covered.any())
-    starts = range(0, len(X), _ROWS)
-    for i in starts:
-        own = slice(i, i + _ROWS)
-        for j in range(i, len(X), _ROWS):
-            other = slice(j, j + _ROWS)
-            squared = (norms[own, None] + norms[other]).sub_(rough[own] @ rough[other].T, alpha=2).clamp_(min=0)
-            similarity = kernel(squared)
-            if nothing_covered:
-                total[other] += weights[own] @ similarity
-                if i != j:
-                    total[own] += similarity @ weights[other]
-                continue
-            total[other] += weights[own] @ (similarity - covered[own][:, None]).clamp_(min=0)
-            if i != j:
-                total[own] += similarity.sub_(covered[other]).clamp_(min=0) @ weights[other]
-    return total.mul_(1 + 1e-4)  # sums of single precision
-
-
-def _rough(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rounded rows r, and s so that s_i + s_j - 2 r_i r_j is never more than the squared distance of rows i and j."""
-    squared = squared_norms(X)
-    rough, off = X, torch.zeros_like(squared)
-    if X.dtype == torch.float32 and X.device.type == "cpu" and _half_precision_is_fast():
-        rough = X.to(torch.bfloat16)
-        off = torch.cat([(a - b).norm(dim=1) for a, b in zip(X.split(_ROWS), rough.split(_ROWS), strict=True)])
-    largest = squared.max().sqrt()
-    # |x y - r s| <= |x - r| |y| + |r| |y - s|. The product is rounded as r is, its sum and exact distances as X is.
-    product = 0.6 * torch.finfo(rough.dtype).eps + X.shape[1] * torch.finfo(X.dtype).eps
-    return rough, squared - 2.02 * off * largest - product * largest**2
-
-
-@cache
-def _half_precision_is_fast() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 clearly faster than those of single precision."""
-
-    def seconds(matrix: torch.Tensor) -> float:
-        times = []
-        for _ in range(10):
-            start = time.perf_counter()
-            matrix @ matrix
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    single = torch.eye(512)
-    return 1.5 * seconds(single.bfloat16()) < seconds(single)

@@ -8,7 +8,8 @@ from math import ceil
 import numpy as np
 import torch
 
-from skal.numerics.greedy import greedy_coverage, nearest_squared, squared_distances
+from skal.numerics.coverage import MAX_REFERENCE, sampled_coverage
+from skal.numerics.greedy import nearest_squared, squared_distances
 from skal.query._features import Features
 
 _ROWS = 1024
@@ -30,7 +31,14 @@ def top(scores: np.ndarray, n_instances: int, generator: np.random.RandomState |
     return np.lexsort((among_equals, -scores))[:n_instances]
 
 
-def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarray | None = None) -> np.ndarray:
+def cover(
+    features: Features,
+    n_instances: int,
+    sigma: float,
+    generator: np.random.RandomState,
+    weights: np.ndarray | None = None,
+    max_reference: int = MAX_REFERENCE,
+) -> np.ndarray:
     """Greedy coverage of the pool by a Gaussian kernel; labelled images cover already.
 
     Parameters
@@ -40,9 +48,13 @@ def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarra
     n_instances : int
     sigma : float
         Width of the kernel ``exp(-d² / sigma²)``.
+    generator : RandomState
+        Draws a sample of a pool larger than `max_reference`.
     weights : ndarray of shape (n,), default=None
         Weight of the coverage of each image, at least 0. None, or 0 everywhere (a classifier certain of everything),
         gives all images the same weight.
+    max_reference : int, default=8192
+        Images up to which gains are exact, and the number on which they are estimated beyond.
 
     Returns
     -------
@@ -57,7 +69,9 @@ def cover(features: Features, n_instances: int, sigma: float, weights: np.ndarra
     kernel = partial(_gaussian, sigma=sigma)
     covered = kernel(nearest_squared(features.pool, features.labelled))
     pool_weights = None if weights is None or not weights.any() else torch.as_tensor(weights / weights.max())
-    return greedy_coverage(features.pool, n_instances, kernel, pool_weights, covered)
+    return sampled_coverage(
+        features.pool, n_instances, kernel, pool_weights, covered, max_reference=max_reference, generator=generator
+    )
 
 
 def kernel_width(labelled: torch.Tensor, duplicates: float = DUPLICATES) -> float:

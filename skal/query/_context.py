@@ -157,7 +157,7 @@ class Context:
         else:
             features = self.features(normalized=True)
             weights = scores - min(scores.min(), 0)
-            picks = cover(features, self.n_instances, kernel_width(features.labelled), weights)
+            picks = cover(features, self.n_instances, kernel_width(features.labelled), self.generator, weights)
         return self.result(picks, scores[picks])
 
     def result(self, picks: ArrayLike, scores: ArrayLike | None = None) -> Any:

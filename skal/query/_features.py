@@ -32,8 +32,20 @@ class Features:
         return torch.cat([self.pool, self.labelled])
 
     def normalized(self) -> Features:
-        """All scaled to length 1."""
-        return Features(F.normalize(self.pool), F.normalize(self.labelled), F.normalize(self.source), self.n_classes)
+        """These, scaled to length 1, read from the mean of pool and labelled images, and scaled again.
+
+        What all images share, a large part of the features of ImageNet's networks, does not make them near each other.
+        It is done in place: a million rows are copied only once.
+        """
+        own = (self.pool, self.labelled)
+        for X in (*own, self.source):
+            F.normalize(X, out=X)
+        mean = sum((X.sum(0, dtype=torch.float64) for X in own), start=torch.zeros(self.pool.shape[1])) / sum(
+            map(len, own)
+        )
+        for X in (*own, self.source):
+            F.normalize(X.sub_(mean.to(X.dtype)), out=X)
+        return self
 
 
 def features_of(

@@ -207,10 +207,10 @@ def adma_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Its estimator is a :class:`FrozenPrefixClassifier`, alone or as the last step of a Pipeline. In a committee,
+        Its estimator is a :class:`skal.FrozenPrefixClassifier`, alone or as the last step of a Pipeline. In a committee,
         distinctiveness is averaged over the members.
     X_pool : images of length n
-        As in :meth:`FrozenPrefixClassifier.fit`, or a Dask array of them, which is scored on its cluster.
+        As in :meth:`skal.FrozenPrefixClassifier.fit`, or a Dask array of them, which is scored on its cluster.
     n_instances : int, default=1
     lam : float, default=0.01
         How fast attention shifts to uncertainty: its weight in query t is ``min(lam * t, 1)``.

@@ -123,7 +123,7 @@ def aift_sampling(
         Number of random crops and flips per image; a function from n images to their patches (n, m, ...); or None, if
         the pool has that shape already.
     alpha, lam1, lam2, eps
-        As in :func:`aift_score`.
+        As in :func:`~skal.query.aift.aift_score`.
     omega : float, default=1.0
         Above 1 the batch is drawn from the best ``omega * n_instances`` images, with probabilities proportional to the
         difference of each score from the lowest of them [2]_.

@@ -20,7 +20,7 @@ def coreset_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Whose features are compared: those of :meth:`FrozenPrefixClassifier.transform` (before its first fit, the
+        Whose features are compared: those of :meth:`skal.FrozenPrefixClassifier.transform` (before its first fit, the
         pre-trained ones), of another transformer, or X itself.
     X_pool : array-like of length n
     n_instances : int, default=1

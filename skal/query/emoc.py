@@ -47,7 +47,7 @@ def emoc_sampling(
     """Query the images whose label is expected to change the outputs of the network most.
 
     The change is that of a gradient step on the image, to first order and exactly, over all trainable layers; see
-    :func:`skal.gradients.output_change`.
+    :func:`skal.output_change`.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def emoc_sampling(
         step of a Pipeline. In a committee the scores are averaged over the members. Before its first fit, images are
         drawn at random, or by coverage with ``batch="herding"``.
     X_pool : images of length n
-        As in :meth:`FrozenPrefixClassifier.fit`, or a Dask array of them, which is scored on its cluster.
+        As in :meth:`skal.FrozenPrefixClassifier.fit`, or a Dask array of them, which is scored on its cluster.
     n_instances : int, default=1
     X_reference : images, default=None
         Images on whose outputs the change is measured. None draws `n_reference` of pool and labelled images together.

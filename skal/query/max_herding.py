@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from sklearn.utils._param_validation import Interval
 
+from skal.numerics.coverage import MAX_REFERENCE
 from skal.query._batch import cover
 from skal.query._context import Context
 from skal.query._registry import strategy
 
 
-@strategy({"sigma": [Interval(Real, 0, None, closed="neither")]}, cost="pool squared")
-def max_herding_sampling(learner: Any, X_pool: Any, n_instances: int = 1, *, sigma: float = 1.0) -> Any:
+@strategy(
+    {
+        "sigma": [Interval(Real, 0, None, closed="neither")],
+        "max_reference": [Interval(Integral, 1, None, closed="left")],
+    },
+    cost="pool",
+)
+def max_herding_sampling(
+    learner: Any,
+    X_pool: Any,
+    n_instances: int = 1,
+    *,
+    sigma: float = 1.0,
+    max_reference: int = MAX_REFERENCE,
+    random_state: int | np.random.RandomState | None = None,
+) -> Any:
     """Query the images that add most to the coverage of the pool, by a Gaussian kernel on the features.
 
     Parameters
@@ -24,6 +40,11 @@ def max_herding_sampling(learner: Any, X_pool: Any, n_instances: int = 1, *, sig
     n_instances : int, default=1
     sigma : float, default=1.0
         Of the kernel ``exp(-d² / sigma²)``.
+    max_reference : int, default=8192
+        Pools up to this size are covered exactly. Of larger ones, gains are estimated on a sample of this size, so that
+        time grows linearly with the pool.
+    random_state : int, RandomState or None, default=None
+        Draws that sample.
 
     Returns
     -------
@@ -33,7 +54,7 @@ def max_herding_sampling(learner: Any, X_pool: Any, n_instances: int = 1, *, sig
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, or sigma is not positive.
+        If the pool is empty or smaller than `n_instances`, or sigma or max_reference is not positive.
 
     References
     ----------
@@ -42,12 +63,12 @@ def max_herding_sampling(learner: Any, X_pool: Any, n_instances: int = 1, *, sig
 
     Examples
     --------
-    >>> import numpy as np
     >>> from sklearn.linear_model import LogisticRegression
     >>> angle = np.array([0.0, 0.1, 0.2, 1.5, 1.6, 1.7, 1.8])
     >>> pool = np.column_stack([np.cos(angle), np.sin(angle)])
     >>> max_herding_sampling(LogisticRegression(), pool, 2, sigma=0.5)
     array([4, 1])
     """
-    context = Context(learner, X_pool, n_instances)
-    return context.result(cover(context.features(normalized=True), n_instances, sigma))
+    context = Context(learner, X_pool, n_instances, random_state)
+    features = context.features(normalized=True)
+    return context.result(cover(features, n_instances, sigma, context.generator, max_reference=max_reference))

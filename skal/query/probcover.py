@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
 
-from skal.numerics.greedy import greedy_coverage, nearest_squared, squared_distances, squared_norms
+from skal.numerics.coverage import MAX_REFERENCE, sampled_coverage
+from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
 from skal.query._clusters import k_means
 from skal.query._context import Context
 from skal.query._registry import strategy
 
 _BALLS = 1000  # points whose purity decides the radius
+_ROWS = 1024  # points of a block of pairs
 
 
 @strategy(
@@ -23,8 +25,9 @@ _BALLS = 1000  # points whose purity decides the radius
         "delta": [Interval(Real, 0, None, closed="neither"), None],
         "purity": [Interval(Real, 0, 1, closed="right")],
         "n_classes": [Interval(Integral, 1, None, closed="left"), None],
+        "max_reference": [Interval(Integral, 1, None, closed="left")],
     },
-    cost="pool squared",
+    cost="pool",
 )
 def probcover_sampling(
     learner: Any,
@@ -34,6 +37,7 @@ def probcover_sampling(
     delta: float | None = None,
     purity: float = 0.95,
     n_classes: int | None = None,
+    max_reference: int = MAX_REFERENCE,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images whose balls of radius delta cover most images that are not covered yet.
@@ -50,8 +54,11 @@ def probcover_sampling(
     purity : float, default=0.95
     n_classes : int, default=None
         Number of clusters, which stand for the classes; None takes the number of known classes, at least `n_instances`.
+    max_reference : int, default=8192
+        Pools up to this size are covered exactly. Of larger ones, gains are estimated on a sample of this size, so that
+        time grows linearly with the pool.
     random_state : int, RandomState or None, default=None
-        Seeds the clustering, and draws the images the radius is judged on.
+        Seeds the clustering, and draws that sample and the images the radius is judged on.
 
     Returns
     -------
@@ -80,13 +87,28 @@ def probcover_sampling(
     features = context.features(normalized=True)
     if delta is None:
         n_clusters = n_classes or max(n_instances, features.n_classes)
-        delta = pure_radius(features.joined, min(n_clusters, len(features.joined)), purity, context.generator)
+        joined = features.joined
+        n_clusters = min(n_clusters, len(joined), max_reference)
+        delta = pure_radius(joined, n_clusters, purity, context.generator, max_reference)
     covered = (nearest_squared(features.pool, features.labelled) <= delta**2).to(features.pool)
-    picks = greedy_coverage(features.pool, n_instances, partial(_ball, radius=delta), covered=covered)
+    picks = sampled_coverage(
+        features.pool,
+        n_instances,
+        partial(_ball, radius=delta),
+        covered=covered,
+        max_reference=max_reference,
+        generator=context.generator,
+    )
     return context.result(picks)
 
 
-def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.random.RandomState) -> float:
+def pure_radius(
+    X: torch.Tensor,
+    n_clusters: int,
+    purity: float,
+    generator: np.random.RandomState,
+    max_reference: int = MAX_REFERENCE,
+) -> float:
     """Largest radius at which a share `purity` of the balls holds points of one cluster only.
 
     A ball is pure until it reaches the nearest point of another cluster, so the radius is a quantile of the distances
@@ -99,23 +121,23 @@ def pure_radius(X: torch.Tensor, n_clusters: int, purity: float, generator: np.r
         Of k-means.
     purity : float
     generator : RandomState
+    max_reference : int, default=8192
+        Points on which the clusters are found, at most.
 
     Returns
     -------
     radius : float
     """
-    clusters = k_means(X.numpy(), n_clusters, generator).labels_
-    balls = np.sort(generator.permutation(len(X))[:_BALLS])
-    by_cluster = X[np.argsort(clusters, kind="stable")]  # so that those of a ball's own cluster are a range
-    norms = squared_norms(by_cluster)
-    starts = np.searchsorted(np.sort(clusters), np.arange(n_clusters + 1))
-    reach = []
-    for cluster in np.unique(clusters[balls]):
-        for few in X[balls[clusters[balls] == cluster]].split(256):
-            squared = squared_distances(few, by_cluster, None, norms)
-            squared[:, starts[cluster] : starts[cluster + 1]] = torch.inf
-            reach.append(squared.amin(1))
-    nearest = torch.cat(reach).sqrt().sort().values
+    some = slice(None) if len(X) <= max_reference else np.sort(generator.permutation(len(X))[:max_reference])
+    clusters = torch.from_numpy(k_means(X[some].numpy(), n_clusters, generator).predict(X.numpy()))
+    balls = X[centers := np.sort(generator.permutation(len(X))[:_BALLS])]
+    norms = squared_norms(balls)
+    reach = X.new_full((len(balls),), torch.inf)
+    for rows, own in zip(X.split(_ROWS), clusters.split(_ROWS), strict=True):
+        squared = squared_distances(rows, balls, None, norms)
+        squared[own[:, None] == clusters[centers]] = torch.inf
+        reach = torch.minimum(reach, squared.amin(0))
+    nearest = reach.sqrt().sort().values
     impure = int(np.floor((1 - purity) * len(nearest) + 1e-9))  # balls that may be impure
     radius = nearest[min(impure, len(nearest) - 1)]
     if not torch.isfinite(radius):  # a single cluster: every ball is pure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils._param_validation import Interval
 
+from skal.numerics.coverage import MAX_REFERENCE
 from skal.query._batch import DUPLICATES, cover, kernel_width
 from skal.query._context import Context
 from skal.query._registry import strategy
@@ -20,8 +21,11 @@ _FOLDS = 3
 
 
 @strategy(
-    {"duplicates": [Interval(Real, 0, 1, closed="left")]},
-    cost="pool squared, and three fits",
+    {
+        "duplicates": [Interval(Real, 0, 1, closed="left")],
+        "max_reference": [Interval(Integral, 1, None, closed="left")],
+    },
+    cost="pool, and three fits",
     needs_labels=True,
     without_labels="max_herding",
 )
@@ -31,6 +35,7 @@ def uherding_sampling(
     n_instances: int = 1,
     *,
     duplicates: float = DUPLICATES,
+    max_reference: int = MAX_REFERENCE,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images that add most to the coverage of what is uncertain: coverage first, uncertainty later.
@@ -52,8 +57,11 @@ def uherding_sampling(
         distance between two labelled images (of features of length 1) when the ``ceil(n_labels * duplicates / 2)``
         shortest are left out, or 1 where no other is left. 0 is the paper's rule, the least distance; a single pair of
         near-duplicates then makes the batch that of margin sampling.
+    max_reference : int, default=8192
+        Pools up to this size are covered exactly. Of larger ones, gains are estimated on a sample of this size, so that
+        time grows linearly with the pool.
     random_state : int, RandomState or None, default=None
-        Draws the folds.
+        Draws the folds, and that sample.
 
     Returns
     -------
@@ -82,7 +90,8 @@ def uherding_sampling(
     weights = None
     if context.proba is not None:
         weights = uncertainty(tempered(context.proba, temperature(context)), "margin")
-    return context.result(cover(features, n_instances, kernel_width(features.labelled, duplicates), weights))
+    width = kernel_width(features.labelled, duplicates)
+    return context.result(cover(features, n_instances, width, context.generator, weights, max_reference))
 
 
 def temperature(context: Context) -> float:

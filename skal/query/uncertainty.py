@@ -69,7 +69,9 @@ def least_confident_sampling(
     batch: str = "top",
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images whose most probable class is least probable ("min" in [1]_).
+    """Query the images whose most probable class is least probable.
+
+    This is "min" in [1]_.
 
     Parameters
     ----------

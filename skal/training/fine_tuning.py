@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skal.features.prefix import run_batched
+from skal.backbones.backbone import Backbone
+from skal.features.prefix import deeper_depth, default_depth, run_batched
 from skal.training.batches import replay_shares
 from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
+from skal.training.unlabelled import sampled, taught_by
+
+#: Labels a class from which on more layers are trained where the depth is not given.
+_DEEPER_FROM = 10
 
 
 class FineTuning(Recipe):
@@ -23,6 +28,17 @@ class FineTuning(Recipe):
         Where a fit continues from the last one (`warm_start`, `partial_fit`), the share of images seen before in each
         training step; new ones share the rest [1]_. "misclassified" trains on new images and on those seen before that
         the last fit gets wrong, all alike [2]_.
+
+    max_unlabeled : int, default=5000
+        Where unlabelled images are given, learn from at most so many, drawn at random.
+
+    Notes
+    -----
+    Unlabelled images (``X_unlabeled`` of ``fit``, ``partial_fit`` and ``teach``) are taken for what the linear probe
+    and the graph of their neighbours say together (:func:`skal.training.pseudo_labels`). The head, which then reads all
+    features from the mean of the pool, is solved on them beside the labelled images; head and trainable layers are
+    fine-tuned from there on the labelled ones. Labelled images in the pool are left out. A fit that solves for new
+    classes only, or has labels of one class, learns from labels alone.
 
     References
     ----------
@@ -44,14 +60,22 @@ class FineTuning(Recipe):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "replay": [Interval(Real, 0, 1, closed="neither"), StrOptions({"misclassified"})],
+        "max_unlabeled": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def __init__(self, replay: float | str = 0.9):
+    def __init__(self, replay: float | str = 0.9, max_unlabeled: int = 5000):
         self.replay = replay
+        self.max_unlabeled = max_unlabeled
 
-    def train(self, problem: Problem) -> Trained:
+    def default_depth(self, backbone: Backbone, per_class: float) -> int:
+        """Up to layer A; from 10 labels a class on the first two thirds, which costs more and is worth it then."""
+        return deeper_depth(backbone) if per_class >= _DEEPER_FROM else default_depth(backbone)
+
+    def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:
         """Solve the head, train all that is trainable, and average it with where it started."""
         start = problem.start()
+        if X_unlabeled is not None and problem.solves_all:
+            start = taught_by(sampled(problem, X_unlabeled, self.max_unlabeled), problem, start)
         shares, chosen = None, np.arange(len(problem.y))
         if self.replay == "misclassified":
             chosen = np.flatnonzero(~(problem.is_old & _is_right(problem)))

@@ -12,6 +12,8 @@ from torch import nn
 #: Images for each unit of C, the inverse L2 penalty of the head on features scaled to a mean squared norm of 1. Fewer
 #: labels want a stronger penalty: see "Against logistic regression" in docs/results.md.
 IMAGES_PER_C = 20.0
+#: Values of a table of features beyond which products are in single precision.
+_LARGE = 2**20
 
 
 @dataclass(frozen=True)
@@ -28,28 +30,31 @@ class HeadPenalty:
         Root mean squared norm of the centred features.
     n : int
         Number of images.
+    C : float
+        Inverse strength.
     """
 
     center: np.ndarray
     scale: float
     n: int
+    C: float
 
     @classmethod
-    def of(cls, features: np.ndarray) -> HeadPenalty:
-        """The penalty for these training features (n, n_features)."""
+    def of(cls, features: np.ndarray, C: float | None = None) -> HeadPenalty:
+        """The penalty for these training features (n, n_features); by default the fewer images, the stronger."""
         center = features.mean(axis=0, dtype=np.float64)
         scale = float(np.sqrt(((features - center) ** 2).sum(axis=1).mean())) + 1e-12
-        return cls(center, scale, len(features))
-
-    @property
-    def C(self) -> float:
-        """Inverse strength: the fewer images, the stronger."""
-        return self.n / IMAGES_PER_C
+        return cls(center, scale, len(features), default_C(len(features)) if C is None else C)
 
     @property
     def per_image(self) -> float:
         """Factor of ||W||^2 beside the mean loss of an image."""
         return self.scale**2 / (2 * self.C * self.n)
+
+
+def default_C(n: int) -> float:
+    """Inverse strength of the penalty for so many images, where nothing else is known."""
+    return max(1.0, n / IMAGES_PER_C)
 
 
 def solve_head(
@@ -69,8 +74,8 @@ def solve_head(
     head : nn.Linear
         Changed in place.
     features : ndarray of shape (n, n_features)
-    y : ndarray of shape (n,)
-        Outputs of the head, from 0.
+    y : ndarray of shape (n,) or (n, n_classes)
+        Outputs of the head, from 0, or probabilities of them.
     penalty : HeadPenalty
     sample_weight : ndarray of shape (n,), default=None
     new : ndarray of int, default=None
@@ -93,10 +98,12 @@ def solve_head(
     if n < z.shape[1]:  # the solution lies in the span of the features
         basis, triangle = np.linalg.qr(z.T)
         z = triangle.T
+    is_large = z.size > _LARGE
+    z = z.astype(np.float32) if is_large else z
     with torch.no_grad():
         fixed = features @ head.weight.double().numpy().T + head.bias.double().numpy()
     weight = np.ones(n) if sample_weight is None else sample_weight / sample_weight.mean()
-    target = np.eye(n_classes)[y]
+    target = np.eye(n_classes)[y] if y.ndim == 1 else y
     around = np.zeros((n, len(new)))
     if hidden is not None:
         fixed[hidden[y]] = -np.inf
@@ -105,16 +112,22 @@ def solve_head(
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         rows = flat.reshape(len(new), -1)
         logits = fixed.copy()
-        logits[:, new] = around + z @ rows[:, :-1].T + rows[:, -1]
+        logits[:, new] = around + z @ rows[:, :-1].T.astype(z.dtype) + rows[:, -1]
         logits -= logits.max(axis=1, keepdims=True)
         log_proba = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         residual = ((np.exp(log_proba) - target) * weight[:, None])[:, new]
-        gradient = np.column_stack([residual.T @ z + rows[:, :-1] / penalty.C, residual.sum(axis=0) * (hidden is None)])
-        loss = -(weight * log_proba[np.arange(n), y]).sum() + (rows[:, :-1] ** 2).sum() / (2 * penalty.C)
+        gradient = np.column_stack(
+            [residual.T.astype(z.dtype) @ z + rows[:, :-1] / penalty.C, residual.sum(axis=0) * (hidden is None)]
+        )
+        surprise = np.multiply(
+            target, log_proba, where=target > 0, out=np.zeros_like(log_proba)
+        )  # hidden: 0 times -inf
+        loss = (rows[:, :-1] ** 2).sum() / (2 * penalty.C) - (weight * surprise.sum(axis=1)).sum()
         return loss, gradient.ravel()
 
     start = np.zeros(len(new) * (z.shape[1] + 1))
-    solved = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-4}).x
+    options = {"maxiter": 2000, "gtol": 1e-4} | ({"ftol": 1e-6} if is_large else {})
+    solved = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
     rows, bias = np.split(solved.reshape(len(new), -1), [-1], axis=1)
     rows = (rows if basis is None else rows @ basis.T) / penalty.scale
     weights, biases = torch.from_numpy(rows).float(), torch.from_numpy(bias[:, 0] - rows @ penalty.center).float()

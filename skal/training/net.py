@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -15,9 +17,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skorch import NeuralNetClassifier
 from skorch.callbacks import LRScheduler
 from torch import nn
-from torch.optim.lr_scheduler import LinearLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from skal.training.batches import BatchLoader
+from skal.training.rates import RelativeSteps
+
+#: First steps, which are shorter; in a short training a fifth of all.
+N_WARMUP = 20
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Options:
     relative_lr: bool
     max_epochs: int
     min_steps: int
+    max_seconds: float | None
     batch_size: int
     optimizer: type[torch.optim.Optimizer]
     weight_decay: float
@@ -44,6 +51,7 @@ class Options:
         "relative_lr": ["boolean"],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "min_steps": [Interval(Integral, 0, None, closed="left")],
+        "max_seconds": [Interval(Real, 0, None, closed="neither"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "optimizer": [callable],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -62,13 +70,34 @@ class Options:
         return cls(**{option.name: getattr(estimator, option.name) for option in fields(cls)})
 
 
+class _OutOfTimeError(Exception):
+    """The time of a fit is over."""
+
+
 class SuffixNet(NeuralNetClassifier):
     """skorch's classifier whose training loss includes the penalty of the head, and weights of rows."""
 
-    def __init__(self, *args: Any, head_penalty: float = 0.0, hidden: torch.Tensor | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        head_penalty: float = 0.0,
+        hidden: torch.Tensor | None = None,
+        n_warmup: int | None = None,
+        deadline: float | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.head_penalty = head_penalty
         self.hidden = hidden
+        self.n_warmup = n_warmup
+        self.deadline = deadline
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> SuffixNet:
+        """As skorch's; with `n_warmup` steps are relative to the size of what they change."""
+        super().initialize_optimizer(*args, **kwargs)
+        if self.n_warmup is not None:
+            RelativeSteps(self.optimizer_, self.module_, self.n_warmup)
+        return self
 
     def get_loss(self, y_pred: torch.Tensor, y_true: Any, X: Any = None, training: bool = False) -> Any:
         """Loss of a batch; labels are targets, or a dict of ``target`` and ``weight``."""
@@ -88,9 +117,18 @@ class SuffixNet(NeuralNetClassifier):
         if not self.initialized_:
             self.initialize()
         self.notify("on_train_begin", X=X, y=y)
-        self.fit_loop(X, y, **fit_params)
+        try:
+            self.fit_loop(X, y, **fit_params)
+        except _OutOfTimeError:
+            del self.history_[-1]  # the epoch that was not finished
         self.notify("on_train_end", X=X, y=y)
         return self
+
+    def train_step(self, batch: Any, **fit_params: Any) -> Any:
+        """As skorch's, and the end of training once the time is over."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise _OutOfTimeError
+        return super().train_step(batch, **fit_params)
 
     def _weighted_loss(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Mean of the rows' losses, weighted by their own weights and those of their classes."""
@@ -112,6 +150,7 @@ def build_net(
     hidden: torch.Tensor | None,
     share_of: np.ndarray | None,
     device: str,
+    deadline: float | None,
     net_class: Callable[..., SuffixNet] = SuffixNet,
     n_parts: int = 1,
 ) -> SuffixNet:
@@ -134,6 +173,8 @@ def build_net(
     share_of : ndarray of shape (n_rows,) or None
         Probability with which a training step draws each row; None takes every row once per epoch.
     device : str
+    deadline : float or None
+        When training ends at the latest, on ``time.monotonic``'s clock; the rate then falls as time passes.
     net_class : callable, default=SuffixNet
     n_parts : int, default=1
         Number of nets that share the epochs and steps of one fit.
@@ -143,13 +184,15 @@ def build_net(
     epochs = 0
     if max_epochs and n_rows and n_classes > 1:  # a single class teaches nothing
         epochs = max(max_epochs, math.ceil(min_steps / math.ceil(n_rows / options.batch_size)))
-    schedule = LRScheduler(policy=LinearLR, start_factor=1.0, end_factor=0.0, total_iters=max(epochs, 1))
+    left = partial(_share_left, n_epochs=max(epochs, 1), start=time.monotonic(), deadline=deadline)
+    schedule = LRScheduler(policy=LambdaLR, lr_lambda=left)
     parameters: dict[str, Any] = {
         "criterion": nn.CrossEntropyLoss,
         "optimizer": options.optimizer,
         "optimizer__weight_decay": options.weight_decay,
         "head_penalty": head_penalty,
         "hidden": hidden,
+        "deadline": deadline,
         "lr": options.lr,
         "max_epochs": epochs,
         "batch_size": options.batch_size,
@@ -162,9 +205,8 @@ def build_net(
     if "iterator_train" not in further:
         parameters |= {"iterator_train": BatchLoader, "iterator_train__share_of": share_of}
     if options.relative_lr:
-        parameters["optimizer__param_groups"] = [
-            (name, {"lr": options.lr * _typical_size(weight)}) for name, weight in module.named_parameters()
-        ]
+        n_steps = epochs * math.ceil(n_rows / options.batch_size)
+        parameters["n_warmup"] = min(N_WARMUP, n_steps // 5)
     if class_weight is not None:
         parameters["criterion__weight"] = torch.from_numpy(class_weight).float()
     given = further.get("callbacks") or []
@@ -172,6 +214,9 @@ def build_net(
     return net_class(module, **(parameters | further | {"callbacks": callbacks}))
 
 
-def _typical_size(weight: torch.Tensor) -> float:
-    """Root mean square of a tensor of weights, and at least 0.001, so that those that start at zero move."""
-    return max(float(weight.detach().square().mean().sqrt()), 1e-3)
+def _share_left(epoch: int, *, n_epochs: int, start: float, deadline: float | None) -> float:
+    """Share of the training, or of its time, that is left: the factor of the rate."""
+    left = 1 - epoch / n_epochs
+    if deadline is None:
+        return left
+    return max(0.0, min(left, (deadline - time.monotonic()) / max(deadline - start, 1e-9)))

@@ -99,6 +99,8 @@ class Problem:
         Classes that have an output, whether or not there is an image of them.
     last : LastFit or None, default=None
         The fit that is continued.
+    deadline : float or None, default=None
+        When training ends at the latest, on ``time.monotonic``'s clock.
     """
 
     prefix: Prefix
@@ -109,6 +111,7 @@ class Problem:
     sample_weight: np.ndarray | None = None
     foretold: np.ndarray | None = None
     last: LastFit | None = None
+    deadline: float | None = None
 
     # ------------------------------------------------------------ labelled rows
 
@@ -243,7 +246,7 @@ class Problem:
                 features.numpy(),
                 self.targets.numpy(),
                 penalty,
-                sample_weight=self._row_weights(),
+                sample_weight=self.row_weights,
                 new=self._solved_outputs(),
                 hidden=self.hidden,
             )
@@ -253,7 +256,7 @@ class Problem:
             suffix,
             penalty,
             probe=None if self.options.head_init == "random" else copy.deepcopy(suffix),
-            alpha=per_class / (per_class + 5) if alpha is None else alpha,
+            alpha=per_class / (per_class + 1) if alpha is None else alpha,
             absent=self.absent,
             kept=(suffix.head.weight[self.absent].detach(), suffix.head.bias[self.absent].detach()),
         )
@@ -295,6 +298,7 @@ class Problem:
             hidden=None if self.hidden is None else torch.from_numpy(self.hidden),
             share_of=share_of,
             device=self.prefix.device,
+            deadline=self.deadline,
             net_class=net_class,
             n_parts=n_parts,
         )
@@ -326,6 +330,11 @@ class Problem:
         options = self.options
         return Suffix(layers, n_frozen, len(self.classes), n_features, options.train_batch_norm, options.normalize)
 
+    @property
+    def solves_all(self) -> bool:
+        """Whether the head is solved for all classes, from images that tell them apart."""
+        return self._solved_outputs() is None and not self.is_single_class and self.options.head_init == "linear_probe"
+
     def _solved_outputs(self) -> np.ndarray | None:
         """Outputs of the head that are solved for; None for all, from scratch."""
         if self.last is None or (self.options.max_epochs > 0 and len(self.absent) == 0):
@@ -339,7 +348,8 @@ class Problem:
         trained = self.classes[:0] if self.last is None else self.last.trained_classes
         return np.flatnonzero(~np.isin(self.classes, trained))
 
-    def _row_weights(self) -> np.ndarray | None:
+    @property
+    def row_weights(self) -> np.ndarray | None:
         """Weight of each labelled row: that of its class times its own."""
         parts = [] if self.class_weights is None else [self.class_weights[self.targets.numpy()]]
         parts += [] if self.sample_weight is None else [self.sample_weight]

@@ -12,6 +12,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
 
+from skal.backbones.backbone import Backbone
+from skal.features.prefix import default_depth
 from skal.training.problem import Problem
 from skal.training.suffix import Suffix
 
@@ -23,7 +25,7 @@ class Trained:
     Parameters
     ----------
     net : NeuralNetClassifier
-        Its ``module_`` is the trained :class:`Suffix`, its ``history`` the loss of each epoch.
+        Its ``module_`` is the trained ``Suffix``, its ``history`` the loss of each epoch.
     classes : ndarray of shape (n_classes,)
         Class of each output of the head.
     fused : sequence of Suffix, default=()
@@ -39,7 +41,7 @@ class Trained:
 
 
 class Recipe(BaseEstimator, ABC):
-    """Base class of recipes: how the trainable layers of a :class:`FrozenPrefixClassifier` are trained.
+    """Base class of recipes: how the trainable layers of a :class:`skal.FrozenPrefixClassifier` are trained.
 
     A recipe defines ``__init__`` with its parameters, and :meth:`train`. The classifier trains a clone, so a recipe
     never changes; its parameters can be searched as ``recipe__name``.
@@ -83,6 +85,10 @@ class Recipe(BaseEstimator, ABC):
         """Names of what :meth:`train` takes beside the problem."""
         parameters = inspect.signature(self.train).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    def default_depth(self, backbone: Backbone, per_class: float) -> int:
+        """Number of frozen layers under ``n_frozen=None``, with so many labels a class; here those up to layer A."""
+        return default_depth(backbone)
 
     def arrange(self, X: Any, y: Any, data: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         """Data in the form that :meth:`train` takes; recipes that accept other forms override it.

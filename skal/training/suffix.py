@@ -50,6 +50,8 @@ class Suffix(nn.Module):
         self.body: fx.GraphModule = copy.deepcopy(body)
         self.head = nn.Linear(n_features, n_classes)
         self.normalize = normalize
+        self.mean: torch.Tensor | None
+        self.register_buffer("mean", None)
         #: Mean and size of the features that the head was last solved on, which a fit without old images relies on.
         self.center, self.scale = np.zeros(n_features), 1.0
         frozen = layers.frozen_parameters(n_frozen)
@@ -74,7 +76,16 @@ class Suffix(nn.Module):
 
     def scaled(self, features: torch.Tensor) -> torch.Tensor:
         """A final representation as the head reads it."""
-        return F.normalize(features, dim=1) * features.shape[1] ** 0.5 if self.normalize else features
+        if not self.normalize:
+            return features
+        scaled = F.normalize(features, dim=1)
+        if self.mean is not None:
+            scaled = F.normalize(scaled - self.mean, dim=1)
+        return scaled * features.shape[1] ** 0.5
+
+    def center_by(self, features: torch.Tensor) -> None:
+        """Let the head read features from the mean of these (n, n_features): what all images share tells nothing."""
+        self.mean = F.normalize(features, dim=1).mean(0)
 
     def train(self, mode: bool = True) -> Suffix:
         """Set the mode, but keep frozen layers and pre-trained normalisation statistics in evaluation."""

@@ -12,6 +12,8 @@ from skal.query._features import Features
 from tests.reference import unit
 from tests.reference.herding import plain_cover, plain_width
 
+DRAWS = np.random.RandomState(0)
+
 
 def rows(n, D=20, seed=0):
     return np.random.default_rng(seed).random((n, D))
@@ -73,8 +75,8 @@ def test_certainty_of_everything_leaves_coverage(scale):
     X = rows(60)
     features = Features(tensor(X), tensor(X[:3]), torch.zeros(0), 2)
     weights = np.random.default_rng(0).random(60)
-    expected = cover(features, 8, 1.0, weights if scale else None)
-    assert cover(features, 8, 1.0, scale * weights).tolist() == expected.tolist()
+    expected = cover(features, 8, 1.0, DRAWS, weights if scale else None)
+    assert cover(features, 8, 1.0, DRAWS, scale * weights).tolist() == expected.tolist()
 
 
 SCORES = {

@@ -50,3 +50,10 @@ def test_balls_of_a_given_radius():
 def test_a_single_cluster_is_pure_everywhere():
     X = torch.from_numpy(unit(np.random.default_rng(1).random((20, 5))))
     assert pure_radius(X, 1, 0.95, np.random.RandomState(0)) == 2.0
+
+
+def test_the_radius_of_many_points_is_that_of_clusters_of_a_sample():
+    rng = np.random.default_rng(0)
+    X = torch.from_numpy(rng.normal(size=(3, 20))[np.arange(400) % 3] + 0.02 * rng.normal(size=(400, 20)))
+    every, sampled = (pure_radius(X, 3, 0.95, np.random.RandomState(0), most) for most in (400, 60))
+    assert sampled == every

@@ -37,7 +37,9 @@ def test_labelled_rows_and_probabilities():
     np.testing.assert_array_equal(context.proba, learner.predict_proba(X[8:]))
     features = context.features(normalized=True)
     np.testing.assert_allclose(np.linalg.norm(features.joined, axis=1), 1)
-    np.testing.assert_allclose(features.pool, X[8:] / np.linalg.norm(X[8:], axis=1, keepdims=True))
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    from_mean = unit[8:] - unit.mean(axis=0)
+    np.testing.assert_allclose(features.pool, from_mean / np.linalg.norm(from_mean, axis=1, keepdims=True))
     np.testing.assert_array_equal(context.rows(np.array([2, 0])), X[[10, 8]])
 
 

@@ -31,6 +31,14 @@ def unit(X):
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
+def read_from_mean(query):
+    """Pool and labelled features of length 1, from their common mean, and of length 1 again."""
+    X = unit(np.concatenate([query.pool, query.labelled]))
+    X = X - X.mean(axis=0)
+    X = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
+    return X[: len(query.pool)], X[len(query.pool) :]
+
+
 def pairwise(X, Y):
     """Squared distances of all pairs."""
     return ((X[:, None] - Y[None]) ** 2).sum(axis=2)

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from tests.reference import pairwise, unit
+from tests.reference import pairwise, read_from_mean
 
 
 def plain_cover(X, n, sigma, labelled, weights):
@@ -45,16 +45,19 @@ def plain_temperature(query):
 
 
 def ref_max_herding(query):
-    labelled = unit(query.labelled) if len(query.labelled) else query.labelled
-    return plain_cover(unit(query.pool), query.n, 1.0, labelled, np.ones(len(query.pool)))
+    pool, labelled = read_from_mean(query)
+    return plain_cover(pool, query.n, 1.0, labelled, np.ones(len(pool)))
 
 
 def ref_uherding(query):
     if query.proba is None:
         return ref_max_herding(query)
     p = np.sort(plain_tempered(query.proba, plain_temperature(query)), axis=1)
-    labelled = unit(query.labelled)
-    return plain_cover(unit(query.pool), query.n, plain_width(labelled), labelled, 1 - (p[:, -1] - p[:, -2]))
+    pool, labelled = read_from_mean(query)
+    return plain_cover(pool, query.n, plain_width(labelled), labelled, 1 - (p[:, -1] - p[:, -2]))
 
 
-ALTERNATIVES = {"max_herding": {"sigma": [0.2]}, "uherding": {"duplicates": [0.0, 0.5]}}
+ALTERNATIVES = {
+    "max_herding": {"sigma": [0.2], "max_reference": [10]},
+    "uherding": {"duplicates": [0.0, 0.5], "max_reference": [10]},
+}

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.cluster import KMeans
 
-from tests.reference import pairwise, unit
+from tests.reference import pairwise, read_from_mean
 
 
 def pure_radius_of(X, clusters, purity):
@@ -13,7 +13,8 @@ def pure_radius_of(X, clusters, purity):
 
 
 def ref_probcover(query):
-    pool, X = unit(query.pool), unit(np.concatenate([query.pool, query.labelled]))
+    pool, labelled = read_from_mean(query)
+    X = np.concatenate([pool, labelled])
     n_clusters = max(query.n, len(set(query.y)))
     clusters = KMeans(n_clusters, n_init=1, random_state=query.generator).fit_predict(X)
     delta = pure_radius_of(X, clusters, 0.95)
@@ -28,4 +29,4 @@ def ref_probcover(query):
     return picks
 
 
-ALTERNATIVES = {"probcover": {"delta": [0.5], "purity": [0.5], "n_classes": [3]}}
+ALTERNATIVES = {"probcover": {"delta": [0.5], "purity": [0.5], "n_classes": [3], "max_reference": [10]}}

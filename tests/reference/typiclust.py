@@ -3,11 +3,11 @@
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
-from tests.reference import pairwise, unit
+from tests.reference import pairwise, read_from_mean
 
 
 def ref_typiclust(query):
-    X = unit(np.concatenate([query.pool, query.labelled]))
+    X = np.concatenate(read_from_mean(query))
     n_clusters = len(query.labelled) + query.n
     kind = MiniBatchKMeans if n_clusters > 50 else KMeans  # the same calls, or no clusters could be the same
     clusters = kind(n_clusters, n_init=1, random_state=query.generator).fit_predict(X)

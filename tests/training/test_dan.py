@@ -42,7 +42,7 @@ def dan(mlp):
 
 def test_adaptation_brings_the_domains_together(dan, shifted, device):
     X, y, target = shifted
-    dan.set_params(max_epochs=60, lr=1e-2, device=device)
+    dan.set_params(max_epochs=60, device=device)
     alone = clone(dan).fit(X, y)
     adapted = dan.set_params(recipe__lam=3.0).fit(X, y, X_unlabeled=target)
 

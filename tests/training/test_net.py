@@ -1,5 +1,8 @@
 """Learning rates, steps, and skorch's own arguments."""
 
+import time
+
+import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
@@ -90,9 +93,37 @@ def test_epochs_by_hand(classifier, n_rows, max_epochs, min_steps, n_parts, epoc
         "share_of": None,
         "hidden": None,
         "device": "cpu",
+        "deadline": None,
         "n_parts": n_parts,
     }
     assert build_net(module, n_rows, options, **share).max_epochs == epochs
     with seeded(0):
         module.head = nn.Linear(4, 1)
     assert build_net(module, n_rows, options, **share).max_epochs == 0  # a single class teaches nothing
+
+
+def test_a_fit_ends_in_time_with_what_it_has(classifier, pixels):
+    X, y = pixels
+    classifier.set_params(max_epochs=100_000, max_seconds=0.5).fit(X[:4], y[:4])  # caches, imports
+    start = time.perf_counter()
+    classifier.fit(X, y)
+    assert time.perf_counter() - start < 2
+    losses = classifier.net_.history[:, "train_loss"]
+    assert 1 < len(losses) < 100_000
+    assert losses[-1] < losses[0]
+
+
+def test_without_time_it_is_the_probe(classifier, pixels):
+    X, y = pixels
+    classifier.set_params(max_seconds=1e-9, wise_alpha=None).fit(X, y)
+    probe = clone(classifier).set_params(max_epochs=0).fit(X, y)
+    np.testing.assert_allclose(classifier.predict_proba(X), probe.predict_proba(X), atol=1e-6)
+    assert len(classifier.net_.history) == 0
+
+
+def test_time_enough_changes_nothing(classifier, pixels):
+    X, y = pixels
+    classifier.set_params(lr=1e-3, net_params={"callbacks": []})
+    whole = clone(classifier).fit(X, y)
+    in_time = clone(classifier).set_params(max_seconds=1e9).fit(X, y)
+    np.testing.assert_allclose(in_time.predict_proba(X), whole.predict_proba(X), atol=1e-5)

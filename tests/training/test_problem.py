@@ -9,7 +9,7 @@ def test_weights_lie_between_the_probe_and_the_fine_tuned_net(classifier, pixels
     X, y = pixels
     ends = [clone(classifier).set_params(wise_alpha=alpha).fit(X, y).net_.module_ for alpha in (0, 1)]
     between = classifier.set_params(wise_alpha=None).fit(X, y).net_.module_
-    alpha = 10 / (10 + 5)
+    alpha = 10 / (10 + 1)
     for zero, one, mixed in zip(*(net.parameters() for net in (*ends, between)), strict=True):
         torch.testing.assert_close(mixed, (1 - alpha) * zero + alpha * one)
     probe = clone(classifier).set_params(max_epochs=0).fit(X, y).net_.module_

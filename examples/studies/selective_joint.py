@@ -1,7 +1,7 @@
-"""Selective joint fine-tuning against its alternatives: the rows of the text's Table 2, and its Fig. 2.
+"""Selective joint fine-tuning against its alternatives: the rows of the paper's Table 2, and its Fig. 2.
 
-    python examples/selective_joint.py --target DIR --source DIR [DIR ...] --backbone mobilenet_v2 --weights FILE
-    python examples/selective_joint.py --digits USPS MNIST           a LeNet from scratch; files of arrays, target first
+    python examples/studies/selective_joint.py --target DIR --source DIR --backbone mobilenet_v2 --weights FILE
+    python examples/studies/selective_joint.py --digits USPS MNIST   a LeNet from scratch; files of arrays, target first
 
 TARGET and every SOURCE hold class folders, as for quickstart.py. Of the target, --labels images of each class are
 labelled, drawn anew for each seed, and the test images are scored (mean class accuracy). With --classes the target is
@@ -26,9 +26,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from compare_strategies import pixels
-from digits import lenet, load_digits
-from quickstart import add_network_options, class_folders, load_task, network
+from _common import add_network_options, class_folders, lenet, load_digits, load_task, network, pixels
 from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score
 

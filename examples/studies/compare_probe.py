@@ -1,6 +1,7 @@
-"""FrozenPrefixClassifier against logistic regression on the same network's features, at a few labels a class.
+r"""FrozenPrefixClassifier against logistic regression on the same network's features, at a few labels a class.
 
-    python examples/compare_probe.py --images DIR --backbone mobilenet_v2 --weights FILE --image-size 129 --output CSV
+    python examples/studies/compare_probe.py --images DIR --backbone mobilenet_v2 --weights FILE \
+        --image-size 129 --output CSV
 
 With ``--random`` the labels are so many images of the whole pool, as the first batches of active learning: classes then
 have unequal numbers, and some none. With ``--n-frozen 42 26`` the classifier is also fitted with so many frozen layers
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from quickstart import add_images_option, add_network_options, load_task, network
+from _common import add_images_option, add_network_options, load_task, network
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV

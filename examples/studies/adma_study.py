@@ -1,7 +1,7 @@
 """The study of the ADMA paper in form, on any folder of images: its Figures 3 to 7 and Tables 1 and 2.
 
-    python examples/adma_study.py                       EfficientNet-Lite0 on Fashion-MNIST
-    python examples/adma_study.py --images DIR ...      as quickstart.py; --two-patterns wants a profile that has them
+    python examples/studies/adma_study.py                   EfficientNet-Lite0 on Fashion-MNIST
+    python examples/studies/adma_study.py --images DIR ...  as quickstart.py; --two-patterns wants a profile of both
 
 Compared are ADMA with weights by distance and by prediction (Fig. 7), with one pattern and two (Fig. 5), random and
 margin sampling, and the same network trained on all labels. A run that was stopped continues: each curve is kept in
@@ -18,7 +18,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from quickstart import (
+from _common import (
     add_images_option,
     add_network_options,
     add_profile_option,

@@ -1,6 +1,7 @@
-"""Put several runs of the quickstart into one table and one figure.
+r"""Put several runs of the quickstart into one table and one figure.
 
-    python examples/join_records.py --run RESULTS_1 "adma=ADMA, 0.01" --run RESULTS_2 "adma=ADMA, 0.1" --output DIR
+    python examples/studies/join_records.py --run RESULTS_1 "adma=ADMA, 0.01" \
+        --run RESULTS_2 "adma=ADMA, 0.1" --output DIR
 
 Each --run is an output folder of quickstart.py and how its strategies are called in the joint figure.
 """
@@ -11,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from quickstart import draw, table
+from _common import draw, table
 
 
 def main() -> None:

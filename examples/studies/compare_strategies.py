@@ -1,10 +1,10 @@
 """Which images to label: every query strategy on one task after another, with real fine-tuning.
 
-    python examples/compare_strategies.py                                   EfficientNet-Lite0 on Fashion-MNIST
-    python examples/compare_strategies.py --name scenes15 --images DIR ...  class folders; networks as in quickstart.py
-    python examples/compare_strategies.py --name cifar10 --npz FILE ...     arrays X_train, y_train, X_test, y_test
-    python examples/compare_strategies.py --name usps --digits MNIST USPS   a LeNet that was trained on the first
-    python examples/compare_strategies.py --tables                          only the tables and figures of what is there
+    python examples/studies/compare_strategies.py                          EfficientNet-Lite0 on Fashion-MNIST
+    python examples/studies/compare_strategies.py --images DIR ...         class folders; networks as in quickstart.py
+    python examples/studies/compare_strategies.py --npz FILE ...           arrays X_train, y_train, X_test, y_test
+    python examples/studies/compare_strategies.py --digits MNIST USPS      a LeNet that was trained on the first
+    python examples/studies/compare_strategies.py --tables                 the tables and figures alone
 
 Beside skal's strategies stand what a user would otherwise do: logistic regression on the features of the same network,
 with the strategies that need no more ("LR, ..."). Every curve starts from zero labels. A run that was stopped
@@ -23,15 +23,16 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from digits import load_digits, trained_lenet
-from PIL import Image, ImageOps
-from quickstart import (
+from _common import (
     add_images_option,
     add_network_options,
     add_profile_option,
+    load_digits,
     load_profile,
     load_task,
     network,
+    pixels,
+    trained_lenet,
     with_all_labels,
 )
 from sklearn.base import clone
@@ -93,12 +94,6 @@ def strategies(has_profile: bool) -> dict[str, Query]:
             compared[f"{name}, herding"] = clone(compared[name]).set_params(batch="herding")
     compared[LEAST_DISTANCE] = Query(STRATEGIES["uherding"].function, duplicates=0)
     return compared
-
-
-def pixels(paths: np.ndarray, size: int) -> np.ndarray:
-    """Image files as one array."""
-    images = [ImageOps.fit(Image.open(path).convert("RGB"), (size, size)) for path in paths]
-    return np.stack([np.asarray(image) for image in images])
 
 
 def some(X: np.ndarray, y: np.ndarray, n: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """From one domain to another: DAN without target labels, and with a few that are queried.
 
-    python examples/domain_shift.py --digits MNIST USPS        LeNet from the first to the second, files of arrays
-    python examples/domain_shift.py --images DIR ...           class folders, in colour, and the same classes as small
-                                                               grey pictures; networks as in quickstart.py
+    python examples/studies/domain_shift.py --digits MNIST USPS   LeNet from the first to the second, files of arrays
+    python examples/studies/domain_shift.py --images DIR ...      class folders, in colour, and the same classes as
+                                                              small grey pictures; networks as in quickstart.py
 
 Source-only training is compared with DAN, with uniform and with optimal kernel weights, and, where scikit-adaptation is
 installed, with its deep DAN on the same LeNet. Then 1 % and 5 % of the target's images are labelled as each strategy
@@ -23,10 +23,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from compare_strategies import pixels
-from digits import load_digits, trained_lenet
+from _common import add_images_option, add_network_options, load_digits, load_task, network, pixels, trained_lenet
 from PIL import Image
-from quickstart import add_images_option, add_network_options, load_task, network
 from sklearn.base import clone
 from torch import nn
 

@@ -1,7 +1,7 @@
 """Search a query parameter and the frozen depth with GridSearchCV: what is a labelling budget worth?
 
-    python examples/grid_search.py                      EfficientNet-Lite0 on Fashion-MNIST
-    python examples/grid_search.py --images DIR ...     as quickstart.py
+    python examples/studies/grid_search.py                      EfficientNet-Lite0 on Fashion-MNIST
+    python examples/studies/grid_search.py --images DIR ...     as quickstart.py
 
 Each point of the grid runs the whole labelling loop in every fold. The folds, depths and trade-offs share the cache, so
 that an image passes the first layers once. ``--compare`` also searches without a cache, on one split, and prints the
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import add_images_option, add_network_options, add_profile_option, load_profile, load_task, network
 from joblib import parallel_config
-from quickstart import add_images_option, add_network_options, add_profile_option, load_profile, load_task, network
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 
 from skal import ActiveClassifier, FrozenPrefixClassifier, Query, adma_sampling

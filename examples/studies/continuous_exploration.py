@@ -1,15 +1,15 @@
-"""Discover new classes while learning: the experiment of the EMOC text's Fig. 1.
+"""Discover new classes while learning: the experiment of the EMOC paper's Fig. 1.
 
-    python examples/continuous_exploration.py --cifar100 DIR             CIFAR-100, as torchvision stores it, in DIR
-    python examples/continuous_exploration.py --npz FILE                 arrays X_train, y_train, X_test, y_test
-    python examples/continuous_exploration.py --images DIR --resnet20 FILE
-                                                                         class folders at 32 px, with a ResNet-20
+    python examples/studies/continuous_exploration.py --cifar100 DIR       CIFAR-100, as torchvision stores it, in DIR
+    python examples/studies/continuous_exploration.py --npz FILE           arrays X_train, y_train, X_test, y_test
+    python examples/studies/continuous_exploration.py --images DIR --resnet20 FILE
+                                                                           class folders at 32 px, with a ResNet-20
 
 Some classes are known: a network is trained on a few images of each. The pool holds as many more of the known classes
 and of novel ones. In each update step the best of 1,000 random sets of images that share a class is labelled, and the
-network is trained on with old and new images. Compared are EMOC, the three heuristics of the text and random sets.
+network is trained on with old and new images. Compared are EMOC, the three heuristics of the paper and random sets.
 
-Without --resnet20 the network is the small CIFAR-10 convnet of the text, trained from random weights on the known
+Without --resnet20 the network is the small CIFAR-10 convnet of the paper, trained from random weights on the known
 classes; with it, the last stage of a network that was trained on CIFAR-10. Written to --output: records.csv, table.csv
 and exploration.png (accuracy and discovered classes against update steps). A run that was stopped continues.
 """
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from quickstart import load_task
+from _common import load_task
 from torch import nn
 
 from skal import FineTuning, FrozenPrefixClassifier, ImageTransform, Query
@@ -126,7 +126,7 @@ def split(data: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], args: arg
 
 
 def learner(args: argparse.Namespace, task: Task, seed: int) -> FrozenPrefixClassifier:
-    """Continuous learning as in the text, with a network that has been trained on the known classes.
+    """Continuous learning as in the paper, with a network that has been trained on the known classes.
 
     The layers that the first fit leaves are the network that every strategy starts from.
     """

@@ -1,11 +1,12 @@
-"""Make the source profile of a network: one centre a source class, at layers A and B.
+r"""Make the source profile of a network: one centre a source class, at layers A and B.
 
-    python examples/make_source_profile.py DIR --backbone mobilenet_v2 --weights FILE --image-size 129 --output FILE
+    python examples/studies/make_source_profile.py DIR --backbone mobilenet_v2 --weights FILE \
+        --image-size 129 --output FILE
 
 DIR holds images of the source task and ``labels.csv`` with the columns ``label`` (the output of the network's own
 head), ``name`` and ``file``. The profile that ships with the quickstart was made from one ImageNet image a class by
 
-    python examples/make_source_profile.py DIR --image-size 96 --dtype float16 \
+    python examples/studies/make_source_profile.py DIR --image-size 96 --dtype float16 \
         --output examples/data/efficientnet_lite0_imagenet_96px.safetensors
 """
 
@@ -15,7 +16,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from quickstart import add_network_options, network
+from _common import add_network_options, network
 
 from skal import SourceProfile
 

@@ -1,6 +1,6 @@
 """What do the most distinctive images teach? Rank a pool before any label, and fit a linear probe on either end of it.
 
-    python examples/distinctive_batches.py --images DIR --backbone mobilenet_v2 --weights FILE --profile FILE \
+    python examples/studies/distinctive_batches.py --images DIR --backbone mobilenet_v2 --weights FILE --profile FILE \
         --image-size 129 --output FILE.csv
 
 For batches of several sizes: the number of classes among the most distinctive, the least distinctive and random images,
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from quickstart import DATA, add_network_options, load_task, network
+from _common import DATA, add_network_options, load_task, network
 
 from skal import FrozenPrefixClassifier, SourceProfile, adma_sampling
 

@@ -1,17 +1,60 @@
-"""MNIST and USPS as one task in two domains, and the small network that is trained on one of them."""
+"""What the studies share: options, data and networks; those that the quickstart has too are its own."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skal import FrozenPrefixClassifier
 from skal._random import seeded
+
+sys.path.append(str(Path(__file__).parent.parent))
+from quickstart import (
+    DATA,
+    add_images_option,
+    add_network_options,
+    add_profile_option,
+    class_folders,
+    draw,
+    load_profile,
+    load_task,
+    nearest_centers,
+    network,
+    table,
+    with_all_labels,
+)
+
+__all__ = [
+    "DATA",
+    "add_images_option",
+    "add_network_options",
+    "add_profile_option",
+    "class_folders",
+    "draw",
+    "lenet",
+    "load_digits",
+    "load_profile",
+    "load_task",
+    "nearest_centers",
+    "network",
+    "pixels",
+    "table",
+    "trained_lenet",
+    "with_all_labels",
+]
+
+
+def pixels(paths: np.ndarray, size: int) -> np.ndarray:
+    """Image files as one array."""
+    images = [ImageOps.fit(Image.open(path).convert("RGB"), (size, size)) for path in paths]
+    return np.stack([np.asarray(image) for image in images])
 
 
 def lenet() -> nn.Module:

@@ -1,0 +1,171 @@
+"""What the unlabelled pool teaches: skal with and without it, beside what scikit-learn offers on the same features.
+
+    python examples/studies/pool.py --images DIR --name scenes15 --backbone mobilenet_v2 --weights FILE --image-size 97
+
+DIR holds class folders; ``--arrays FILE`` takes X_train, y_train, X_test, y_test of an npz file instead, with
+``--classes 3 5`` two of its classes, with ``--lenet FILE`` a LeNet trained on the digits of another such file. Without
+data it is Fashion-MNIST.
+
+Rivals, on the same network's features: logistic regression (C by cross-validation, 10 where a class has one label) on
+features scaled to length 1, and on these read from the mean of the pool and scaled again; LabelSpreading and
+SelfTrainingClassifier on the latter. skal's probe is the head alone; ``--fine-tune`` adds the whole default.
+
+``--chosen-by uherding`` labels so many images that a logistic regression with this strategy asks for, instead of
+equally many images of each class at random. Rows already in the CSV file are kept; ``--table`` prints what it holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _common import add_images_option, add_network_options, lenet, load_digits, load_task, network, trained_lenet
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
+from tqdm import tqdm
+
+from skal import FrozenPrefixClassifier
+from skal.active import labelling_rounds
+from skal.query import margin_sampling, uherding_sampling
+
+CHOSEN_BY = {"uherding": uherding_sampling, "margin": margin_sampling}
+RIVALS = ["regression", "regression, centred", "label spreading", "self-training"]
+OWN = ["probe", "probe, pool", "skal", "skal, pool"]
+
+
+def unit(F: np.ndarray) -> np.ndarray:
+    return F / np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
+
+
+def labelled(F: np.ndarray, y: np.ndarray, k: int, seed: int, chosen_by: str) -> np.ndarray:
+    """Positions of k images a class: of each class at random, or as many in all as a strategy asks for."""
+    if chosen_by == "random":
+        rng = np.random.RandomState(seed)
+        return np.concatenate([rng.permutation(np.flatnonzero(y == label))[:k] for label in np.unique(y)])
+    n = len(np.unique(y))
+    rounds = labelling_rounds(
+        LogisticRegression(C=10, max_iter=500), CHOSEN_BY[chosen_by], F, y, n_queries=max(k - 1, 1), batch_size=n,
+        n_initial=n if k > 1 else 0, seed=seed,
+    )  # fmt: skip
+    *_, last = rounds
+    return last.learner.labelled
+
+
+def regression(F: np.ndarray, y: np.ndarray) -> Any:
+    k = np.unique(y, return_counts=True)[1].min()
+    if k == 1:
+        return LogisticRegression(C=10, max_iter=500).fit(F, y)
+    return LogisticRegressionCV(Cs=np.logspace(-2, 3, 6), cv=min(k, 5), max_iter=300).fit(F, y)
+
+
+def rivals(F: np.ndarray, F_test: np.ndarray, y: np.ndarray, few: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
+    """Predictions of scikit-learn's ways, by name."""
+    mean = F.mean(axis=0)
+    Z, Z_test = unit(F - mean), unit(F_test - mean)
+    masked = np.full(len(y), -1)
+    names, masked[few] = np.unique(y[few], return_inverse=True)
+    spreading = LabelSpreading(kernel="knn", n_neighbors=15, alpha=0.8)
+    training = SelfTrainingClassifier(LogisticRegression(C=10, max_iter=500), threshold=0.8)
+    return {
+        "regression": lambda: regression(F[few], y[few]).predict(F_test),
+        "regression, centred": lambda: regression(Z[few], y[few]).predict(Z_test),
+        "label spreading": lambda: names[spreading.fit(Z, masked).predict(Z_test)],
+        "self-training": lambda: names[training.fit(Z, masked).predict(Z_test)],
+    }
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracies in percent, and what the pool gains: over the better regression, and over the fit without it."""
+    keys = ["chosen by", "data", "network", "labels"]
+    wide = rows.pivot_table(index=[*keys, "seed"], columns="method", values="accuracy") * 100
+    shown = wide[[name for name in (*RIVALS, *OWN) if name in wide]].groupby(keys).mean()
+    best = shown[["regression", "regression, centred"]].max(axis=1)
+    for own in ("probe, pool", "skal, pool"):
+        if own in wide:
+            gain = (wide[own] - wide[own.partition(",")[0]]).groupby(keys)
+            shown[f"{own}: over regression"] = shown[own] - best
+            shown[f"{own}: over the same without it"] = gain.mean()
+            shown[f"{own}: its standard error"] = gain.sem()
+    return shown.round(1)
+
+
+def data_of(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    if args.arrays is None:
+        X, y, X_test, y_test = load_task(args.images)
+    elif args.lenet:
+        X, y, X_test, y_test = load_digits(args.arrays)
+    else:
+        with np.load(args.arrays) as data:
+            X, y, X_test, y_test = (data[name] for name in ("X_train", "y_train", "X_test", "y_test"))
+    if args.classes:
+        own, own_test = (np.isin(labels.astype(str), args.classes) for labels in (y, y_test))
+        X, y, X_test, y_test = X[own], y[own], X_test[own_test], y_test[own_test]
+    rng = np.random.RandomState(0)
+    some, some_test = (np.sort(rng.permutation(len(labels))[:2000]) for labels in (y, y_test))
+    return X[some], y[some], X_test[some_test], y_test[some_test]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_images_option(parser)
+    add_network_options(parser)
+    parser.add_argument("--arrays", type=Path, help="npz file of X_train, y_train, X_test, y_test")
+    parser.add_argument("--lenet", type=Path, help="npz file of digits that LeNet is trained on first")
+    parser.add_argument("--classes", nargs="+", help="the classes of the task (default: all)")
+    parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="labels a class")
+    parser.add_argument("--chosen-by", choices=["random", *CHOSEN_BY], default="random")
+    parser.add_argument("--fine-tune", action="store_true", help="add skal's default, with the pool and without")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--name", default="fashion_mnist", help="of the data in the table (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("pool.csv"))
+    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    args = parser.parse_args()
+
+    rows = pd.read_csv(args.output) if args.output.exists() else pd.DataFrame()
+    if args.table:
+        print(table(rows).to_csv())
+        return
+    keys = ["data", "network", "labels", "chosen by", "seed", "method"]
+    done = set(map(tuple, rows[keys].to_numpy().tolist())) if len(rows) else set()
+    X, y, X_test, y_test = data_of(args)
+    if args.lenet:
+        net = FrozenPrefixClassifier(lenet(), image_size=28)
+        net.set_params(backbone=trained_lenet(*load_digits(args.lenet)[:2], args.output.parent / "lenet.safetensors"))
+    else:
+        net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size))
+    F, F_test = (unit(net.activations(images, [-2], pooled=True)[0]) for images in (X, X_test))
+
+    def own(few: np.ndarray, pool: Any = None, **settings: Any) -> np.ndarray:
+        return clone(net).set_params(**settings).fit(X[few], y[few], X_unlabeled=pool).predict(X_test)
+
+    for seed in tqdm(range(args.seeds)):
+        for k in args.labels:
+            few = labelled(F, y, k, seed, args.chosen_by)
+            methods = rivals(F, F_test, y, few)
+            for name, epochs in (("probe", 0), ("skal", 30))[: 1 + args.fine_tune]:
+                settings = {"random_state": seed, "max_epochs": epochs}
+                methods[name] = lambda few=few, settings=settings: own(few, **settings)
+                methods[f"{name}, pool"] = lambda few=few, settings=settings: own(few, X, **settings)
+            for method, predict in methods.items():
+                run = (args.name, "lenet" if args.lenet else args.backbone, k, args.chosen_by, seed, method)
+                if run in done:
+                    continue
+                start = time.perf_counter()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of scikit-learn's: convergence, divisions by zero
+                    accuracy = float(np.mean(predict() == y_test))
+                row = {**dict(zip(keys, run, strict=True)), "accuracy": round(accuracy, 4)}
+                row["seconds"] = round(time.perf_counter() - start, 2)
+                header = not args.output.exists()
+                pd.DataFrame([row]).to_csv(args.output, mode="a", header=header, index=False)
+
+
+if __name__ == "__main__":
+    main()

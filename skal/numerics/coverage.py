@@ -1,0 +1,344 @@
+"""Greedy coverage of many points by a few of them: exact, or estimated on a sample so that time grows linearly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+
+from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
+
+#: Points up to which coverage is exact, and the size of the sample beyond. The gain of a candidate is estimated with a
+#: standard error of at most 1 / (2 sqrt(8192)) = 0.6 % of what is left to cover, and the similarities of all pairs of
+#: the sample fill what is cached.
+MAX_REFERENCE = 8192
+
+_ROWS = 1024  # points of a block of pairs
+_CACHED = 256 << 20  # bytes of similarities that are cached from one pick to the next
+_AT_ONCE = 64  # candidates whose gains are computed anew at a time
+_AROUND = 256  # nearest points of the best candidate in the sample that are candidates, too
+
+
+def greedy_coverage(
+    X: torch.Tensor,
+    n_picks: int,
+    kernel: Callable[[torch.Tensor], torch.Tensor],
+    weights: torch.Tensor | None = None,
+    covered: torch.Tensor | None = None,
+) -> np.ndarray:
+    """Repeatedly the point that adds most to the coverage of all points.
+
+    The coverage of a point x is the largest similarity k(x, c) to a chosen c. A candidate c adds
+    ``sum_x w(x) max(k(x, c) - covered(x), 0)``. What it adds never grows, so one rough pass over all pairs bounds it
+    from above, and only those candidates are computed exactly that may still be best.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, D)
+    n_picks : int
+    kernel : callable
+        From squared distances to similarities in [0, 1] that fall with them; may work in place.
+    weights : Tensor of shape (n,), default=None
+        Of the points to be covered, at least 0.
+    covered : Tensor of shape (n,), default=None
+        Coverage by what is chosen already.
+
+    Returns
+    -------
+    picks : ndarray of shape (n_picks,)
+        Distinct; of equally good ones the first.
+
+    References
+    ----------
+    .. [1] Bae, Noh, Choi, Sutherland. "Generalized coverage for more robust low-budget active learning", ECCV 2024,
+       section 3.
+    .. [2] Minoux. "Accelerated greedy algorithms for maximizing submodular set functions", 1978.
+
+    Examples
+    --------
+    >>> X = torch.tensor([[0.0], [0.1], [5.0], [5.1], [5.2], [9.0]])
+    >>> greedy_coverage(X, 2, lambda squared: (squared <= 0.04).to(squared.dtype))
+    array([2, 0])
+    """
+    weights = X.new_ones(len(X)) if weights is None else weights.to(X.dtype)
+    covered = X.new_zeros(len(X)) if covered is None else covered.to(X.dtype)
+    candidates = _Candidates(X, kernel, weights, covered, torch.zeros_like(weights))
+    picks: list[int] = []
+    while len(picks) < n_picks:
+        best, _ = candidates.best()
+        candidates.cover(candidates.similarities([best])[0])
+        candidates.drop(best)
+        picks.append(best)
+    return np.array(picks)
+
+
+def sampled_coverage(
+    X: torch.Tensor,
+    n_picks: int,
+    kernel: Callable[[torch.Tensor], torch.Tensor],
+    weights: torch.Tensor | None = None,
+    covered: torch.Tensor | None = None,
+    *,
+    max_reference: int = MAX_REFERENCE,
+    generator: np.random.RandomState,
+) -> np.ndarray:
+    """Greedy coverage whose gains are estimated on a sample, in time linear in the number of points.
+
+    Up to `max_reference` points this is :func:`greedy_coverage`. Of more, a sample is drawn with probabilities
+    proportional to what is left to cover of each point, ``w(x) (1 - covered(x))``, and weighted by their inverse, so
+    that estimated gains are unbiased. Candidates are the sample and, at each pick, the 256 points nearest to the best
+    of the sample: gains change smoothly from point to point. A candidate in the sample counts its coverage of itself
+    with its own weight, not with that of the points it stands for. When the sample is covered, another is drawn.
+
+    Parameters
+    ----------
+    X, n_picks, kernel, weights, covered
+        As in :func:`greedy_coverage`.
+    max_reference : int, default=8192
+        Size of the sample.
+    generator : RandomState
+        Draws the sample; not used where the result is exact.
+
+    Returns
+    -------
+    picks : ndarray of shape (n_picks,)
+        Distinct; random ones where nothing is left to cover.
+
+    References
+    ----------
+    .. [1] Horvitz, Thompson. "A generalization of sampling without replacement from a finite universe", 1952: weights
+       by inverse probability. One point is drawn from each of equal shares of what is left.
+
+    Examples
+    --------
+    >>> X = torch.cat([torch.linspace(0, 1, 600), torch.linspace(5, 6, 400)])[:, None]
+    >>> picks = sampled_coverage(
+    ...     X, 2, lambda squared: torch.exp(-squared), max_reference=100, generator=np.random.RandomState(0)
+    ... )
+    >>> X[picks, 0].round(decimals=1)
+    tensor([0.5000, 5.5000])
+    """
+    if len(X) <= max_reference:
+        return greedy_coverage(X, n_picks, kernel, weights, covered)
+    weights = X.new_ones(len(X)) if weights is None else weights.to(X.dtype)
+    covered = X.new_zeros(len(X)) if covered is None else covered.to(X.dtype).clone()
+    norms = squared_norms(X)
+    picks: list[int] = []
+    while len(picks) < n_picks:
+        left = (weights * (1 - covered)).clamp_(min=0).double().cpu().numpy()
+        begun = len(picks)
+        if left.any():
+            sample = _Sample(X, norms, kernel, weights, covered, left, max_reference, generator)
+            while len(picks) < n_picks and (pick := sample.next(picks)) is not None:
+                picks.append(pick)
+        if len(picks) == begun:
+            others = np.setdiff1d(np.arange(len(X)), picks)
+            picks += generator.permutation(others)[: n_picks - begun].tolist()
+            break
+        covered = torch.maximum(covered, kernel(nearest_squared(X, X[picks[begun:]])))
+        covered[picks] = 1
+    return np.array(picks)
+
+
+def _drawn(left: np.ndarray, size: int, generator: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with probabilities proportional to `left`, one from each of `size` equal shares, and how often each."""
+    sums = left.cumsum()
+    at = (np.arange(size) + generator.random_sample(size)) * (sums[-1] / size)
+    rows = np.minimum(np.searchsorted(sums, at, side="right"), np.flatnonzero(left)[-1])  # the last sum is rounded
+    return np.unique(rows, return_counts=True)
+
+
+class _Sample:
+    """Points drawn from `X` that stand for all of them, and the search for the next pick near the best of them."""
+
+    def __init__(
+        self,
+        X: torch.Tensor,
+        norms: torch.Tensor,
+        kernel: Callable[[torch.Tensor], torch.Tensor],
+        weights: torch.Tensor,
+        covered: torch.Tensor,
+        left: np.ndarray,
+        size: int,
+        generator: np.random.RandomState,
+    ):
+        rows, counts = (torch.from_numpy(one).to(X.device) for one in _drawn(left, size, generator))
+        estimated = counts.to(X.dtype) / (1 - covered[rows])
+        own = torch.minimum(weights[rows] * (size / left.sum()), estimated)
+        self._X, self._norms, self._kernel = X, norms, kernel
+        self._rows, self._points, self._point_norms = rows, X[rows], norms[rows]
+        self._candidates = _Candidates(self._points, kernel, estimated, covered[rows], estimated - own)
+
+    def next(self, taken: list[int]) -> int | None:
+        """The next pick, none of `taken`; None where the sample is covered."""
+        best, gain = self._candidates.best()
+        if not gain > 0:
+            return None
+        squared = self._norms - 2 * (self._X @ self._points[best])
+        squared[taken] = torch.inf
+        around = squared.topk(min(_AROUND, len(squared) - len(taken)), largest=False).indices
+        same = around[:, None] == self._rows
+        to_sample = squared_distances(self._X[around], self._points, self._norms[around], self._point_norms)
+        similarities = self._kernel(to_sample.masked_fill_(same, 0))
+        excess = same.to(self._X.dtype) @ self._candidates.excess()
+        pick = int(self._candidates.gains(similarities, excess).argmax())
+        self._candidates.cover(similarities[pick])
+        for candidate in same[pick].nonzero().flatten().tolist():
+            self._candidates.drop(candidate)
+        return int(around[pick])
+
+
+class _Candidates:
+    """Points that cover each other. What each adds is computed only where it may be the best.
+
+    Where bounds say little, nearly all would be computed at each pick. So once more have been computed than there are
+    points whose coverage changed, the gains of all are brought up to date, from these points alone: a new pick is the
+    nearest one of fewer and fewer points.
+    """
+
+    def __init__(
+        self,
+        X: torch.Tensor,
+        kernel: Callable[[torch.Tensor], torch.Tensor],
+        weights: torch.Tensor,
+        covered: torch.Tensor,
+        beyond_own: torch.Tensor,
+    ):
+        self._weights, self._covered, self._beyond_own = weights, covered, beyond_own
+        self._bounds = _gain_bounds(X, kernel, weights, covered)
+        self._similarities = _Similarities(X, kernel)
+        self._dropped: list[int] = []
+        self._computed = 0  # gains since all were brought up to date
+        self._gains = torch.zeros_like(self._bounds)
+        self._level = torch.ones_like(covered)  # coverage of which these are the gains
+        self._rounding = 0.0
+
+    def best(self) -> tuple[int, float]:
+        """The candidate that adds most, the first of equal ones, and what it adds."""
+        changed = (self._covered != self._level).nonzero().flatten()
+        if 0 < len(changed) < self._computed:
+            self._update(changed)
+        n = len(self._bounds)
+        exact = torch.zeros(n, dtype=torch.bool, device=self._bounds.device)
+        excess = self.excess()
+        while not bool(exact[best := int(self._bounds.argmax())]):
+            again = torch.where(exact, -torch.inf, self._bounds).topk(min(_AT_ONCE, n)).indices
+            again[-1] = best  # which of equal bounds topk takes is not said
+            self._bounds[again] = self.gains(self.similarities(again.tolist()), excess[again]).double()
+            self._bounds[self._dropped] = -torch.inf
+            self._computed += len(again)
+            exact[again] = True
+        return best, float(self._bounds[best])
+
+    def _update(self, changed: torch.Tensor) -> None:
+        """Bound all candidates by their gains, from the points whose coverage has changed since the last time."""
+        for part in changed.split(_AT_ONCE):
+            rows = self.similarities(part.tolist())
+            before = (rows - self._level[part, None]).clamp_(min=0)
+            self._gains += self._weights[part] @ rows.sub_(self._covered[part, None]).clamp_(min=0).sub_(before)
+        self._level, self._computed = self._covered, 0
+        self._rounding = max(self._rounding, 1e-5 * float(self._gains.max()))
+        self._bounds = torch.minimum(self._bounds, self._gains - self.excess() + self._rounding)
+
+    def excess(self) -> torch.Tensor:
+        """What each is said to add by covering itself beyond what it does."""
+        return self._beyond_own * (1 - self._covered)
+
+    def gains(self, similarities: torch.Tensor, excess: torch.Tensor) -> torch.Tensor:
+        """What candidates of any similarities (k, n) add."""
+        return (similarities - self._covered).clamp_(min=0) @ self._weights - excess
+
+    def similarities(self, candidates: list[int]) -> torch.Tensor:
+        """Similarities (k, n) of candidates to all points."""
+        return self._similarities.of(candidates)
+
+    def cover(self, similarity: torch.Tensor) -> None:
+        """Cover the points by a chosen one, of these similarities (n,)."""
+        self._covered = torch.maximum(self._covered, similarity)
+
+    def drop(self, candidate: int) -> None:
+        """Do not choose it again."""
+        self._dropped.append(candidate)
+        self._bounds[candidate] = -torch.inf
+
+
+class _Similarities:
+    """Similarities of candidates to all points, which are asked for again at the next picks, as memory allows."""
+
+    def __init__(self, X: torch.Tensor, kernel: Callable[[torch.Tensor], torch.Tensor]):
+        self._X, self._norms, self._kernel = X, squared_norms(X), kernel
+        self._cached: dict[int, torch.Tensor] = {}
+        self._most = _CACHED // (len(X) * X.itemsize)
+
+    def of(self, candidates: list[int]) -> torch.Tensor:
+        """A new tensor (n_candidates, n)."""
+        lacking = [row for row in candidates if row not in self._cached]
+        found: dict[int, torch.Tensor] = {}
+        if lacking:
+            squared = squared_distances(self._X[lacking], self._X, self._norms[lacking], self._norms)
+            squared[range(len(lacking)), lacking] = 0  # not what rounding leaves, which is much to a narrow kernel
+            found = dict(zip(lacking, self._kernel(squared), strict=True))
+        rows = torch.stack([found[row] if row in found else self._cached[row] for row in candidates])
+        if len(self._cached) + len(lacking) <= self._most:
+            self._cached |= found
+        return rows
+
+
+def _gain_bounds(
+    X: torch.Tensor,
+    kernel: Callable[[torch.Tensor], torch.Tensor],
+    weights: torch.Tensor,
+    covered: torch.Tensor,
+) -> torch.Tensor:
+    """At least what every point adds, from each pair once, in the numbers this machine multiplies fastest."""
+    total = torch.zeros(len(X), dtype=torch.float64, device=X.device)
+    rough, norms = _rough(X)
+    nothing_covered = not bool(covered.any())
+    starts = range(0, len(X), _ROWS)
+    for i in starts:
+        own = slice(i, i + _ROWS)
+        for j in range(i, len(X), _ROWS):
+            other = slice(j, j + _ROWS)
+            squared = (norms[own, None] + norms[other]).sub_(rough[own] @ rough[other].T, alpha=2).clamp_(min=0)
+            similarity = kernel(squared)
+            if nothing_covered:
+                total[other] += weights[own] @ similarity
+                if i != j:
+                    total[own] += similarity @ weights[other]
+                continue
+            total[other] += weights[own] @ (similarity - covered[own][:, None]).clamp_(min=0)
+            if i != j:
+                total[own] += similarity.sub_(covered[other]).clamp_(min=0) @ weights[other]
+    return total.mul_(1 + 1e-4)  # sums of single precision
+
+
+def _rough(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rounded rows r, and s so that s_i + s_j - 2 r_i r_j is never more than the squared distance of rows i and j."""
+    squared = squared_norms(X)
+    rough, off = X, torch.zeros_like(squared)
+    if X.dtype == torch.float32 and X.device.type == "cpu" and _half_precision_is_fast():
+        rough = X.to(torch.bfloat16)
+        off = torch.cat([(a - b).norm(dim=1) for a, b in zip(X.split(_ROWS), rough.split(_ROWS), strict=True)])
+    largest = squared.max().sqrt()
+    # |x y - r s| <= |x - r| |y| + |r| |y - s|. The product is rounded as r is, its sum and exact distances as X is.
+    product = 0.6 * torch.finfo(rough.dtype).eps + X.shape[1] * torch.finfo(X.dtype).eps
+    return rough, squared - 2.02 * off * largest - product * largest**2
+
+
+@cache
+def _half_precision_is_fast() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 clearly faster than those of single precision."""
+
+    def seconds(matrix: torch.Tensor) -> float:
+        times = []
+        for _ in range(10):
+            start = time.perf_counter()
+            matrix @ matrix
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    single = torch.eye(512)
+    return 1.5 * seconds(single.bfloat16()) < seconds(single)

@@ -1,0 +1,165 @@
+"""Labels that spread over a graph of neighbours, and class shares that follow predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import sparse
+
+from skal._validation import check_count
+
+_ROWS = 1024  # of a block of similarities
+_SHARPNESS = 3  # power of the cosine: near neighbours count more
+_TOLERANCE = 1e-4  # of the largest value that is given
+
+
+def propagate(X: ArrayLike, seeds: ArrayLike, *, n_neighbors: int = 15, alpha: float = 0.9) -> np.ndarray:
+    """Spread labels over the graph of nearest neighbours (local and global consistency).
+
+    F = (1 - alpha) (I - alpha S)^-1 Y with S = D^-1/2 W D^-1/2: each point passes on to its neighbours what it
+    receives, and keeps a share 1 - alpha of what it was given (section 2 of [1]_). The weight of an edge is the cube of
+    the cosine (section 3.1 of [2]_).
+
+    Parameters
+    ----------
+    X : array-like of shape (n, n_features)
+        Compared by their cosine; centre them by the mean of the pool first, so that what all share does not count.
+    seeds : array-like of shape (n, n_classes)
+        What each point is given: 0 where nothing is known.
+    n_neighbors : int, default=15
+        Each point is joined to so many nearest others, and to those that it is a nearest one of.
+    alpha : float, default=0.9
+        Share of a point's score that comes from its neighbours, at least 0 and below 1.
+
+    Returns
+    -------
+    scores : ndarray of shape (n, n_classes)
+        float64, not below 0. Points that no path joins to a seed have 0. Neighbours are found in blocks: n * 1024
+        similarities are in memory at a time.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, the lengths differ, or seeds are negative.
+
+    References
+    ----------
+    .. [1] Zhou, Bousquet, Lal, Weston, Schölkopf. "Learning with local and global consistency", NIPS 2003.
+    .. [2] Iscen, Tolias, Avrithis, Chum. "Label propagation for deep semi-supervised learning", CVPR 2019.
+
+    Examples
+    --------
+    >>> X = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    >>> seeds = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    >>> propagate(X, seeds, n_neighbors=1).argmax(axis=1)
+    array([0, 0, 1, 1])
+    """
+    check_count("n_neighbors", n_neighbors)
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha={alpha!r} is not at least 0 and below 1")
+    seeds = np.asarray(seeds, dtype=np.float64)
+    points = torch.as_tensor(np.asarray(X, dtype=np.float32))
+    if seeds.ndim != 2 or points.ndim != 2 or len(seeds) != len(points):
+        raise ValueError(
+            f"X of shape {tuple(points.shape)} and seeds of shape {seeds.shape} are not two tables of as many rows"
+        )
+    if (seeds < 0).any():
+        raise ValueError("seeds holds a negative value")
+    return spread(neighbor_graph(points, n_neighbors), seeds, alpha)
+
+
+def neighbor_graph(X: torch.Tensor, n_neighbors: int) -> sparse.csr_array:
+    """Symmetric, normalised weights S (n, n) of the graph of nearest neighbours by cosine."""
+    n, k = len(X), min(n_neighbors, len(X) - 1)
+    X = torch.nn.functional.normalize(X, dim=1)
+    rows, columns, weights = [], [], []
+    for start in range(0, n if k else 0, _ROWS):
+        similar = X[start : start + _ROWS] @ X.T
+        own = torch.arange(len(similar))
+        similar[own, start + own] = -torch.inf
+        values, nearest = similar.topk(k, dim=1)
+        rows.append((start + own).repeat_interleave(k))
+        columns.append(nearest.flatten())
+        weights.append(values.clamp(min=0).flatten() ** _SHARPNESS)
+    if not rows:
+        return sparse.csr_array((n, n))
+    where = (torch.cat(rows).numpy(), torch.cat(columns).numpy())
+    W = sparse.csr_array((torch.cat(weights).double().numpy(), where), shape=(n, n))
+    W = W.maximum(W.T)
+    degree = np.asarray(W.sum(axis=1)).ravel()
+    scale = sparse.diags_array(np.where(degree > 0, 1 / np.sqrt(np.where(degree > 0, degree, 1)), 0))
+    return sparse.csr_array(scale @ W @ scale)
+
+
+def spread(S: sparse.csr_array, seeds: np.ndarray, alpha: float) -> np.ndarray:
+    """The fixed point of F = alpha S F + (1 - alpha) seeds."""
+    given = (1 - alpha) * seeds
+    scores = given
+    # What is still missing is at most alpha / (1 - alpha) times the last change.
+    enough = _TOLERANCE * (1 - alpha) * max(float(given.max(initial=0)), 1e-300)
+    while True:
+        before, scores = scores, alpha * (S @ scores) + given
+        if np.abs(scores - before).max(initial=0) <= enough:
+            return scores
+
+
+def align(proba: ArrayLike, *, prior: ArrayLike | None = None, n_prior: float = 0.0) -> np.ndarray:
+    """Probabilities of classes as they are under the shares that the classes have among these very rows.
+
+    A classifier that was trained on balanced classes takes each for equally frequent. The shares are estimated from its
+    probabilities by expectation maximisation (equation 2.2 of [1]_), here with a prior: the result maximises the
+    posterior of the shares under a Dirichlet distribution, like `n_prior` further rows of known shares.
+
+    Parameters
+    ----------
+    proba : array-like of shape (n, n_classes)
+        Rows that sum to 1.
+    prior : array-like of shape (n_classes,), default=None
+        Shares under which `proba` was made; None means that they were equal.
+    n_prior : float, default=0.0
+        Rows that the prior counts for.
+
+    Returns
+    -------
+    aligned : ndarray of shape (n, n_classes)
+        Rows sum to 1. The estimated shares are their mean, where `n_prior` is 0.
+
+    Raises
+    ------
+    ValueError
+        If shares are not positive or do not fit `proba`, or `n_prior` is negative.
+
+    References
+    ----------
+    .. [1] Saerens, Latinne, Decaestecker. "Adjusting the outputs of a classifier to new a priori probabilities: a
+       simple procedure", Neural Computation 14(1), 2002.
+
+    Examples
+    --------
+    More rows look like the first class than like the second, so a doubtful one is more likely of the first:
+
+    >>> align([[0.9, 0.1], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9]], n_prior=4).round(2)
+    array([[0.92, 0.08],
+           [0.92, 0.08],
+           [0.57, 0.43],
+           [0.13, 0.87]])
+    """
+    P = np.asarray(proba, dtype=np.float64)
+    if P.ndim != 2:
+        raise ValueError(f"proba of shape {P.shape} is not a table of rows and classes")
+    before = np.full(P.shape[1], 1 / max(P.shape[1], 1)) if prior is None else np.asarray(prior, dtype=np.float64)
+    if before.shape != (P.shape[1],) or not (before > 0).all():
+        raise ValueError(f"prior={prior!r} is not one positive share for each of {P.shape[1]} classes")
+    if n_prior < 0:
+        raise ValueError(f"n_prior={n_prior!r} is negative")
+    if len(P) == 0:
+        return P
+    shares = before = before / before.sum()
+    while True:
+        aligned = P * (shares / before)
+        aligned /= aligned.sum(axis=1, keepdims=True)
+        after = (aligned.sum(axis=0) + n_prior * before) / (len(P) + n_prior)
+        if np.abs(after - shares).max() < 1e-6:
+            return aligned
+        shares = after

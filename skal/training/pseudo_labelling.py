@@ -1,0 +1,122 @@
+"""What unlabelled images are taken for: the linear probe and the graph of neighbours vote together."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from torch import nn
+
+from skal.numerics.propagation import align, neighbor_graph, spread
+from skal.training.head import HeadPenalty, default_C, solve_head
+
+_NEIGHBORS, _ALPHA = 15, 0.9
+#: What each point has of every class from nowhere, as a share of what points have on average.
+_FLOOR = 0.1
+#: Mean and standard deviation of the powers of the two votes, before any evidence; that of the graph has half of it
+#: where the pool holds so many images a class.
+_POWER, _WIDTH, _HALF = 2.0, 0.5, 10.0
+_FOLDS = 5
+#: Equal shares of the classes count like so many times the pool, divided by the labels a class.
+_EQUAL_SHARES = 50.0
+
+
+def pseudo_labels(
+    labelled: np.ndarray, y: np.ndarray, pool: np.ndarray, n_classes: int, *, sample_weight: np.ndarray | None = None
+) -> np.ndarray:
+    """Probabilities of the classes of unlabelled images, from labelled ones and the graph of all.
+
+    The logistic regression on the labelled images gives P; the labels, spread over the graph of neighbours, give Q.
+    Both are wrong about other images, so their product P^a Q^b is better than either. The powers are those under which
+    the labelled images are most likely when both votes are learned without them, fold by fold, with a normal prior
+    around 2: where the graph says little about the classes, or the labels are odd ones, b falls; in a pool of a few
+    images a class it is small from the start. Far from all labels Q
+    is flat. The shares of the classes follow the predictions, more so the more labels there are.
+
+    Parameters
+    ----------
+    labelled : ndarray of shape (n, n_features)
+        Read from the mean of the pool, as the head reads them.
+    y : ndarray of shape (n,)
+        Classes, from 0; two at least are there.
+    pool : ndarray of shape (m, n_features)
+    n_classes : int
+    sample_weight : ndarray of shape (n,), default=None
+
+    Returns
+    -------
+    proba : ndarray of shape (m, n_classes)
+        Rows sum to 1. A class without a labelled image has probability 0.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> side = np.repeat([-1.0, 1.0], 50)
+    >>> X = np.column_stack([side, rng.normal(size=(100, 5)) / 5]).astype(np.float32)
+    >>> proba = pseudo_labels(X[[0, 99]], np.array([0, 1]), X[1:99], 2)
+    >>> bool((proba.argmax(axis=1) == (side[1:99] > 0)).all())
+    True
+    """
+    present, y = np.unique(y, return_inverse=True)
+    n, n_present = len(y), len(present)
+    X = np.concatenate([labelled, pool])
+    weight = np.ones(n) if sample_weight is None else sample_weight
+    graph = neighbor_graph(torch.from_numpy(X), _NEIGHBORS)
+    folds = _folds(y)
+    learned_from = [np.arange(n), *(np.flatnonzero(folds != fold) for fold in range(_FOLDS))]
+    seeds = np.zeros((len(X), len(learned_from), n_present))
+    for i, rows in enumerate(learned_from):
+        seeds[rows, i, y[rows]] = weight[rows]
+    seeds /= np.maximum(seeds.sum(axis=0), 1e-300)  # every class has the same total, however many labels it has
+    scores = spread(graph, seeds.reshape(len(X), -1), _ALPHA).reshape(seeds.shape)
+    log_Q = np.log(scores + _FLOOR * scores.mean(axis=(0, 2), keepdims=True) + 1e-300)
+    log_P = _probe(X, y, weight, learned_from[0], X)
+
+    tells = [_left_out(y, rows, folds == fold) for fold, rows in enumerate(learned_from[1:])]
+    votes = [
+        (_probe(X, y, weight, rows, X[told]), log_Q[told, 1 + fold], y[told])
+        for fold, (rows, told) in enumerate(zip(learned_from[1:], tells, strict=True))
+        if len(told)
+    ]
+    a, b = _powers(votes, np.array([_POWER, _POWER * len(pool) / (len(pool) + _HALF * n_present)]))
+    proba = softmax(a * log_P[n:] + b * log_Q[n:, 0], axis=1)
+    out = np.zeros((len(pool), n_classes))
+    out[:, present] = align(proba, n_prior=_EQUAL_SHARES * len(pool) * n_present / n)
+    return out
+
+
+def _probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Log-probabilities of the logistic regression on some labelled rows; classes that it never saw share the rest."""
+    head = nn.utils.skip_init(nn.Linear, X.shape[1], int(y.max()) + 1)
+    with torch.no_grad():
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        solve_head(head, X[rows], y[rows], HeadPenalty.of(X, default_C(len(rows))), sample_weight=weight[rows])
+        return np.asarray(log_softmax(head(torch.from_numpy(asked)).double().numpy(), axis=1))
+
+
+def _folds(y: np.ndarray) -> np.ndarray:
+    """A fold for each label, so that those of a class lie in different ones."""
+    folds = np.empty(len(y), dtype=int)
+    folds[np.argsort(y, kind="stable")] = np.arange(len(y)) % _FOLDS
+    return folds
+
+
+def _left_out(y: np.ndarray, rows: np.ndarray, is_left_out: np.ndarray) -> np.ndarray:
+    """Labels that were left out and whose class is known from others."""
+    return np.flatnonzero(is_left_out & np.isin(y, y[rows]))
+
+
+def _powers(votes: list[tuple[np.ndarray, np.ndarray, np.ndarray]], prior: np.ndarray) -> tuple[float, float]:
+    """Powers of two votes under which labels that neither was learned from are most likely, with their prior."""
+
+    def surprise(powers: np.ndarray) -> float:
+        losses = sum(
+            -float(log_softmax(powers[0] * log_P + powers[1] * log_Q, axis=1)[np.arange(len(y)), y].sum())
+            for log_P, log_Q, y in votes
+        )
+        return losses + float(((powers - prior) ** 2).sum()) / (2 * _WIDTH**2)
+
+    found = minimize(surprise, prior, method="L-BFGS-B", bounds=[(0, 10), (0, 10)]).x
+    return float(found[0]), float(found[1])

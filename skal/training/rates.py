@@ -1,0 +1,107 @@
+"""Steps relative to the size of what they change, channel by channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+#: Least size of a channel, as a share of its tensor's: what is dead moves a little.
+_SHARE = 1e-2
+#: Least size of a tensor: what starts at zero moves.
+_LEAST = 1e-3
+
+
+def typical_sizes(module: nn.Module) -> dict[str, torch.Tensor]:
+    """How large the trainable weights are, by name: of each output channel where a tensor has channels.
+
+    A kernel's size is the root mean square over each of its output channels. Channels of one tensor may differ a
+    thousandfold, above all those of depthwise convolutions, and normalisation evens their outputs: a step that suits
+    the tensor's root mean square then overwrites most of them. Both parameters of a normalisation have the size of its
+    factor, which is the spread of the channel's output. A bias without one has the root mean square of its tensor.
+
+    Parameters
+    ----------
+    module : nn.Module
+
+    Returns
+    -------
+    sizes : dict of str to Tensor
+        Of shapes that broadcast against the weights.
+
+    Examples
+    --------
+    >>> norm = nn.BatchNorm1d(2)
+    >>> norm.weight.data = torch.tensor([-2.0, 0.5])
+    >>> typical_sizes(norm)
+    {'weight': tensor([2.0000, 0.5000]), 'bias': tensor([2.0000, 0.5000])}
+    """
+    factors: dict[str, torch.Tensor] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, (_NormBase, nn.LayerNorm, nn.GroupNorm)) and part.weight is not None:
+            at = f"{name}." if name else ""
+            factors |= {f"{at}weight": part.weight, f"{at}bias": part.weight}
+    sizes = {}
+    for name, weight in module.named_parameters():
+        if not weight.requires_grad:
+            continue
+        values = factors.get(name, weight).detach()
+        typical = values.square().mean().sqrt()
+        if name in factors:
+            typical = values.abs().clamp(min=_SHARE * float(typical))
+        elif weight.ndim > 1:
+            channels = values.square().mean(dim=tuple(range(1, weight.ndim)), keepdim=True).sqrt()
+            typical = channels.clamp(min=_SHARE * float(typical))
+        sizes[name] = typical.clamp(min=_LEAST if weight.ndim == 1 else _LEAST * _SHARE)
+    return sizes
+
+
+class RelativeSteps:
+    """Multiplies what an optimiser does to each weight by the weight's typical size.
+
+    So the rate of any optimiser becomes a share of the weights. The first steps are shorter: Adam's are the signs of
+    single gradients until its averages are filled, and would move all layers of a deep suffix the wrong way at once.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Hooks are added to it.
+    module : nn.Module
+        Whose weights it changes.
+    n_warmup : int, default=0
+        Step t of these is scaled by t / n_warmup.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(1, 2, bias=False)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[4.0], [0.5]]))
+    >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    >>> steps = RelativeSteps(optimizer, layer)
+    >>> layer(torch.ones(1, 1)).sum().backward()
+    >>> optimizer.step()
+    >>> layer.weight.detach().ravel()
+    tensor([3.6000, 0.4500])
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module, n_warmup: int = 0):
+        sizes = typical_sizes(module)
+        self.weights = [(weight, sizes[name]) for name, weight in module.named_parameters() if name in sizes]
+        self.before = [torch.empty_like(weight) for weight, _ in self.weights]
+        self.n_warmup = n_warmup
+        self.n_steps = 0
+        optimizer.register_step_pre_hook(self._remember)
+        optimizer.register_step_post_hook(self._rescale)
+
+    @torch.no_grad()
+    def _remember(self, *_: Any) -> None:
+        for (weight, _size), before in zip(self.weights, self.before, strict=True):
+            before.copy_(weight)
+
+    @torch.no_grad()
+    def _rescale(self, *_: Any) -> None:
+        self.n_steps += 1
+        share = min(1.0, self.n_steps / self.n_warmup) if self.n_warmup else 1.0
+        for (weight, size), before in zip(self.weights, self.before, strict=True):
+            torch.lerp(before, weight, size * share, out=weight)

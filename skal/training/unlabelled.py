@@ -1,0 +1,83 @@
+"""Images of the pool that nobody has labelled: which of them are learned from, and what they teach the head."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from skal.features.activations import Point
+from skal.features.pooling import flat
+from skal.features.prefix import run_batched
+from skal.features.stored import KeyedInputs
+from skal.images.inputs import Inputs, JoinedInputs
+from skal.training.head import HeadPenalty, default_C, solve_head
+from skal.training.problem import Problem, Start
+from skal.training.pseudo_labelling import pseudo_labels
+
+#: Weight of the whole pool in the head's loss for each labelled image; an image of the pool weighs at most 1.
+_POOL_WEIGHT = 10.0
+#: C of that head, on features of length 1 and losses of weight 1 for a labelled image.
+_POOL_C = 10.0
+
+
+def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
+    """Images of the pool that are not labelled, and of these at most so many, drawn at random."""
+    pool = problem.check(X_unlabeled)
+    labelled = problem.inputs.keys(range(len(problem.inputs)))
+    drawn = np.arange(len(pool))
+    if len(pool) > max_unlabeled:  # names cost a read of each image, so the others are not named
+        drawn = torch.randperm(len(pool))[: max_unlabeled + len(labelled)].numpy()
+    names = pool.keys(drawn)
+    known = set(labelled)
+    rows = [row for row, name in zip(drawn, names, strict=True) if name not in known][:max_unlabeled]
+    return KeyedInputs(JoinedInputs((pool, np.sort(rows))))
+
+
+def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start:
+    """A start whose head has learned from the pool too; its suffix is changed in place.
+
+    Features are read from the mean of all images, labelled and not. The head is the logistic regression on the labelled
+    images and on those of the pool as what they are taken for (:func:`pseudo_labels`).
+    """
+    if len(pool) == 0:
+        return start
+    suffix, n = start.suffix, len(problem.y)
+    features = torch.cat([_labelled_features(problem, suffix), _pool_features(problem, suffix, pool)])
+    suffix.center_by(features)
+    read = suffix.scaled(features).numpy()
+    weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
+    y, n_classes = problem.targets.numpy(), len(problem.classes)
+    centered = read - read.mean(axis=0)
+    proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
+    total = min(_POOL_WEIGHT * n, float(len(pool)))
+    weights = np.concatenate([weight, np.full(len(pool), total / len(pool))])
+    # The head's weights are scaled to a mean of 1, and the penalty with them.
+    penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
+    solve_head(suffix.head, read, np.concatenate([np.eye(n_classes)[y], proba]), penalty, sample_weight=weights)
+    suffix.center, suffix.scale = penalty.center, penalty.scale
+    of_labelled = replace(penalty, n=n, C=default_C(n))  # training goes on with labelled images alone
+    return replace(start, penalty=of_labelled, probe=copy.deepcopy(suffix))
+
+
+def _labelled_features(problem: Problem, suffix: Any) -> torch.Tensor:
+    device = problem.prefix.device
+    features = run_batched(suffix.to(device).eval().features, problem.activations, device)
+    suffix.cpu()
+    return features
+
+
+def _pool_features(problem: Problem, suffix: Any, pool: Inputs) -> torch.Tensor:
+    """Final representation (n, n_features) of the pool; of the pre-trained network it is cached."""
+    prefix = problem.prefix
+    if problem.last is None:
+        return torch.cat([flat(block) for (block,) in prefix.at(pool, [Point(prefix.backbone.layers.features, True)])])
+    blocks = [
+        run_batched(suffix.to(prefix.device).eval().features, block, prefix.device)
+        for block in prefix.activations(pool)
+    ]
+    suffix.cpu()
+    return torch.cat(blocks)
