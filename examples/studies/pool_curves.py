@@ -41,10 +41,10 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
     records = records.assign(batch=records.groupby([*keys, "seed"]).cumcount() + 1, accuracy=100 * records["accuracy"])
     shown = records[records["batch"] <= 5].pivot_table(index=keys, columns="batch", values="accuracy")
     last = records.groupby([*keys, "seed"])["accuracy"].last().groupby(keys).mean()
-    areas = area_under_curve(records.assign(strategy=records["strategy"] + "|" + records["classifier"]), "accuracy")
-    areas = areas.rename("area").reset_index()
-    areas[["strategy", "classifier"]] = areas["strategy"].str.split("|", expand=True)
-    return shown.assign(last=last, area=areas.groupby(keys)["area"].mean()).round(1)
+    area = pd.concat(
+        {name: area_under_curve(own)["mean"] for name, own in records.groupby("classifier")}, names=["classifier"]
+    ).reorder_levels(keys)
+    return shown.assign(last=last, area=area).round(1)
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ class Worker(threading.Thread):
         Notified when there may be something to do.
     failed : callable
         Called, with the condition held, with what a task raised.
+    idle_seconds : float or None, default=None
+        After which it asks for a task although nobody has notified it.
 
     Attributes
     ----------
@@ -33,9 +35,11 @@ class Worker(threading.Thread):
         next_task: Callable[[], Callable[[], None] | None],
         changed: threading.Condition,
         failed: Callable[[Exception], None],
+        idle_seconds: float | None = None,
     ):
         super().__init__(name=name, daemon=True)
         self._next_task, self._changed, self._failed = next_task, changed, failed
+        self._idle_seconds = idle_seconds
         self.is_stopping = False
 
     def run(self) -> None:
@@ -44,7 +48,7 @@ class Worker(threading.Thread):
             with self._changed:
                 task = self._next_task()
                 while task is None and not self.is_stopping:
-                    self._changed.wait()
+                    self._changed.wait(self._idle_seconds)
                     task = self._next_task()
                 if self.is_stopping or task is None:
                     return

@@ -104,12 +104,10 @@ class Catalogue:
 
     def read(self, path: str) -> tuple[Fingerprint | None, tuple[int, int]]:
         """What identifies the image of a path, from memory where the file has not changed; None if unreadable."""
-        try:
-            info = os.stat(self.file(path))
-        except OSError as missing:
-            self.unreadable[path] = missing.strerror or str(missing)
+        stamp = self.stamp(path)
+        if stamp is None:
+            self.unreadable[path] = "the file is gone"
             return None, (0, 0)
-        stamp = (info.st_size, info.st_mtime_ns)
         known = self._remembered.pop(path, None)
         if known is not None and tuple(known["stamp"]) == stamp:
             fingerprint, reason = _from_record(known)
@@ -192,11 +190,15 @@ class Catalogue:
 
     def has_changed(self, item: Item) -> bool:
         """Whether the file is not the one that was read."""
+        return self.stamp(item.path) != item.stamp
+
+    def stamp(self, path: str) -> tuple[int, int] | None:
+        """Size and time of change of a file; None where there is none."""
         try:
-            info = os.stat(self.file(item.path))
+            info = os.stat(self.file(path))
         except OSError:
-            return True
-        return (info.st_size, info.st_mtime_ns) != item.stamp
+            return None
+        return info.st_size, info.st_mtime_ns
 
     def drop(self, item: Item, reason: str) -> None:
         """Set aside an image whose file is gone, damaged or replaced."""

@@ -73,3 +73,8 @@ def find_images(given: Any) -> tuple[Path | None, list[str], list[tuple[str, str
     if missing:
         raise ValueError(f"{len(missing)} of {len(paths)} paths name no file, the first is {missing[0]!r}")
     return None, list(dict.fromkeys(paths)), []
+
+
+def find_paths(root: Path) -> list[str]:
+    """The images of a folder as they are now."""
+    return list_images(root)[0]

@@ -12,6 +12,8 @@ from skal.label.catalogue import Catalogue, in_keyed_order
 
 #: Images of a new folder that are read before the first question.
 _FIRST = 16
+#: Seconds between two looks at the folder while a session is open, and how many times longer than a look it rests.
+RESCAN_SECONDS, _REST = 10.0, 100
 
 
 class Reading:
@@ -23,17 +25,32 @@ class Reading:
     paths : iterable of str
     changed : Condition
         Held while the catalogue changes.
+    listing : callable or None, default=None
+        Lists the files anew, so that those that come while the session is open join.
     """
 
-    def __init__(self, catalogue: Catalogue, paths: Iterable[str], changed: threading.Condition):
-        self._catalogue, self._changed = catalogue, changed
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        paths: Iterable[str],
+        changed: threading.Condition,
+        listing: Callable[[], Iterable[str]] | None = None,
+    ):
+        self._catalogue, self._changed, self._listing = catalogue, changed, listing
         self._left = deque(in_keyed_order(paths, catalogue))
-        self.n_listed = len(self._left)
+        self._known = set(self._left)
+        self._unreadable: dict[str, tuple[int, int]] = {}  # with their stamps
         self._busy = False
+        self._next_scan = time.monotonic() + self.idle_seconds
 
     @property
     def is_done(self) -> bool:
         return not self._left and not self._busy
+
+    @property
+    def idle_seconds(self) -> float:
+        """After which there may be something to do although nothing has happened here."""
+        return RESCAN_SECONDS
 
     @property
     def n_left(self) -> int:
@@ -44,9 +61,10 @@ class Reading:
         self._left.append(path)
 
     def next_task(self) -> Callable[[], None] | None:
-        """Reading one file, or None where all are read."""
+        """Reading one file, or looking for new ones; None where there is nothing to do."""
         if not self._left:
-            return None
+            is_due = self._listing is not None and time.monotonic() >= self._next_scan
+            return self._rescan if is_due else None
         self._busy = True
         return partial(self._read, self._left.popleft())
 
@@ -60,11 +78,29 @@ class Reading:
                 return
             task()
 
+    def _rescan(self) -> None:
+        """Look for files that are new, and for unreadable ones that have changed, as when they are copied just now."""
+        assert self._listing is not None
+        start = time.monotonic()
+        found = [path for path in self._listing() if path not in self._known]
+        found += [path for path, stamp in self._unreadable.items() if self._catalogue.stamp(path) not in (None, stamp)]
+        with self._changed:
+            self._known.update(found)
+            self._left.extend(in_keyed_order(found, self._catalogue))
+            if found:
+                self._changed.notify_all()
+        now = time.monotonic()
+        self._next_scan = now + max(self.idle_seconds, _REST * (now - start))
+
     def _read(self, path: str) -> None:
         try:
             fingerprint, stamp = self._catalogue.read(path)
             with self._changed:
-                if fingerprint is not None:
+                if fingerprint is None:
+                    self._unreadable[path] = stamp
+                else:
+                    if self._unreadable.pop(path, None) is not None:
+                        del self._catalogue.unreadable[path]
                     self._catalogue.add(path, fingerprint, stamp)
         finally:
             with self._changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from skal.label.folder import is_inside
 from skal.label.log import Event, EventLog, now
 from skal.label.modelling import Modelling
 from skal.label.names import check_class_name
-from skal.label.opening import find_images, settle
+from skal.label.opening import find_images, find_paths, settle
 from skal.label.project import Project
 from skal.label.reading import Reading
 from skal.label.report import Audit, Status, report
@@ -142,7 +143,8 @@ class LabelSession(Actions):
         self._test = None if settings.target is None else StopTest(settings.target, tuple(settings.looks))
         if estimator is None:
             estimator = fitting.default_estimator(self.project.activations, seed)
-        self._reading = Reading(self._catalogue, paths, self._changed)
+        listing = None if root is None else partial(find_paths, root)
+        self._reading = Reading(self._catalogue, paths, self._changed, listing)
         self._modelling = Modelling(
             self._desk,
             self._reading,
@@ -163,9 +165,10 @@ class LabelSession(Actions):
         self._reading.read_for(_FIRST_READING)
         trained = self._desk.snapshot.n_labels
         self._modelling.n_changes = abs(len(self._modelling.training()) - trained)
+        failed = self._modelling.failed
         self._workers = [
-            Worker("skal reading", self._reading.next_task, self._changed, self._modelling.failed),
-            Worker("skal models", self._modelling.next_task, self._changed, self._modelling.failed),
+            Worker("skal reading", self._reading.next_task, self._changed, failed, self._reading.idle_seconds),
+            Worker("skal models", self._modelling.next_task, self._changed, failed),
         ]
         for worker in self._workers:
             worker.start()

@@ -134,7 +134,9 @@ class StoredProject:
         folder.mkdir(parents=True, exist_ok=True)
         further: dict[str, Any] = {"network": self.settings.network, "renames": self.renames}
         if form == "onnx":
-            further = predictor.to_onnx(folder / "model.onnx")
+            from skal.label.onnx_file import write_onnx
+
+            further = write_onnx(predictor, folder / "model.onnx")
         else:
             shutil.copyfile(self.project.model, folder / "model.safetensors")
         status = self.status()

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import time
 import uuid
 
@@ -99,6 +100,24 @@ def label_all(session, n=None, tab=""):
     return questions
 
 
+def never(learner, X_pool, n_instances=1):
+    """A strategy that takes the first ones."""
+    return np.arange(n_instances)
+
+
+@pytest.fixture
+def quiet(opened):
+    """Opens sessions that train nothing by themselves."""
+    return lambda **options: opened(**{"batch_size": 10_000, "query": never, **options})
+
+
+def killed(session, tmp_path, number, **options):
+    """Another session on a copy of the project as it is on the disk now."""
+    copy = tmp_path / f"copy{number}.skal"
+    shutil.copytree(session.project.path, copy)
+    return LabelSession(tmp_path / "photos", copy, estimator=session._modelling._estimator, **options)
+
+
 class Client:
     """A browser without a page: requests over a real socket, with the cookie and the token that are asked for."""
 
@@ -193,6 +212,7 @@ def visit(browser):
     def start(client, width=1280, height=800, scheme="light", context=None, tolerated=("507", "422")):
         own = context or browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         if context is None:
+            own.set_default_timeout(120_000)  # states are waited for, also on a busy machine
             contexts.append(own)
         page = own.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -49,6 +49,7 @@ def test_enter_accepts_the_suggestion_but_there_is_none_for_the_audit(serve, ope
     session.fit()
     page.reload()
     page.wait_for_selector("#stage img")
+    page.wait_for_selector("#classes button")
     for _ in range(5):
         path = page.inner_text("#path")
         item = next(item for item in session._catalogue.order if item.path == path)

@@ -1,0 +1,67 @@
+"""A predictor as an ONNX file, for programs without Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skal.label.predictor import Predictor
+
+_TINY = 1e-12
+
+
+def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
+    """Write the whole network as ONNX; how its images must be prepared.
+
+    Raises
+    ------
+    ValueError
+        If the packages of the extra "onnx" are missing.
+    """
+    try:
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise ValueError("the format onnx needs: pip install 'skal-learn[onnx]'") from error
+    whole = predictor.model.to_module()
+    _, columns = predictor.renamed(np.eye(len(whole.classes)))
+    module = _Named(whole, columns, predictor.temperature).eval()
+    x = torch.zeros(2, len(whole.mean), whole.image_size, whole.image_size)
+    shapes = ({0: torch.export.Dim("n", min=1, max=4096)},)
+    torch.onnx.export(
+        module,
+        (x,),
+        path,
+        dynamo=True,
+        dynamic_shapes=shapes,
+        input_names=["images"],
+        output_names=["probabilities"],
+        external_data=False,
+        verbose=False,
+    )
+    return {
+        "input": "float32 (n, channels, height, width), RGB in [0, 1]",
+        "resize": whole.resize,
+        "image_size": whole.image_size,
+        "interpolation": whole.interpolation,
+    }
+
+
+class _Named(nn.Module):
+    """A network whose outputs are the classes of today, with calibrated probabilities."""
+
+    columns: torch.Tensor
+
+    def __init__(self, network: nn.Module, columns: np.ndarray, temperature: float | None):
+        super().__init__()
+        self.network, self.temperature = network, temperature
+        self.register_buffer("columns", torch.from_numpy(columns).float())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        proba = self.network(images) @ self.columns
+        if self.temperature is None:
+            return proba
+        return (proba.clamp_min(_TINY).log() / self.temperature).softmax(1)

@@ -1,0 +1,109 @@
+"""What a session finds in its folder: duplicates, damage, and what changes meanwhile."""
+
+import os
+import shutil
+
+from PIL import Image
+
+from skal.label import reading
+from tests.label.conftest import CLASSES, draw, label_all, settled
+
+
+def test_duplicates_and_unreadable_files_are_listed(photos, quiet):
+    shutil.copy(photos / "day0" / "blue-00.png", photos / "again.png")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not a photograph")
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "truncated.png").write_bytes((photos / "day0" / "red-02.png").read_bytes()[:200])
+    (photos / "drawing.svg").write_text("<svg/>")
+    (photos / "phone.heic").write_bytes(b"?")
+    (photos / "outside.png").symlink_to("/etc/hostname")
+    session = settled(quiet())
+    status = session.status()
+    assert status.n_images == 60
+    assert sorted(path for path, _ in status.unreadable) == [
+        "broken.jpg",
+        "empty.png",
+        "outside.png",
+        "phone.heic",
+        "truncated.png",
+    ]
+    assert dict(status.unreadable)["outside.png"] == "a link that leaves the folder"
+    ((first, second),) = status.duplicates
+    assert {first, second} == {"again.png", "day0/blue-00.png"}
+
+
+def test_near_duplicates_are_one_group(tmp_path, quiet):
+    folder = tmp_path / "near"
+    for i in range(12):
+        draw(folder / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
+        with Image.open(folder / f"{CLASSES[i % 3]}-{i}.png") as image:
+            image.save(folder / f"{CLASSES[i % 3]}-{i}-again.jpg", quality=97)
+    session = settled(quiet(folder=folder, project=tmp_path / "p", audit=0))
+    questions = label_all(session)
+    assert len(questions) == 12
+    assert all(len(q.group) == 1 for q in questions)
+    assert len(session.labels) == 24
+    session.undo()
+    assert len(session.labels) == 22
+    question = session.next()
+    session.answer(question.id, "red", alone=True)
+    assert len(session.labels) == 23
+    assert session.next().id == question.group[0]
+
+
+def test_near_duplicates_of_audit_images_are_left_out(tmp_path, quiet):
+    folder = tmp_path / "near"
+    for i in range(30):
+        draw(folder / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
+        with Image.open(folder / f"{CLASSES[i % 3]}-{i}.png") as image:
+            image.save(folder / f"{CLASSES[i % 3]}-{i}-again.jpg", quality=97)
+    session = settled(quiet(folder=folder, project=tmp_path / "p"))
+    stem = {item.id: item.path.replace("-again.jpg", "").replace(".png", "") for item in session._catalogue.order}
+    held = {stem[item.id] for item in session._catalogue.reserved}
+    questions = label_all(session)
+    assert not {stem[q.id] for q in questions if q.why != "audit"} & held
+    assert not {stem[item.id] for item, _ in session._modelling.training()} & held
+    assert session.status().n_training > 0
+
+
+def test_images_that_come_later_join(photos, quiet):
+    session = settled(quiet())
+    label_all(session)
+    session.close()
+    for i in range(60, 75):
+        draw(photos / "later" / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
+    session = settled(quiet())
+    assert session.status().n_images == 75
+    assert len(label_all(session)) == 15
+
+
+def test_images_join_while_the_session_is_open(photos, quiet, monkeypatch):
+    """Also one that is found while it is still being copied."""
+    monkeypatch.setattr(reading, "RESCAN_SECONDS", 0.02)
+    session = settled(quiet())
+    draw(photos / "copied.png", "red", 99)
+    content = (photos / "copied.png").read_bytes()
+    (photos / "half.png").write_bytes(content[:200])
+    os.unlink(photos / "copied.png")
+    for i in range(60, 65):
+        draw(photos / "later" / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
+    with session._changed:
+        assert session._changed.wait_for(
+            lambda: len(session._catalogue.items) == 65 and "half.png" in session._catalogue.unreadable, 30
+        )
+    (photos / "half.png").write_bytes(content)
+    with session._changed:
+        assert session._changed.wait_for(lambda: len(session._catalogue.items) == 66, 30)
+    assert session.status().unreadable == []
+    assert len(label_all(session)) >= 60
+
+
+def test_a_file_that_is_replaced_is_not_trained_on_under_its_old_label(photos, opened):
+    session = settled(opened(audit=0, batch_size=10_000))
+    questions = label_all(session, 20)
+    draw(photos / session._catalogue.items[questions[0].id].path, "green", 999)
+    session.fit()
+    settled(session)
+    assert session.status().n_training == 19
+    assert session.status().n_images == 60  # with the new content
+    assert "changed" in str(session.status().unreadable)

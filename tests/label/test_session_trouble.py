@@ -1,0 +1,90 @@
+"""Disks that are full, strategies and fits that fail, arguments that are wrong."""
+
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from skal.label import LogError
+from skal.label import log as log_module
+from tests.label.conftest import label_all, never, settled
+
+
+def test_a_full_disk_is_not_acknowledged(quiet, monkeypatch):
+    session = quiet()
+    label_all(session, 3)
+    question = session.next()
+
+    def full(file, content):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log_module, "_write", full)
+        with pytest.raises(LogError, match="No space left"):
+            session.answer(question.id, "red", event="e1")
+    assert len(session.labels) == 3
+    assert session.next() == question
+    assert "No space left" in session.status().failure
+    with pytest.raises(LogError):
+        session.answer(question.id, "red", event="e1")
+    session.reopen_log()
+    session.answer(question.id, "red", event="e1")
+    assert len(session.labels) == 4
+    assert session.status().failure is None
+
+
+def test_a_strategy_that_fails_leaves_random_images(opened):
+    def broken(learner, X_pool, n_instances=1):
+        raise RuntimeError("no idea")
+
+    session = settled(opened(query=broken))
+    assert {q.why for q in label_all(session, 30)} == {"random", "audit"}
+    session.fit()
+    assert session.status().model >= 1
+    assert len(label_all(session)) == 30
+
+
+def test_a_fit_that_fails_is_said(opened):
+    session = settled(opened(estimator=LogisticRegression(), query=never))
+    label_all(session, 12)
+    with pytest.raises(ValueError, match="training failed"):
+        session.fit()
+    assert len(label_all(session)) > 10
+
+
+def test_a_fit_needs_two_classes(quiet):
+    with pytest.raises(ValueError, match="two classes"):
+        quiet().fit()
+
+
+def test_one_process_at_a_time(session, opened):
+    with pytest.raises(BlockingIOError, match="open in another process"):
+        opened()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"audit": 1.5}, "audit=1.5"),
+        ({"target": 1.0}, "target=1.0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"classes": ["a/b"]}, "'a/b'"),
+        ({"folder": "/does/not/exist"}, "is no folder"),
+        ({"folder": ["/does/not/exist.png"]}, "name no file"),
+    ],
+)
+def test_bad_arguments_before_any_work(opened, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        opened(**options)
+    assert not (tmp_path / "photos.skal").exists()
+
+
+def test_the_project_is_beside_the_photos(opened, photos, tmp_path):
+    with pytest.raises(ValueError, match="inside the images' folder"):
+        opened(project=photos / "project")
+    opened().close()
+    (tmp_path / "others").mkdir()
+    with pytest.raises(ValueError, match="belongs to"):
+        opened(folder=tmp_path / "others")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear")
+    with pytest.raises(ValueError, match="no labelling project"):
+        opened(project=tmp_path / "mine")
