@@ -80,6 +80,29 @@ def trade_offs(images: str, network: str, rounds: str, lambdas: tuple[str, ...])
     return [*commands, study("join_records", f"{' '.join(runs)} --output {{work}}/joined")]
 
 
+def pool() -> list[str]:
+    """What the unlabelled pool teaches, on labels at random and on chosen ones."""
+    small, output = f"{MOBILENET} --image-size 97", "--output {work}/pool.csv"
+    scenes, textures = (f"--name {name} --images {{data}}/{name} {small}" for name in ("scenes15", "textures10"))
+    pairs = [
+        f'--name "cifar10 {name}" --arrays {{data}}/cifar10.npz --classes {classes} {small}'
+        for name, classes in (("cat/dog", "3 5"), ("car/truck", "1 9"))
+    ]
+    others = [
+        "--seeds 3 --name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
+        f"--seeds 3 {small}",
+        f"--seeds 3 --name cifar10 --arrays {{data}}/cifar10.npz {small}",
+        f"--seeds 2 --fine-tune {scenes}",
+    ]
+    chosen = [
+        f"--seeds 3 --labels 2 5 10 --chosen-by {strategy} {run}"
+        for strategy in ("uherding", "margin")
+        for run in (scenes, textures, pairs[0])
+    ]
+    runs = [scenes, textures, *pairs, *others, *chosen]
+    return [study("pool", f"{run} {output}") for run in runs] + [study("pool", f"{output} --table {{work}}/table.csv")]
+
+
 def probe(at_random: bool) -> list[str]:
     """The classifier against logistic regression."""
     runs, output = [], "--output {work}/probe.csv"
@@ -109,6 +132,19 @@ STUDIES = {
     "probe": Study(probe(False), {"probe.csv": "compare_probe.csv", "table.csv": "compare_probe_table.csv"}),
     "probe_random": Study(
         probe(True), {"probe.csv": "compare_probe_random.csv", "table.csv": "compare_probe_random_table.csv"}
+    ),
+    "pool": Study(pool(), {"pool.csv": "pool/records.csv", "table.csv": "pool/table.csv"}),
+    "bad_pools": Study(
+        [study("bad_pools", f"--images {{data}}/scenes15 --strangers {{data}}/textures10 {MOBILENET} --image-size 97 "
+                            "--seeds 3 --output {work}/bad_pools.csv --table {work}/table.csv")],
+        {"bad_pools.csv": "pool/bad_pools.csv", "table.csv": "pool/bad_pools_table.csv"},
+    ),
+    "pool_curves": Study(
+        [study("pool_curves", f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97 "
+                              "--strategy UHerding random --output {work}/curves")
+         for name in ("scenes15", "textures10")]
+        + [study("pool_curves", "--output {work}/curves --table {work}/table.csv")],
+        {"table.csv": "pool/curves.csv"},
     ),
     "grid_search": Study([study("grid_search", "--compare --output {work}/grid")], {}),
     "lambda_fashion": Study(
@@ -202,6 +238,14 @@ STUDIES = {
                                f"{MOBILENET} --image-size 97 --images-used 300 --seeds 4 --output {{work}}/shift")],
         {f"shift/{name}": f"domain_shift/{name}" for name in (
             "table.csv", "shift.png", "mnist to usps.csv", "usps to mnist.csv", "15 scenes to grey thumbnails.csv")},
+    ),
+    "person_time": Study(
+        [study("person_time", f"--images {{data}}/{images} --seeds 4 --cache {{work}}/cache "
+                              "--output {work}/person_time.csv") for images in (
+            "textures10 --name textures10", "scenes15/train --name scenes15",
+            "caltech101 --name caltech101-20 --n-classes 20")]
+        + [study("person_time", "--output {work}/person_time.csv --table")],
+        {"person_time.csv": "person_time.csv", "person_time_table.csv": "person_time_table.csv"},
     ),
     "kills": Study(
         [study("kills", "--folder {work}/kills --output {work}/kills.csv")],

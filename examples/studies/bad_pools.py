@@ -10,7 +10,7 @@
 - ``hidden classes``: no label of the last third of the classes yet. Accuracy is of those that have labels, and the
   table also says how many hidden classes the next batch of UHerding finds.
 
-Rows are written to --output; ``--table`` prints what it holds.
+Rows are written to --output, and with ``--table FILE`` the table.
 """
 
 from __future__ import annotations
@@ -59,11 +59,8 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10], help="labels a class")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("bad_pools.csv"))
-    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    parser.add_argument("--table", type=Path, help="write the table of --output to this file, too")
     args = parser.parse_args()
-    if args.table:
-        print(table(pd.read_csv(args.output)).to_csv())
-        return
     X, y, X_test, y_test = load_task(args.images)
     strange = class_folders(args.strangers)[0]
     net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size), max_epochs=0)
@@ -100,7 +97,10 @@ def main() -> None:
                         row[f"found {how}"] = len(set(y[rest][picks]) - set(known))
                 rows.append(row)
         pd.DataFrame(rows).to_csv(args.output, index=False)
-    print(table(pd.DataFrame(rows)).to_string())
+    shown = table(pd.DataFrame(rows))
+    print(shown.to_string())
+    if args.table:
+        shown.to_csv(args.table)
 
 
 if __name__ == "__main__":

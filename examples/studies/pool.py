@@ -11,7 +11,7 @@ features scaled to length 1, and on these read from the mean of the pool and sca
 SelfTrainingClassifier on the latter. skal's probe is the head alone; ``--fine-tune`` adds the whole default.
 
 ``--chosen-by uherding`` labels so many images that a logistic regression with this strategy asks for, instead of
-equally many images of each class at random. Rows already in the CSV file are kept; ``--table`` prints what it holds.
+equally many images of each class at random. Rows already in the CSV file are kept; ``--table FILE`` writes the table.
 """
 
 from __future__ import annotations
@@ -125,12 +125,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--name", default="fashion_mnist", help="of the data in the table (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("pool.csv"))
-    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    parser.add_argument("--table", type=Path, help="write the table of --output to this file and stop")
     args = parser.parse_args()
 
     rows = pd.read_csv(args.output) if args.output.exists() else pd.DataFrame()
     if args.table:
-        print(table(rows).to_csv())
+        table(rows).to_csv(args.table)
         return
     keys = ["data", "network", "labels", "chosen by", "seed", "method"]
     done = set(map(tuple, rows[keys].to_numpy().tolist())) if len(rows) else set()

@@ -5,7 +5,7 @@
 The regression (C = 10) reads the same network's features, scaled to length 1, read from the mean of the pool and scaled
 again, in training and in queries: ten lines of scikit-learn. skal's own curves are of its head alone, or with
 ``--fine-tune`` of the whole default.
-Runs resume from --output, which holds a folder of each task; ``--table`` prints what there is.
+Runs resume from --output, which holds a folder of each task; ``--table FILE`` writes the table.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def main() -> None:
     parser.add_argument("--fine-tune", action="store_true", help="the whole default in place of the head alone")
     parser.add_argument("--name", default="fashion_mnist", help="of the data in the table (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("pool_curves"))
-    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    parser.add_argument("--table", type=Path, help="write the table of --output to this file and stop")
     args = parser.parse_args()
     if args.table:
         files = sorted(args.output.glob("*.csv"))
-        print(pd.concat([table(pd.read_csv(file)) for file in files]).to_csv())
+        pd.concat([table(pd.read_csv(file)) for file in files]).to_csv(args.table)
         return
 
     X, y, X_test, y_test = load_task(args.images)

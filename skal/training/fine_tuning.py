@@ -38,7 +38,8 @@ class FineTuning(Recipe):
     and the graph of their neighbours say together (:func:`skal.training.pseudo_labels`). The head, which then reads all
     features from the mean of the pool, is solved on them beside the labelled images; head and trainable layers are
     fine-tuned from there on the labelled ones. Labelled images in the pool are left out. A fit that solves for new
-    classes only, or has labels of one class, learns from labels alone.
+    classes only, or has labels of one class, learns from labels alone; so does one whose pool is of another kind than
+    the labelled images, with a warning.
 
     References
     ----------

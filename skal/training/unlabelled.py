@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from skal.features.activations import Point
 from skal.features.pooling import flat
@@ -22,6 +24,10 @@ from skal.training.pseudo_labelling import pseudo_labels
 _POOL_WEIGHT = 10.0
 #: C of that head, on features of length 1 and losses of weight 1 for a labelled image.
 _POOL_C = 10.0
+#: Neighbours of a labelled image that tell whether the pool is of its kind; the least share and odds of labelled ones
+#: among them where it is not.
+_NEIGHBORS, _NEAR, _ODDS, _FEWEST = 15, 0.25, 5.0, 10
+_ROWS = 1024
 
 
 def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
@@ -37,21 +43,67 @@ def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
     return KeyedInputs(JoinedInputs((pool, np.sort(rows))))
 
 
+def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
+    """Whether labelled images are near each other and far from a pool, as if it were of another kind.
+
+    Of the nearest neighbours of an image that was drawn from the pool, about as many are labelled as of all images. So
+    a pool is apart where more than a quarter of them are, and the odds of that are more than five times those of all.
+    Fewer than ten labelled images cannot tell.
+
+    Parameters
+    ----------
+    labelled : ndarray of shape (n, n_features)
+        Read from the mean of all.
+    pool : ndarray of shape (m, n_features)
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> here, there = rng.normal(size=(120, 5)), rng.normal(size=(100, 5)) + 9
+    >>> is_apart(here[:20], here[20:]), is_apart(here[:20] - 4.5, there - 4.5)
+    (False, True)
+    """
+    n, m = len(labelled), len(pool)
+    if n < _FEWEST:
+        return False
+    n_neighbors = min(_NEIGHBORS, n - 1)
+    everything = normalize(torch.from_numpy(np.concatenate([labelled, pool])), dim=1)
+    n_labelled = 0
+    for start in range(0, n, _ROWS):
+        similar = everything[start : min(start + _ROWS, n)] @ everything.T
+        own = torch.arange(len(similar))
+        similar[own, start + own] = -torch.inf
+        n_labelled += int((similar.topk(n_neighbors, dim=1).indices < n).sum())
+    share = n_labelled / (n * n_neighbors)
+    return share > _NEAR and share * m > _ODDS * (1 - share) * n
+
+
 def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start:
     """A start whose head has learned from the pool too; its suffix is changed in place.
 
     Features are read from the mean of all images, labelled and not. The head is the logistic regression on the labelled
-    images and on those of the pool as what they are taken for (:func:`pseudo_labels`).
+    images and on those of the pool as what they are taken for (:func:`pseudo_labels`). A pool of another kind than the
+    labelled images teaches nothing, with a warning.
     """
     if len(pool) == 0:
         return start
     suffix, n = start.suffix, len(problem.y)
     features = torch.cat([_labelled_features(problem, suffix), _pool_features(problem, suffix, pool)])
+    before = suffix.mean
     suffix.center_by(features)
     read = suffix.scaled(features).numpy()
+    centered = read - read.mean(axis=0)
+    if is_apart(centered[:n], centered[n:]):
+        warnings.warn(
+            "X_unlabeled is not learned from: the labelled images are near each other and far from its images, as if "
+            "these were of another kind",
+            UserWarning,
+            stacklevel=2,
+        )
+        suffix.mean = before
+        return start
     weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
     y, n_classes = problem.targets.numpy(), len(problem.classes)
-    centered = read - read.mean(axis=0)
     proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
     total = min(_POOL_WEIGHT * n, float(len(pool)))
     weights = np.concatenate([weight, np.full(len(pool), total / len(pool))])

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from skal.label.catalogue import Catalogue
-from skal.label.fitting import Learner, choose, takes_unlabeled
+from skal.label.fitting import Learner, choose, default_estimator, takes_unlabeled
 from tests.label.conftest import label_all, never, settled
 
 
@@ -57,28 +57,23 @@ def test_successive_models_are_compared(opened):
     assert [point["n_labels"] for point in session.status().curve] == [11, 22, 33, 44]
 
 
-class Recipe:
-    def train(self, problem, *, X_unlabeled=None):
-        """As a recipe that learns from the pool."""
+class Taking(LogisticRegression):
+    """One that declares what its fit takes, as a FrozenPrefixClassifier does."""
+
+    takes = ()
 
 
-class RecipeWithSource:
-    def train(self, problem, *, X_source=None, y_source=None, X_unlabeled=None):
-        """As one that adapts."""
+@pytest.mark.parametrize(
+    ("takes", "expected"), [((), False), (("X_unlabeled",), True), (("X_source", "y_source", "X_unlabeled"), False)]
+)
+def test_the_pool_goes_to_those_who_learn_from_it(takes, expected):
+    estimator = Taking()
+    estimator.takes = takes
+    assert takes_unlabeled(estimator) == expected
 
 
-class Estimator(LogisticRegression):
-    recipe = None
-
-    def fit(self, X, y, *, X_unlabeled=None):
-        return self
-
-
-@pytest.mark.parametrize(("recipe", "takes"), [(None, False), (Recipe(), True), (RecipeWithSource(), False)])
-def test_the_pool_goes_to_those_who_learn_from_it(recipe, takes):
-    estimator = Estimator()
-    estimator.recipe = recipe
-    assert takes_unlabeled(estimator) == takes
+def test_the_default_learns_from_the_pool_and_others_do_not():
+    assert takes_unlabeled(default_estimator())
     assert not takes_unlabeled(LogisticRegression())
 
 

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from skal import ActiveClassifier, FineTuning, FrozenPrefixClassifier, Pool, Query, random_sampling
 from skal.experiment import Task, run_experiment
 from skal.training import pseudo_labels
+from skal.training.unlabelled import is_apart
 
 
 @pytest.fixture
@@ -190,3 +191,26 @@ def test_images_that_the_network_does_not_take_are_named(classifier, few):
     X, y, _, _ = few
     with pytest.raises(ValueError, match="channels"):
         classifier.fit(X, y, X_unlabeled=np.zeros((3, 8, 8, 4), dtype=np.uint8))
+
+
+def test_a_pool_of_another_kind_is_left_out_with_a_warning(mlp):
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = (np.eye(3, 7)[y] * 3 + rng.normal(size=(60, 7))).astype(np.float32)
+    other = (rng.normal(size=(80, 7)) - 20 * np.eye(1, 7, 6)).astype(np.float32)
+    net = FrozenPrefixClassifier(mlp, random_state=0, max_epochs=2)
+    alone = clone(net).fit(X, y).predict_proba(X)
+    with pytest.warns(UserWarning, match="X_unlabeled is not learned from"):
+        net.fit(X, y, X_unlabeled=other)
+    np.testing.assert_array_equal(net.predict_proba(X), alone)
+
+
+@pytest.mark.parametrize("n", [2, 10, 60])
+def test_a_pool_is_apart_by_hand(n):
+    """Of the same cloud no pool is apart, however small; clouds on two sides are."""
+    rng = np.random.default_rng(0)
+    cloud = rng.normal(size=(200, 6)).astype(np.float32)
+    for m in (1, 20, 100):
+        assert not is_apart(cloud[:n], cloud[n : n + m])
+    side = np.float32([30, 0, 0, 0, 0, 0])
+    assert is_apart(cloud[:10] + side, cloud[100:] - side)
