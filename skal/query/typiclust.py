@@ -67,7 +67,7 @@ def typiclust_sampling(
     >>> angle = np.array([0.0, 0.1, 0.2, 1.5, 1.6, 1.7, 1.8])
     >>> pool = np.column_stack([np.cos(angle), np.sin(angle)])
     >>> typiclust_sampling(LogisticRegression(), pool, 2, random_state=0)
-    array([4, 0])
+    array([5, 0])
     """
     context = Context(learner, X_pool, n_instances, random_state)
     X = context.features(normalized=True).joined

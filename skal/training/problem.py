@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 
 from skal._validation import check_labels
 from skal.features.pooling import flat
 from skal.features.prefix import Prefix, run_batched
+from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.batches import LabelledRows
 from skal.training.head import HeadPenalty, solve_head
@@ -209,8 +211,10 @@ class Problem:
         )
 
     def check(self, X: Any) -> Inputs:
-        """Images as network inputs; a ValueError if the network does not take them."""
-        return self.prefix.check(X)
+        """Images or features as network inputs; a ValueError if the network does not take them."""
+        X = as_data(X)
+        is_checked = hasattr(X, "with_transform")
+        return self.prefix.check(X if is_checked or is_images(X) else check_array(X, dtype=np.float32))
 
     def load(self, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """A function from rows of images to activations as training takes them: augmented anew, or from the cache."""

@@ -48,7 +48,7 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
 
     Of the nearest neighbours of an image that was drawn from the pool, about as many are labelled as of all images. So
     a pool is apart where more than a quarter of them are, and the odds of that are more than five times those of all.
-    Fewer than ten labelled images cannot tell.
+    Fewer than ten labelled images cannot tell, nor a pool of less than five times as many, which may lack a class.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     (False, True)
     """
     n, m = len(labelled), len(pool)
-    if n < _FEWEST:
+    if n < _FEWEST or m < 5 * n:
         return False
     n_neighbors = min(_NEIGHBORS, n - 1)
     everything = normalize(torch.from_numpy(np.concatenate([labelled, pool])), dim=1)

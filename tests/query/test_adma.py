@@ -95,7 +95,7 @@ def test_the_number_of_the_query_is_read_off_the_learner(toy):
         firsts = set()
         for n_initial, n_instances in [(0, 4), (0, 2), (0, 1), (3, 1), (3, 2), (5, 1), (5, 2), (50, 2)]:
             t = 1 + max(0, labels - n_initial) // n_instances
-            options = {"n_instances": n_instances, "lam": 0.12, "uncertainty": "margin"}
+            options = {"n_instances": n_instances, "lam": 0.3, "uncertainty": "margin"}
             picks = adma(learner, toy.X, n_initial=n_initial, **options)
             assert_array_equal(picks, adma(learner, toy.X, t=t, **options))
             firsts.add(picks[0])

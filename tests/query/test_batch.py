@@ -9,7 +9,7 @@ from skal.active import Learner
 from skal.query import entropy_sampling, least_confident_sampling, margin_sampling, most_confident_sampling
 from skal.query._batch import cover, kernel_width, top
 from skal.query._features import Features
-from tests.reference import unit
+from tests.reference import read_from_mean, unit
 from tests.reference.herding import plain_cover, plain_width
 
 DRAWS = np.random.RandomState(0)
@@ -94,7 +94,8 @@ def test_any_score_can_be_covered(strategy, n_labels):
     X[np.arange(90), y] += 0.5
     learner = Learner(LogisticRegression(), X, y)
     learner.labelled = np.arange(n_labels)
-    pool, labelled, weights, width = unit(X[30:]), unit(X[:n_labels]), np.ones(60), 1.0
+    pool, labelled = read_from_mean(X[30:], X[:n_labels])
+    weights, width = np.ones(60), 1.0
     if n_labels:
         learner.fit()
         weights, width = SCORES[strategy](np.sort(learner.predict_proba(X[30:]), axis=1)), plain_width(labelled)

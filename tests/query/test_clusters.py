@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skal.query import probcover_sampling, typiclust_sampling
 from skal.query.probcover import pure_radius
-from tests.reference import pairwise, unit
+from tests.reference import pairwise, read_from_mean, unit
 from tests.reference.probcover import pure_radius_of
 
 
@@ -39,6 +39,7 @@ def test_the_radius_is_the_largest_that_is_pure(purity):
 def test_balls_of_a_given_radius():
     X = unit(np.random.default_rng(1).random((120, 5)))
     picks = probcover_sampling(LogisticRegression(), X, 6, delta=0.4)
+    X, _ = read_from_mean(X, X[:0])
     covers, covered = pairwise(X, X) <= 0.4**2, np.zeros(120, bool)
     for i, pick in enumerate(picks):
         gains = (covers & ~covered[:, None]).sum(axis=0)

@@ -31,12 +31,12 @@ def unit(X):
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
-def read_from_mean(query):
+def read_from_mean(pool, labelled):
     """Pool and labelled features of length 1, from their common mean, and of length 1 again."""
-    X = unit(np.concatenate([query.pool, query.labelled]))
+    X = unit(np.concatenate([pool, labelled]))
     X = X - X.mean(axis=0)
     X = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
-    return X[: len(query.pool)], X[len(query.pool) :]
+    return X[: len(pool)], X[len(pool) :]
 
 
 def pairwise(X, Y):

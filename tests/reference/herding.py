@@ -45,7 +45,7 @@ def plain_temperature(query):
 
 
 def ref_max_herding(query):
-    pool, labelled = read_from_mean(query)
+    pool, labelled = read_from_mean(query.pool, query.labelled)
     return plain_cover(pool, query.n, 1.0, labelled, np.ones(len(pool)))
 
 
@@ -53,7 +53,7 @@ def ref_uherding(query):
     if query.proba is None:
         return ref_max_herding(query)
     p = np.sort(plain_tempered(query.proba, plain_temperature(query)), axis=1)
-    pool, labelled = read_from_mean(query)
+    pool, labelled = read_from_mean(query.pool, query.labelled)
     return plain_cover(pool, query.n, plain_width(labelled), labelled, 1 - (p[:, -1] - p[:, -2]))
 
 

@@ -13,7 +13,7 @@ def pure_radius_of(X, clusters, purity):
 
 
 def ref_probcover(query):
-    pool, labelled = read_from_mean(query)
+    pool, labelled = read_from_mean(query.pool, query.labelled)
     X = np.concatenate([pool, labelled])
     n_clusters = max(query.n, len(set(query.y)))
     clusters = KMeans(n_clusters, n_init=1, random_state=query.generator).fit_predict(X)

@@ -7,7 +7,7 @@ from tests.reference import pairwise, read_from_mean
 
 
 def ref_typiclust(query):
-    X = np.concatenate(read_from_mean(query))
+    X = np.concatenate(read_from_mean(query.pool, query.labelled))
     n_clusters = len(query.labelled) + query.n
     kind = MiniBatchKMeans if n_clusters > 50 else KMeans  # the same calls, or no clusters could be the same
     clusters = kind(n_clusters, n_init=1, random_state=query.generator).fit_predict(X)

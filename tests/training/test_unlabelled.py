@@ -195,9 +195,9 @@ def test_images_that_the_network_does_not_take_are_named(classifier, few):
 
 def test_a_pool_of_another_kind_is_left_out_with_a_warning(mlp):
     rng = np.random.default_rng(0)
-    y = np.arange(60) % 3
-    X = (np.eye(3, 7)[y] * 3 + rng.normal(size=(60, 7))).astype(np.float32)
-    other = (rng.normal(size=(80, 7)) - 20 * np.eye(1, 7, 6)).astype(np.float32)
+    y = np.arange(30) % 3
+    X = (np.eye(3, 7)[y] * 3 + rng.normal(size=(30, 7))).astype(np.float32)
+    other = (rng.normal(size=(160, 7)) - 20 * np.eye(1, 7, 6)).astype(np.float32)
     net = FrozenPrefixClassifier(mlp, random_state=0, max_epochs=2)
     alone = clone(net).fit(X, y).predict_proba(X)
     with pytest.warns(UserWarning, match="X_unlabeled is not learned from"):
