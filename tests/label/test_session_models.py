@@ -57,27 +57,17 @@ def test_successive_models_are_compared(opened):
     assert [point["n_labels"] for point in session.status().curve] == [11, 22, 33, 44]
 
 
-class Recipe:
-    def train(self, problem, *, X_unlabeled=None):
-        """As a recipe that learns from the pool."""
-
-
-class RecipeWithSource:
-    def train(self, problem, *, X_source=None, y_source=None, X_unlabeled=None):
-        """As one that adapts."""
-
-
 class Estimator(LogisticRegression):
-    recipe = None
-
-    def fit(self, X, y, *, X_unlabeled=None):
-        return self
+    takes = ()
 
 
-@pytest.mark.parametrize(("recipe", "takes"), [(None, False), (Recipe(), True), (RecipeWithSource(), False)])
-def test_the_pool_goes_to_those_who_learn_from_it(recipe, takes):
+@pytest.mark.parametrize(
+    ("names", "takes"),
+    [((), False), (("X_unlabeled",), True), (("X_source", "y_source", "X_unlabeled"), False)],
+)
+def test_the_pool_goes_to_those_who_learn_from_it(names, takes):
     estimator = Estimator()
-    estimator.recipe = recipe
+    estimator.takes = names
     assert takes_unlabeled(estimator) == takes
     assert not takes_unlabeled(LogisticRegression())
 
