@@ -6,7 +6,7 @@ the time, each with a model every 10 seconds, measured on images that belong to 
 - ``session``: a :class:`skal.label.LabelSession` as it comes: one question in five is audit, and trains nothing;
 - ``session and grids``: the same, and after each model the grid that it is surest of, if its mean confidence is above
   0.7;
-- ``random``: random labels, none of them audit, and the session's classifier;
+- ``random``: random labels, none of them audit, and the session's classifier without the pool;
 - ``random, regression``: random labels, and scikit-learn's logistic regression on the same features.
 
 The target is 90 % of the accuracy of the session's classifier trained on the labels of the whole pool. ``--images`` is

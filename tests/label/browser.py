@@ -47,8 +47,8 @@ def press(page, key):
 
 
 def saved(page):
-    """Wait until every action is on the disk."""
-    page.wait_for_function("() => document.getElementById('saved').textContent === 'All saved'")
+    """Wait until every action is on the disk; before the first the page says nothing about it."""
+    page.wait_for_function("() => !document.getElementById('saved').textContent.includes('not saved')")
 
 
 def key_of(path, classes=CLASSES):
