@@ -67,6 +67,7 @@ else:  # the build needs no network
 EXAMPLES = [
     "choose_a_strategy",
     "label_a_folder",
+    "pool_teaches",
     "grid_search",
     "new_classes",
     "borrow_from_a_source",

@@ -1,0 +1,51 @@
+"""
+The pool teaches
+================
+
+Images that nobody has labelled cost nothing, and say which images belong together. Passed to ``fit`` as
+``X_unlabeled``, they lift a classifier most where labels are few: :doc:`how </pool>`.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+
+from skal import FrozenPrefixClassifier
+
+# %%
+# A pool of 800 digits, of which one to ten of each class have a label, and a test set.
+
+digits = load_digits()
+images = (digits.images * 15.9).astype(np.uint8)
+X_pool, X_test, y_pool, y_test = train_test_split(images, digits.target, train_size=800, random_state=0)
+rng = np.random.RandomState(0)
+order = np.array([rng.permutation(np.flatnonzero(y_pool == digit)) for digit in range(10)], dtype=object)
+
+# %%
+# The same ImageNet network three times: a logistic regression on its features, skal's head with the labels alone,
+# and with the pool. ``max_epochs=0`` leaves fine-tuning out, so that a fit takes less than a second.
+
+net = FrozenPrefixClassifier("efficientnet_lite0", image_size=64, max_epochs=0, random_state=0)
+F_pool, F_test = (net.activations(X, [-2], pooled=True)[0] for X in (X_pool, X_test))
+labels = [1, 2, 5, 10]
+accuracy = {"logistic regression": [], "labels alone": [], "with the pool": []}
+for k in labels:
+    few = np.concatenate([own[:k] for own in order])
+    regression = LogisticRegression(max_iter=1000).fit(F_pool[few], y_pool[few])
+    accuracy["logistic regression"].append(regression.score(F_test, y_test))
+    accuracy["labels alone"].append(net.fit(X_pool[few], y_pool[few]).score(X_test, y_test))
+    taught = net.fit(X_pool[few], y_pool[few], X_unlabeled=X_pool)
+    accuracy["with the pool"].append(taught.score(X_test, y_test))
+
+# %%
+# The fewer labels, the more the pool is worth. A labelling loop passes it in every round: ``ActiveClassifier`` and
+# ``run_experiment`` by themselves, modAL with ``learner.teach(X, y, X_unlabeled=X_pool)``.
+
+figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+for name, scores in accuracy.items():
+    ax.plot(labels, scores, marker="o", label=name)
+ax.set(xscale="log", xticks=labels, xticklabels=labels, xlabel="labels a class", ylabel="test accuracy")
+ax.legend()
+plt.show()
