@@ -35,7 +35,8 @@ def max_herding_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1. Labelled images cover already.
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1, read from the mean of pool and labelled
+        images, and scaled again. Labelled images cover already.
     X_pool : array-like of length n
     n_instances : int, default=1
     sigma : float, default=1.0

@@ -36,7 +36,8 @@ def typiclust_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1.
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1, read from the mean of pool and labelled
+        images, and scaled again.
     X_pool : array-like of length n
     n_instances : int, default=1
     max_clusters : int, default=500

@@ -47,9 +47,9 @@ def uherding_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`, scaled to length 1. Where
-        every class has 3 labels, clones of a single estimator are fitted on folds of the labelled images to find the
-        temperature of the probabilities; of a :class:`skal.FrozenPrefixClassifier` the linear probe alone.
+        Any probabilistic classifier; features as in :func:`skal.query.max_herding_sampling`. Where every class has 3
+        labels, clones of a single estimator are fitted on folds of the labelled images to find the temperature of the
+        probabilities; of a :class:`skal.FrozenPrefixClassifier` the linear probe alone.
     X_pool : array-like of length n
     n_instances : int, default=1
     duplicates : float, default=0.1
