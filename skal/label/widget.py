@@ -28,8 +28,8 @@ def one_module() -> str:
 class LabelWidget(anywidget.AnyWidget):
     """Label a session's images in a notebook, with the keys of the page.
 
-    It answers while no cell runs. For :meth:`LabelSession.ask`, which waits in a cell, start a
-    :class:`skal.label.server.Server` instead.
+    It answers while no cell runs. For :meth:`skal.label.LabelSession.ask`, which waits in a cell, start a
+    ``skal.label.server.Server`` instead.
 
     Parameters
     ----------
