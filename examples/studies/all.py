@@ -133,6 +133,11 @@ STUDIES = {
     "probe_random": Study(
         probe(True), {"probe.csv": "compare_probe_random.csv", "table.csv": "compare_probe_random_table.csv"}
     ),
+    "depth": Study(
+        [study("depth", f"--name scenes15 --images {{data}}/scenes15 {MOBILENET} --image-size 97 --labels 5 20 "
+                        "--output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
+        {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
+    ),
     "pool": Study(pool(), {"pool.csv": "pool/records.csv", "table.csv": "pool/table.csv"}),
     "bad_pools": Study(
         [study("bad_pools", f"--images {{data}}/scenes15 --strangers {{data}}/textures10 {MOBILENET} --image-size 97 "

@@ -289,6 +289,7 @@ def check_whole(folder):
     assert size(folder) <= 600_000 * 1.3
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_folder_one_killed(tmp_path):
     run_processes(tmp_path / "c", 2, 1, 0.5)
     check_whole(tmp_path / "c")

@@ -75,6 +75,7 @@ def client():
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what a cluster says of a worker that dies is not ours
 def test_a_killed_worker_changes_no_score(client, tmp_path):
     import threading
