@@ -339,7 +339,11 @@ class FrozenPrefixClassifier(
 
     def linear_probe(self) -> Self:
         """An unfitted clone whose fit solves the head alone: milliseconds if the pre-trained features are cached."""
-        return clone(self).set_params(max_epochs=0, recipe=None, warm_start=False)
+        probe = clone(self).set_params(max_epochs=0, recipe=None, warm_start=False)
+        # Nothing is trained, so that all layers may be frozen and are computed once per image.
+        return (
+            probe.set_params(n_frozen=len(self.backbone_.layers.weight_layers)) if hasattr(self, "backbone_") else probe
+        )
 
     def _fit(
         self,

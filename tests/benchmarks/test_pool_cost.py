@@ -34,7 +34,10 @@ def taught():
 
 
 def test_a_query_of_uherding_beside_max_herding(taught, capsys):
-    """After a fit nothing of the new network is known: each query computes the pool's features once."""
+    """After a fit nothing of the new network is known: each query computes the pool's features once.
+
+    What UHerding adds are three probes on folds of the labelled images, for the temperature.
+    """
     learner, pool, _ = taught
 
     def query(strategy):
@@ -48,7 +51,7 @@ def test_a_query_of_uherding_beside_max_herding(taught, capsys):
     ratio = times["uherding_sampling"] / times["max_herding_sampling"]
     with capsys.disabled():
         print(f"\n{times}: UHerding {ratio:.2f} x MaxHerding")
-    assert ratio < 1.3
+    assert ratio < 3
 
 
 def test_a_fit_with_the_pool_beside_one_without(taught, capsys):
@@ -73,6 +76,7 @@ def test_a_fit_beside_the_same_steps_in_plain_pytorch(taught, capsys):
     suffix, x = net.net_.module_, torch.cat([*net._checked(pool[:100])[0].activations(net._checked(pool[:100])[1])])
     target = torch.from_numpy(y[:100])
 
+    @torch.random.fork_rng()
     def plain():
         suffix.train()
         optimizer = torch.optim.AdamW(suffix.parameters(), lr=1e-4, weight_decay=0.01)
