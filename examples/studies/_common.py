@@ -38,6 +38,7 @@ __all__ = [
     "add_profile_option",
     "class_folders",
     "draw",
+    "equally",
     "lenet",
     "load_digits",
     "load_profile",
@@ -47,8 +48,19 @@ __all__ = [
     "pixels",
     "table",
     "trained_lenet",
+    "unit",
     "with_all_labels",
 ]
+
+
+def equally(y: np.ndarray, k: int, rng: np.random.RandomState) -> np.ndarray:
+    """Positions of k images of each class."""
+    return np.concatenate([rng.permutation(np.flatnonzero(y == label))[:k] for label in np.unique(y)])
+
+
+def unit(F: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1."""
+    return F / np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
 
 
 def pixels(paths: np.ndarray, size: int) -> np.ndarray:

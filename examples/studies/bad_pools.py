@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import add_images_option, add_network_options, class_folders, load_task, network
+from _common import add_images_option, add_network_options, class_folders, equally, load_task, network
 from sklearn.base import clone
 from tqdm import tqdm
 
@@ -35,10 +35,6 @@ def unequal(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     sizes = np.maximum(largest * 20.0 ** (-np.arange(len(classes)) / (len(classes) - 1)), 12).astype(int)
     parts = [rng.permutation(np.flatnonzero(y == label))[:n] for label, n in zip(classes, sizes, strict=True)]
     return np.sort(np.concatenate(parts))
-
-
-def equally(y: np.ndarray, k: int, rng: np.random.RandomState) -> np.ndarray:
-    return np.concatenate([rng.permutation(np.flatnonzero(y == label))[:k] for label in np.unique(y)])
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import add_images_option, add_network_options, load_task, network
+from _common import add_images_option, add_network_options, equally, load_task, network
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
@@ -36,7 +36,7 @@ def drawn(y: np.ndarray, k: int, seed: int, *, at_random: bool = False) -> np.nd
     rng = np.random.RandomState(seed)
     if at_random:
         return rng.permutation(len(y))[:k]
-    return np.concatenate([rng.permutation(np.flatnonzero(y == label))[:k] for label in np.unique(y)])
+    return equally(y, k, rng)
 
 
 def regression(F: np.ndarray, y: np.ndarray) -> LogisticRegression | LogisticRegressionCV:

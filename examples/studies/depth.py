@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from _common import add_images_option, add_network_options, load_task, network
+from _common import add_images_option, add_network_options, equally, load_task, network
 from sklearn.base import clone
 
 from skal import FrozenPrefixClassifier
@@ -71,8 +71,7 @@ def main() -> None:
     done = set(map(tuple, rows[keys].astype(str).to_numpy().tolist()))
     for seed in range(args.seeds):
         for k in args.labels:
-            rng = np.random.RandomState(seed)
-            few = np.concatenate([rng.permutation(np.flatnonzero(y == label))[:k] for label in np.unique(y)])
+            few = equally(y, k, np.random.RandomState(seed))
             for depth in ("default", *map(str, sorted(args.n_frozen, reverse=True))):
                 run = (args.name, args.backbone, str(k), str(seed), depth)
                 if run in done:

@@ -25,7 +25,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import add_images_option, add_network_options, lenet, load_digits, load_task, network, trained_lenet
+from _common import (
+    add_images_option,
+    add_network_options,
+    equally,
+    lenet,
+    load_digits,
+    load_task,
+    network,
+    trained_lenet,
+    unit,
+)
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
@@ -40,15 +50,10 @@ RIVALS = ["regression", "regression, centred", "label spreading", "self-training
 OWN = ["probe", "probe, pool", "skal", "skal, pool"]
 
 
-def unit(F: np.ndarray) -> np.ndarray:
-    return F / np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
-
-
 def labelled(F: np.ndarray, y: np.ndarray, k: int, seed: int, chosen_by: str) -> np.ndarray:
     """Positions of k images a class: of each class at random, or as many in all as a strategy asks for."""
     if chosen_by == "random":
-        rng = np.random.RandomState(seed)
-        return np.concatenate([rng.permutation(np.flatnonzero(y == label))[:k] for label in np.unique(y)])
+        return equally(y, k, np.random.RandomState(seed))
     n = len(np.unique(y))
     rounds = labelling_rounds(
         LogisticRegression(C=10, max_iter=500), CHOSEN_BY[chosen_by], F, y, n_queries=max(k - 1, 1), batch_size=n,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import add_images_option, add_network_options, load_task, network
+from _common import add_images_option, add_network_options, load_task, network, unit
 from sklearn.linear_model import LogisticRegression
 
 from skal import FrozenPrefixClassifier, Query
@@ -29,10 +29,6 @@ STRATEGIES = {
     "TypiClust": typiclust_sampling,
     "random": random_sampling,
 }
-
-
-def unit(F: np.ndarray) -> np.ndarray:
-    return F / np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:

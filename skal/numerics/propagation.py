@@ -69,23 +69,27 @@ def propagate(X: ArrayLike, seeds: ArrayLike, *, n_neighbors: int = 15, alpha: f
     return spread(neighbor_graph(points, n_neighbors), seeds, alpha)
 
 
+def nearest_neighbors(X: torch.Tensor, n_neighbors: int, n_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and positions (n_rows, n_neighbors) of the nearest others of the first rows, in blocks of rows."""
+    X = torch.nn.functional.normalize(X, dim=1)
+    blocks = []
+    for start in range(0, n_rows, _ROWS):
+        similar = X[start : min(start + _ROWS, n_rows)] @ X.T
+        own = torch.arange(len(similar))
+        similar[own, start + own] = -torch.inf
+        blocks.append(similar.topk(n_neighbors, dim=1))
+    return torch.cat([block.values for block in blocks]), torch.cat([block.indices for block in blocks])
+
+
 def neighbor_graph(X: torch.Tensor, n_neighbors: int) -> sparse.csr_array:
     """Symmetric, normalised weights S (n, n) of the graph of nearest neighbours by cosine."""
     n, k = len(X), min(n_neighbors, len(X) - 1)
-    X = torch.nn.functional.normalize(X, dim=1)
-    rows, columns, weights = [], [], []
-    for start in range(0, n if k else 0, _ROWS):
-        similar = X[start : start + _ROWS] @ X.T
-        own = torch.arange(len(similar))
-        similar[own, start + own] = -torch.inf
-        values, nearest = similar.topk(k, dim=1)
-        rows.append((start + own).repeat_interleave(k))
-        columns.append(nearest.flatten())
-        weights.append(values.clamp(min=0).flatten() ** _SHARPNESS)
-    if not rows:
+    if k < 1:
         return sparse.csr_array((n, n))
-    where = (torch.cat(rows).numpy(), torch.cat(columns).numpy())
-    W = sparse.csr_array((torch.cat(weights).double().numpy(), where), shape=(n, n))
+    cosines, nearest = nearest_neighbors(X, k, n)
+    where = (np.repeat(np.arange(n), k), nearest.flatten().numpy())
+    weights = (cosines.clamp(min=0) ** _SHARPNESS).flatten().double().numpy()
+    W = sparse.csr_array((weights, where), shape=(n, n))
     W = W.maximum(W.T)
     degree = np.asarray(W.sum(axis=1)).ravel()
     scale = sparse.diags_array(np.where(degree > 0, 1 / np.sqrt(np.where(degree > 0, degree, 1)), 0))

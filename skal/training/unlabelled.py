@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from skal.features.activations import Point
 from skal.features.pooling import flat
 from skal.features.prefix import run_batched
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
+from skal.numerics.propagation import nearest_neighbors
 from skal.training.head import HeadPenalty, default_C, solve_head
 from skal.training.problem import Problem, Start
 from skal.training.pseudo_labelling import pseudo_labels
@@ -27,7 +27,6 @@ _POOL_C = 10.0
 #: Neighbours of a labelled image that tell whether the pool is of its kind; the least share and odds of labelled ones
 #: among them where it is not.
 _NEIGHBORS, _NEAR, _ODDS, _FEWEST = 15, 0.25, 5.0, 10
-_ROWS = 1024
 
 
 def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
@@ -67,14 +66,9 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     if n < _FEWEST or m < 5 * n:
         return False
     n_neighbors = min(_NEIGHBORS, n - 1)
-    everything = normalize(torch.from_numpy(np.concatenate([labelled, pool])), dim=1)
-    n_labelled = 0
-    for start in range(0, n, _ROWS):
-        similar = everything[start : min(start + _ROWS, n)] @ everything.T
-        own = torch.arange(len(similar))
-        similar[own, start + own] = -torch.inf
-        n_labelled += int((similar.topk(n_neighbors, dim=1).indices < n).sum())
-    share = n_labelled / (n * n_neighbors)
+    everything = torch.from_numpy(np.concatenate([labelled, pool]))
+    _, nearest = nearest_neighbors(everything, n_neighbors, n)
+    share = float((nearest < n).float().mean())
     return share > _NEAR and share * m > _ODDS * (1 - share) * n
 
 
