@@ -114,7 +114,8 @@ def quiet(opened):
 def killed(session, tmp_path, number, **options):
     """Another session on a copy of the project as it is on the disk now."""
     copy = tmp_path / f"copy{number}.skal"
-    shutil.copytree(session.project.path, copy)
+    # A temporary file may be renamed, by the session that is still open, while the folder is copied.
+    shutil.copytree(session.project.path, copy, ignore=shutil.ignore_patterns("*.tmp"))
     return LabelSession(tmp_path / "photos", copy, estimator=session._modelling._estimator, **options)
 
 
