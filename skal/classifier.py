@@ -54,10 +54,10 @@ class FrozenPrefixClassifier(
         Files are state dicts (``.safetensors``, or what ``torch.load(weights_only=True)`` reads).
     n_frozen : int or None, default=None
         Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
-        number leaves so many trainable below the head. None freezes up to layer A of the transformation pattern, the
-        fourth weight layer from the end, and from 10 labels a class on, where the default recipe fine-tunes, the first
-        two thirds; a fit that continues keeps its depth. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for
-        ResNet-18 [1]_.
+        number leaves so many trainable below the head. None freezes the first two thirds; under other recipes than
+        fine-tuning, and of a probe (``max_epochs=0``), up to layer A of the transformation pattern, the fourth weight
+        layer from the end. A fit that continues keeps its depth. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8
+        for ResNet-18 [1]_.
     recipe : Recipe or None, default=None
         How the trainable layers are trained: :class:`FineTuning` (None), :class:`DAN`, :class:`SelectiveJoint` or one
         of your own. Its parameters can be searched as ``recipe__name``.
@@ -75,7 +75,7 @@ class FrozenPrefixClassifier(
         most a fifth of all, are shorter. False takes `lr` as it is.
     max_epochs : int, default=30
         Passes over the labelled images in one fit; 0 leaves the linear probe.
-    min_steps : int, default=150
+    min_steps : int, default=60
         Fewest training steps in one fit: few images are passed more often than `max_epochs`.
     max_seconds : float or None, default=None
         Seconds after which a fit ends with the weights it has by then; the rate falls to zero on the way. Not counted
@@ -187,7 +187,7 @@ class FrozenPrefixClassifier(
         lr: float = 3e-3,
         relative_lr: bool = True,
         max_epochs: int = 30,
-        min_steps: int = 150,
+        min_steps: int = 60,
         max_seconds: float | None = None,
         batch_size: int = 32,
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,

@@ -14,7 +14,9 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skal import (
+    DAN,
     FrozenPrefixClassifier,
+    SelectiveJoint,
 )
 from skal._random import seeded
 from tests.conftest import (
@@ -80,13 +82,23 @@ def test_in_pipelines_and_searches(classifier, pixels):
     assert cross_val_score(classifier, list(X), y, cv=2).shape == (2,)
 
 
-def test_a_default_depth_reaches_layer_A_and_shallow_nets_have_one():
+def test_by_default_two_thirds_are_frozen_and_up_to_layer_A_where_layers_are_read_or_nothing_is_trained():
     with seeded(0):
-        deep = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(5, 5), nn.ReLU())], nn.Linear(5, 2))
-        shallow = nn.Linear(5, 2)
+        deep = nn.Sequential(*[layer for _ in range(11) for layer in (nn.Linear(5, 5), nn.ReLU())], nn.Linear(5, 2))
     X, y = np.random.default_rng(0).normal(size=(20, 5)), np.arange(20) % 2
-    assert FrozenPrefixClassifier(deep, max_epochs=1, min_steps=0, random_state=0).fit(X, y).n_frozen_ == 4
-    assert FrozenPrefixClassifier(shallow, max_epochs=1, min_steps=0, random_state=0).fit(X, y).n_frozen_ == 0
+    classifier = FrozenPrefixClassifier(deep, max_epochs=1, min_steps=0, random_state=0)
+    assert clone(classifier).fit(X, y).n_frozen_ == 7  # of 11 below the head
+    assert clone(classifier).set_params(recipe=DAN()).fit(X, y).n_frozen_ == 9
+    probe = clone(classifier).set_params(max_epochs=0).fit(X, y)
+    assert probe.n_frozen_ == 9
+    assert probe.set_params(max_epochs=1).partial_fit(X, y).n_frozen_ == 9  # a fit that continues keeps its depth
+
+
+@pytest.mark.parametrize("recipe", [None, DAN(), SelectiveJoint()])
+def test_a_shallow_net_has_a_default_depth(recipe):
+    X, y = np.random.default_rng(0).normal(size=(20, 5)), np.arange(20) % 2
+    net = FrozenPrefixClassifier(nn.LazyLinear(2), recipe=recipe, max_epochs=1, min_steps=0, random_state=0)
+    assert net.fit(X, y).n_frozen_ == 0
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,11 @@ STUDIES = {
         probe(True), {"probe.csv": "compare_probe_random.csv", "table.csv": "compare_probe_random_table.csv"}
     ),
     "depth": Study(
-        [study("depth", f"--name scenes15 --images {{data}}/scenes15 {MOBILENET} --image-size 97 --labels 5 20 "
-                        "--output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
+        [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} --output {{work}}/depth.csv") for run in (
+            f"{MOBILENET} --image-size 97 --seeds 3",
+            f"{SQUEEZENET} --image-size 99 --n-frozen 0 6 12 17 22 24 --seeds 3",
+            f"{MOBILENET} --image-size 97 --labels all --n-frozen 0 20 45 --flips")]
+        + [study("depth", "--labels --output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
     "pool": Study(pool(), {"pool.csv": "pool/records.csv", "table.csv": "pool/table.csv"}),

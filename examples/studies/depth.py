@@ -2,9 +2,10 @@
 
     python examples/studies/depth.py --images DIR --name scenes15 --backbone NAME --weights FILE --image-size 97
 
-Each draw of the labels is the same at every depth. ``default`` is ``n_frozen=None``. Seconds are processor time. Rows
-already in the CSV file are kept, so a run that was stopped continues; ``--figure FILE`` and ``--table FILE`` show what
-it holds.
+Each draw of the labels is the same at every depth. ``default`` is ``n_frozen=None``; ``--flips`` adds the training of
+all layers on images that are flipped and cropped at random, without the mean with the probe. ``--labels all`` takes
+every label. Seconds are processor time. Rows already in the CSV file are kept, so a run that was stopped continues;
+``--figure FILE`` and ``--table FILE`` show what it holds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from _common import add_images_option, add_network_options, equally, load_task, network
 from sklearn.base import clone
 
@@ -24,28 +27,39 @@ from skal import FrozenPrefixClassifier
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+FLIPS = "0, flips and crops"
+
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean accuracy in percent at each depth, and the mean seconds of a fit of activations that are cached."""
-    keys = ["data", "network", "labels"]
-    accuracy = 100 * rows.pivot_table(index=keys, columns="n_frozen", values="accuracy", sort=False)
-    return accuracy.join(
-        rows.pivot_table(index=keys, columns="n_frozen", values="seconds", sort=False).add_suffix(" s")
-    ).round(1)
+    keys = {"index": ["network", "n_frozen"], "columns": "labels", "sort": False}
+    accuracy = 100 * rows.pivot_table(values="accuracy", **keys)
+    shown = accuracy.join(rows.pivot_table(values="seconds", **keys).add_suffix(" s"))
+    return shown.round(1).rename_axis(["network", "frozen layers"])
+
+
+def flipped_and_cropped(x: torch.Tensor) -> torch.Tensor:
+    """Each image flipped or not, and all of a batch moved by up to an eighth of their side."""
+    side = x.shape[-1]
+    padded = F.pad(x, [side // 8] * 4, mode="reflect")
+    top, left = torch.randint(0, 2 * (side // 8) + 1, (2,)).tolist()
+    flip = torch.rand(len(x), 1, 1, 1) < 0.5
+    crop = padded[..., top : top + side, left : left + side]
+    return torch.where(flip, crop.flip(3), crop)
 
 
 def draw(rows: pd.DataFrame, file: Path) -> None:
-    figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-    fixed = rows[rows["n_frozen"] != "default"].assign(n_frozen=lambda own: own["n_frozen"].astype(int))
-    for (data, net, k), own in fixed.groupby(["data", "network", "labels"]):
-        mean = own.groupby("n_frozen")["accuracy"].mean()
-        line = ax.plot(mean.index, mean, marker="o", label=f"{data}, {net}, {k} a class")
-        default = rows[
-            (rows["n_frozen"] == "default") & (rows[["data", "network", "labels"]] == (data, net, k)).all(axis=1)
-        ]
-        ax.axhline(default["accuracy"].mean(), color=line[0].get_color(), linestyle=":")
-    ax.set(xlabel="frozen weight layers (dotted: the default)", ylabel="accuracy")
-    ax.legend()
+    """One panel for each network; the default is a dotted line."""
+    networks = rows["network"].unique()
+    figure, axes = plt.subplots(1, len(networks), figsize=(5 * len(networks), 4), layout="constrained", squeeze=False)
+    for ax, net in zip(axes[0], networks, strict=True):
+        for k, own in rows[rows["network"] == net].groupby("labels", sort=False):
+            mean = own.groupby("n_frozen")["accuracy"].mean()
+            fixed = mean[[depth for depth in mean.index if depth.isdigit()]].rename(index=int).sort_index()
+            line = ax.plot(fixed.index, fixed, marker="o", label="all labels" if k == "all" else f"{k} labels a class")
+            ax.axhline(mean["default"], color=line[0].get_color(), linestyle=":")
+        ax.set(xlabel="frozen weight layers", ylabel="accuracy", title=net)
+        ax.legend()
     figure.savefig(file, dpi=120)
 
 
@@ -53,8 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_images_option(parser)
     add_network_options(parser)
-    parser.add_argument("--labels", type=int, nargs="+", default=[2, 5, 20], help="labels a class")
+    parser.add_argument("--labels", nargs="*", default=["2", "5", "20"], help="labels a class, or all; none only shows")
     parser.add_argument("--n-frozen", type=int, nargs="+", default=[0, 10, 20, 35, 45, 50])
+    parser.add_argument("--flips", action="store_true", help="add all layers with flips and crops")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--test", type=int, default=500, help="test images")
     parser.add_argument("--name", default="fashion_mnist", help="of the data (default: %(default)s)")
@@ -67,17 +82,23 @@ def main() -> None:
     some = np.random.RandomState(0).permutation(len(y_test))[: args.test]
     net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size))
     keys = ["data", "network", "labels", "seed", "n_frozen"]
-    rows = pd.read_csv(args.output, dtype={"n_frozen": str}) if args.output.exists() else pd.DataFrame(columns=keys)
+    rows = (
+        pd.read_csv(args.output, dtype={"n_frozen": str, "labels": str})
+        if args.output.exists()
+        else pd.DataFrame(columns=keys)
+    )
     done = set(map(tuple, rows[keys].astype(str).to_numpy().tolist()))
     for seed in range(args.seeds):
         for k in args.labels:
-            few = equally(y, k, np.random.RandomState(seed))
-            for depth in ("default", *map(str, sorted(args.n_frozen, reverse=True))):
-                run = (args.name, args.backbone, str(k), str(seed), depth)
+            few = np.arange(len(y)) if k == "all" else equally(y, int(k), np.random.RandomState(seed))
+            for depth in ("default", *map(str, sorted(args.n_frozen, reverse=True)), *[FLIPS] * args.flips):
+                run = (args.name, args.backbone, k, str(seed), depth)
                 if run in done:
                     continue
-                n_frozen = None if depth == "default" else int(depth)
+                n_frozen = None if depth == "default" else int(depth.partition(",")[0])
                 fitted = clone(net).set_params(n_frozen=n_frozen, random_state=seed)
+                if depth == FLIPS:
+                    fitted.set_params(augment=flipped_and_cropped, wise_alpha=1)
                 fitted.set_params(max_epochs=1, min_steps=1).fit(X[few], y[few])  # what the cache holds is not timed
                 start = time.process_time()
                 fitted.set_params(max_epochs=net.max_epochs, min_steps=net.min_steps).fit(X[few], y[few])
@@ -85,7 +106,7 @@ def main() -> None:
                 row["accuracy"] = round(fitted.score(X_test[some], y_test[some]), 4)
                 header = not args.output.exists()
                 pd.DataFrame([row]).to_csv(args.output, mode="a", header=header, index=False)
-    rows = pd.read_csv(args.output, dtype={"n_frozen": str})
+    rows = pd.read_csv(args.output, dtype={"n_frozen": str, "labels": str})
     if args.table:
         table(rows).to_csv(args.table)
     if args.figure:

@@ -161,7 +161,7 @@ def default_depth(backbone: Backbone) -> int:
 
 
 def deeper_depth(backbone: Backbone) -> int:
-    """Two thirds of the weight layers, and at most up to layer A: what is worth training where labels are many."""
+    """Two thirds of the weight layers, and at most up to layer A: what is worth training at any number of labels."""
     return min(default_depth(backbone), 2 * len(backbone.layers.weight_layers) // 3)
 
 

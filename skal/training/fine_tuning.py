@@ -9,14 +9,11 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skal.backbones.backbone import Backbone
-from skal.features.prefix import deeper_depth, default_depth, run_batched
+from skal.features.prefix import deeper_depth, run_batched
 from skal.training.batches import replay_shares
 from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
 from skal.training.unlabelled import sampled, taught_by
-
-#: Labels a class from which on more layers are trained where the depth is not given.
-_DEEPER_FROM = 10
 
 
 class FineTuning(Recipe):
@@ -68,9 +65,9 @@ class FineTuning(Recipe):
         self.replay = replay
         self.max_unlabeled = max_unlabeled
 
-    def default_depth(self, backbone: Backbone, per_class: float) -> int:
-        """Up to layer A; from 10 labels a class on the first two thirds, which costs more and is worth it then."""
-        return deeper_depth(backbone) if per_class >= _DEEPER_FROM else default_depth(backbone)
+    def default_depth(self, backbone: Backbone) -> int:
+        """The first two thirds: what is worth training at any number of labels, at a third of what all layers cost."""
+        return deeper_depth(backbone)
 
     def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:
         """Solve the head, train all that is trainable, and average it with where it started."""
