@@ -40,6 +40,8 @@ toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 autodoc_typehints = "none"
+#: Needed by the server and the widget of `skal label`, which are not installed with the docs.
+autodoc_mock_imports = ["anywidget", "starlette", "uvicorn"]
 autosummary_generate = ["api.md", "strategies_list.rst"]
 copybutton_exclude = ".linenos, .gp, .go"
 
