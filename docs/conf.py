@@ -5,6 +5,7 @@ documentation of other packages, for which their inventories are downloaded.
 """
 
 import csv
+import inspect
 import os
 import tomllib
 import warnings
@@ -130,6 +131,21 @@ html_theme_options = {
 html_sidebars = {
     name: [] for name in ("index", "get_started", "results", "changes", "gallery/index", "search", "genindex")
 }
+
+# ----------------------------------------------------------------- signatures
+
+
+def own_signature(app, what, name, obj, options, signature, returns):
+    """The parameters of a class whose base is mocked, which autodoc reads from the base."""
+    if what == "class" and signature == "(*args, **kwargs)" and "__init__" in vars(obj):
+        own = inspect.signature(obj.__init__)
+        return str(own.replace(parameters=list(own.parameters.values())[1:])), returns
+    return None
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", own_signature)
+
 
 # ----------------------------------------------------------------- made from the registry, so that it cannot drift
 
