@@ -138,8 +138,10 @@ html_sidebars = {
 def own_signature(app, what, name, obj, options, signature, returns):
     """The parameters of a class whose base is mocked, which autodoc reads from the base."""
     if what == "class" and signature == "(*args, **kwargs)" and "__init__" in vars(obj):
-        own = inspect.signature(obj.__init__)
-        return str(own.replace(parameters=list(own.parameters.values())[1:])), returns
+        _, *own = inspect.signature(obj.__init__).parameters.values()
+        return str(
+            inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in own])
+        ), returns
     return None
 
 
