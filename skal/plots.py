@@ -120,5 +120,5 @@ def contact_sheet(images: Sequence[Any], captions: Sequence[str], *, n_columns: 
     for ax, image, caption in zip(axes.flat, images, captions, strict=False):
         pixels = np.asarray(image) if hasattr(image, "shape") and np.ndim(image) else decode(image).numpy()
         ax.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
-        ax.set_title(caption, fontsize=8, y=-0.03, va="top")
+        ax.set_title(caption, fontsize=8, y=-0.03, pad=0, va="top")
     return figure
