@@ -3,8 +3,8 @@
 import matplotlib as mpl
 import matplotlib.figure
 import numpy as np
-import pytest
 import pandas as pd
+import pytest
 
 from skal.plots import contact_sheet, plot_learning_curves, plot_queried
 
