@@ -5,6 +5,7 @@ documentation of other packages, for which their inventories are downloaded.
 """
 
 import csv
+import inspect
 import os
 import tomllib
 import warnings
@@ -40,6 +41,8 @@ toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 autodoc_typehints = "none"
+#: Needed by the server and the widget of `skal label`, which are not installed with the docs.
+autodoc_mock_imports = ["anywidget", "starlette", "uvicorn"]
 autosummary_generate = ["api.md", "strategies_list.rst"]
 copybutton_exclude = ".linenos, .gp, .go"
 
@@ -128,6 +131,23 @@ html_theme_options = {
 html_sidebars = {
     name: [] for name in ("index", "get_started", "results", "changes", "gallery/index", "search", "genindex")
 }
+
+# ----------------------------------------------------------------- signatures
+
+
+def own_signature(app, what, name, obj, options, signature, returns):
+    """The parameters of a class whose base is mocked, which autodoc reads from the base."""
+    if what == "class" and signature == "(*args, **kwargs)" and "__init__" in vars(obj):
+        _, *own = inspect.signature(obj.__init__).parameters.values()
+        return str(
+            inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in own])
+        ), returns
+    return None
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", own_signature)
+
 
 # ----------------------------------------------------------------- made from the registry, so that it cannot drift
 

@@ -66,7 +66,8 @@ def plane(net):
 
 
 figure, panels = plt.subplots(1, 4, figsize=(11, 3), layout="constrained", width_ratios=[0.6, 0.6, 1, 1])
-for ax, image, title in zip(panels, (X_source[3], X_test[3]), ("source", "target"), strict=False):
+pair = X_source[3], X_test[y_test == y_source[3]][0]  # of the same class
+for ax, image, title in zip(panels, pair, ("source", "target"), strict=False):
     ax.imshow(image, cmap="gray", vmin=0, vmax=255)
     ax.set_title(title)
 for ax, (name, score), net in zip(panels[2:], scores.items(), (plain, dan), strict=True):

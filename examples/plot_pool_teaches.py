@@ -46,6 +46,6 @@ for k in labels:
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name, scores in accuracy.items():
     ax.plot(labels, scores, marker="o", label=name)
-ax.set(xscale="log", xticks=labels, xticklabels=labels, xlabel="labels a class", ylabel="test accuracy")
+ax.set(xscale="log", xticks=labels, xticklabels=labels, xlabel="labels per class", ylabel="test accuracy")
 ax.legend()
 plt.show()

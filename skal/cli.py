@@ -11,8 +11,10 @@ from typing import Any
 
 from skal.label.fitting import DEFAULT_BACKBONE, build_estimator
 from skal.label.folder import list_images, read_fingerprint
-from skal.label.project import Project, project_beside
+from skal.label.opening import expected_reserve
+from skal.label.project import Project, Settings, project_beside
 from skal.label.report import Status
+from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
 from skal.label.tables import read_labels, write_rows
 from skal.query import STRATEGIES
@@ -118,7 +120,7 @@ def _label(args: argparse.Namespace) -> int:
             counts = session.import_labels(pairs, str(args.labels))
             print(", ".join(f"{n} {what}" for what, n in counts.items()))
         server = Server(session, host=args.host, port=args.port, allow_remote=args.allow_remote)
-        for line in _greeting(session.status(), path):
+        for line in [*_greeting(session.status(), path), *_warning(session.settings)]:
             print(line)
         if args.allow_remote:
             print(f"Other machines can see the images and change the labels with this link:\n  {server.url}")
@@ -138,6 +140,18 @@ def _greeting(status: Status, path: Path) -> list[str]:
     return lines
 
 
+def _warning(settings: Settings) -> list[str]:
+    """What is wrong with a target that no audit of this folder could show."""
+    if settings.target is None or settings.looks:
+        return []
+    highest = highest_target(expected_reserve(settings))
+    lower = f", or start again with --target {highest:.2f} or less before the first audit answer" if highest else ""
+    return [
+        f"{settings.n_listed} images are too few to show {settings.target:.0%}: the accuracy is shown with its "
+        f"interval, but the target will not be tested. Add images and start a new project{lower}."
+    ]
+
+
 def _status(args: argparse.Namespace) -> int:
     for line in describe(StoredProject(args.project).status()):
         print(line)
@@ -146,17 +160,34 @@ def _status(args: argparse.Namespace) -> int:
 
 def describe(status: Status) -> list[str]:
     """A status in lines to be read."""
+    recalls = {
+        found.label: f", recall {found.recall:.1%} on {found.n} audit images (interval {_range(found.interval)})"
+        for found in status.recalls
+    }
     lines = [
         f"{status.n_images} images, {status.n_labels} labels, {status.n_unsure} unsure, {status.n_conflicts} conflicts",
-        *(f"  {name}: {n}" for name, n in status.per_class.items()),
+        *(f"  {name}: {n}{recalls.get(name, '')}" for name, n in status.per_class.items()),
         f"audit: {status.n_audit} of {status.n_reserved} reserved images answered",
     ]
     if status.accuracy is None or status.interval is None:
         lines.append("accuracy: no number below 30 audit answers, or while answers are missing among them")
     else:
-        low, high = status.interval
-        lines.append(f"accuracy: {status.accuracy:.1%}, 95 % interval {low:.1%} to {high:.1%}")
+        lines.append(
+            f"accuracy: {status.accuracy:.1%}, 95 % interval {_range(status.interval)}: agreement with your labels on "
+            f"{status.n_audit} images of this folder that were drawn at random and not trained on"
+        )
+        often = f"right at least {status.target or 0.95:.0%} of the time"
+        found = status.acceptance
+        lines.append(
+            f"The audit does not show predictions above any confidence to be {often}."
+            if found is None
+            else f"Predictions above {found.confidence:.0%} are shown to be {often}: {found.share:.0%} of the images."
+        )
     return [*lines, status.stop_hint]
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -112,12 +112,13 @@ def contact_sheet(images: Sequence[Any], captions: Sequence[str], *, n_columns: 
     from skal.images import decode
 
     n_rows = -(-len(images) // n_columns)
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=(1.3 * n_columns, 1.7 * n_rows), squeeze=False)
+    n_lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
+    size = 1.3 * n_columns, (1.3 + 0.15 * n_lines) * n_rows
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for ax, image, caption in zip(axes.flat, images, captions, strict=False):
         pixels = np.asarray(image) if hasattr(image, "shape") and np.ndim(image) else decode(image).numpy()
         ax.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
-        ax.set_title(caption, fontsize=7, y=-0.06, va="top")
-    figure.tight_layout()
+        ax.set_title(caption, fontsize=8, y=-0.03, pad=0, va="top")
     return figure

@@ -46,8 +46,8 @@ class SourceProfile(BaseEstimator):
     image_size : int or None, default=None
     preprocess : ImageTransform or None, default=None
     layers : list of pairs (A, B), default=None
-        Patterns to keep. A layer is a negative count of weight layers from the end, or a name; None is the text's
-        choice, ``[(-4, -2)]``. Two pairs such as ``[(-4, -2), (-5, -2)]`` make the text's ADMA-2.
+        Patterns to keep. A layer is a negative count of weight layers from the end, or a name; None is the ADMA
+        paper's choice, ``[(-4, -2)]``. Two pairs such as ``[(-4, -2), (-5, -2)]`` make its ADMA-2.
     pooled : bool, default=True
         Whether maps are averaged over space. It keeps the profile small: 1,000 centres with a 7 x 7 map do not ship.
     device : str, default="auto"

@@ -4,6 +4,7 @@ import matplotlib as mpl
 import matplotlib.figure
 import numpy as np
 import pandas as pd
+import pytest
 
 from skal.plots import contact_sheet, plot_learning_curves, plot_queried
 
@@ -25,6 +26,17 @@ def test_plots(pixels, files, tmp_path):
     sheet = contact_sheet([pixels[0][0], files[0][1], pixels[0][2][..., 0]], ["a", "b", "c"], n_columns=2)
     assert [ax.get_title() for ax in sheet.axes] == ["a", "b", "c", ""]
     sheet.savefig(tmp_path / "sheet.png")
+
+
+@pytest.mark.parametrize("caption", ["one line", "two\nlines"])
+def test_a_caption_covers_no_image(caption):
+    sheet = contact_sheet(list(np.ones((6, 8, 8))), [caption] * 6, n_columns=3)
+    sheet.canvas.draw()
+    boxes = [(ax.get_window_extent(), ax.title.get_window_extent()) for ax in sheet.axes]
+    for image, title in boxes:
+        assert title.y1 <= image.y0
+    for (_, title), (below, _) in zip(boxes[:3], boxes[3:], strict=True):
+        assert title.y0 >= below.y1
 
 
 def test_the_plane_of_the_pool_marks_what_was_queried():

@@ -51,8 +51,9 @@ def output_change(
     output : {"logit", "probability"}, default="logit"
         The outputs whose change is measured.
     labels : {"map", "posterior", "each"} or array-like of shape (n,), default="map"
-        The label assumed for each image: the most probable one, as the text does; the mean over all, weighted by their
-        probabilities; or each of them, a column a label. An array gives the labels, of a module as output numbers.
+        The label assumed for each image: the most probable one, as in the EMOC paper; the mean over all, weighted by
+        their probabilities; or each of them, one column per label. An array gives the labels, for a module as numbers
+        of outputs.
     norm : {"l1", "l2"}, default="l1"
         Of the change of all outputs of one image.
     max_memory : int, default=2 GiB

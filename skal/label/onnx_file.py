@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ from skal.label.predictor import Predictor
 _TINY = 1e-12
 
 
-def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
-    """Write the whole network as ONNX; how its images must be prepared.
+def check_exporter() -> None:
+    """Raise what names the extra, before anything is written, where torch's exporter has not what it needs.
 
     Raises
     ------
     ValueError
         If the packages of the extra "onnx" are missing.
     """
-    try:
-        import onnxscript  # noqa: F401 (torch's exporter needs it)
-    except ImportError as error:
-        raise ValueError("the format onnx needs: pip install 'skal-learn[onnx]'") from error
+    if find_spec("onnxscript") is None:
+        raise ValueError("the format onnx needs the extra \"onnx\": pip install 'skal-learn[onnx]'")
+
+
+def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
+    """Write the whole network as ONNX; how its images must be prepared."""
     whole = predictor.model.to_module()
     _, columns = predictor.renamed(np.eye(len(whole.classes)))
     module = _Named(whole, columns, predictor.temperature).eval()

@@ -53,10 +53,14 @@ def settle(
                 f"target={target!r}, but {found.target!r} was set before the first audit answer; it stays, since a "
                 "target chosen afterwards would not be tested"
             )
-        n_reserved = round(min(RESERVED, found.n_listed * LARGEST_SHARE)) if found.threshold else 0
-        found.target, found.looks = target, list(StopTest.plan(target, n_reserved).looks)
+        found.target, found.looks = target, list(StopTest.plan(target, expected_reserve(found)).looks)
     project.save(found)
     return found
+
+
+def expected_reserve(settings: Settings) -> int:
+    """Images that a project was expected to reserve when it was made; the draw decides how many they are."""
+    return round(min(RESERVED, settings.n_listed * LARGEST_SHARE)) if settings.threshold else 0
 
 
 def find_images(given: Any) -> tuple[Path | None, list[str], list[tuple[str, str]]]:

@@ -198,7 +198,8 @@ def _stop_hint(test: StopTest | None, reached: bool, plateau: bool, audit: Audit
     elif reached:
         parts.append(f"The target of {test.target:.0%} is reached.")
     elif not test.looks:
-        parts.append(f"{audit.n_reserved} reserved images are too few to show {test.target:.0%}.")
+        few = f"{audit.n_reserved} reserved images are too few to show {test.target:.0%}"
+        parts.append(f"{few}; the accuracy is shown all the same.")
     elif next_look is not None:
         parts.append(
             f"The target is tested at {next_look} audit answers; there are {audit.n_answered}. "

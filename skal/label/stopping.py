@@ -96,6 +96,22 @@ class StopTest:
         return reached - 1 if reached > done else None
 
 
+def highest_target(n_reserved: int) -> float:
+    """The highest accuracy, in whole percent, that an audit without an error shows.
+
+    Parameters
+    ----------
+    n_reserved : int
+        Images that are reserved.
+
+    Examples
+    --------
+    >>> [highest_target(n) for n in (0, 29, 50, 59, 400)]
+    [0.0, 0.9, 0.94, 0.95, 0.99]
+    """
+    return 0.0 if n_reserved < 1 else int(100 * lower_bound(n_reserved, n_reserved, ALPHA)) / 100
+
+
 def kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     """Cohen's kappa of two models' predictions on the same images; None where it is undefined.
 

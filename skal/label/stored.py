@@ -17,6 +17,7 @@ from skal.label.fitting import build_estimator
 from skal.label.folder import is_inside
 from skal.label.log import read_events
 from skal.label.names import check_class_name
+from skal.label.onnx_file import check_exporter, write_onnx
 from skal.label.predictor import Predictor
 from skal.label.project import Project
 from skal.label.report import Status, report
@@ -127,6 +128,8 @@ class StoredProject:
         """The model with a description: as skal reads it, or as ONNX."""
         if not self.project.model.is_file() or not self.snapshot.version:
             raise ValueError(f"{str(self.project.path)!r} has no model yet: label images of two classes first")
+        if form == "onnx":
+            check_exporter()
         temperature, n_calibration = self.calibration()
         predictor = Predictor(None, self.renames, temperature)
         if form == "onnx":
@@ -134,8 +137,6 @@ class StoredProject:
         folder.mkdir(parents=True, exist_ok=True)
         further: dict[str, Any] = {"network": self.settings.network, "renames": self.renames}
         if form == "onnx":
-            from skal.label.onnx_file import write_onnx
-
             further = write_onnx(predictor, folder / "model.onnx")
         else:
             shutil.copyfile(self.project.model, folder / "model.safetensors")

@@ -29,7 +29,7 @@ class LabelWidget(anywidget.AnyWidget):
     """Label a session's images in a notebook, with the keys of the page.
 
     It answers while no cell runs. For :meth:`skal.label.LabelSession.ask`, which waits in a cell, start a
-    ``skal.label.server.Server`` instead.
+    :class:`skal.label.server.Server` instead.
 
     Parameters
     ----------

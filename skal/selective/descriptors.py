@@ -45,14 +45,14 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
     bank : {"gabor", "conv"}, default="gabor"
         48 Gabor filters (4 scales, 6 orientations, real and imaginary) on the grey image, or convolutions of a network.
     backbone, weights
-        The network of ``bank="conv"``, as in :class:`skal.FrozenPrefixClassifier`. The text takes AlexNet's.
+        The network of ``bank="conv"``, as in :class:`skal.FrozenPrefixClassifier`. Ge and Yu take AlexNet's.
     layers : int or list of str, default=2
         How many of the first convolutions of the network, or which.
     n_bins : int, default=100
         Bins of each filter.
     activation : bool, default=True
-        Whether the normalisation and non-linearity that follow a convolution belong to the filter, as in the text; its
-        authors' code takes raw responses.
+        Whether the normalisation and non-linearity that follow a convolution belong to the filter, as in Ge and Yu's
+        paper; their code takes raw responses.
     image_size : int or None, default=None
         Side of the images, resized and cropped at the centre. None takes the network's own, for the Gabor bank 128.
     preprocess : ImageTransform or None, default=None

@@ -150,6 +150,14 @@ def test_every_format_from_the_command_line(audited, tmp_path, form, capsys):
         assert cli.main(["export", str(audited.project.path), "--format", form, "--output", str(target)]) == 2
 
 
+def test_without_the_extra_nothing_is_written(audited, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("skal.label.onnx_file.find_spec", lambda name: None)
+    command = ["export", str(audited.project.path), "--format", "onnx", "--output", str(tmp_path / "target")]
+    assert cli.main(command) == 2
+    assert "pip install 'skal-learn[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "target").exists()
+
+
 @pytest.mark.parametrize("form", ["model", "onnx"])
 def test_no_model_yet(opened, tmp_path, form):
     session = opened(batch_size=10_000)

@@ -73,7 +73,9 @@ export function createLabelling(elements, services) {
     if (!question) {
       const text = document.createElement("p");
       const isDone = !asking && busy.size === 0;
-      text.textContent = isDone ? "Nothing is left to label. The review shows what may be wrong." : "One moment …";
+      text.textContent = isDone
+        ? "Nothing is left to label. What a closed tab had comes back within two minutes. The review shows what may be wrong."
+        : "One moment …";
       stage.replaceChildren(text);
       path.textContent = suggestion.textContent = "";
       group.hidden = true;

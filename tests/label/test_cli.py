@@ -1,0 +1,58 @@
+"""What the command line says about a project."""
+
+import pytest
+
+from skal import cli
+from skal.label.audit import class_recalls, wilson_interval
+from skal.label.project import Settings
+from skal.label.stopping import StopTest, highest_target
+from tests.label.conftest import CLASSES, draw, label_all, never, settled
+
+
+def test_a_status_names_the_accuracy_the_recalls_and_the_confidence_to_accept(opened, tmp_path, capsys):
+    folder = tmp_path / "many"
+    for i in range(120):
+        draw(folder / f"{CLASSES[i % 3]}-{i:03d}.png", CLASSES[i % 3], i)
+    project = tmp_path / "many.skal"
+    session = settled(opened(folder=folder, project=project, batch_size=10_000, query=never, audit=0.6))
+    label_all(session, 60)
+    session.fit()
+    status = session.status()
+    session.close()
+    assert cli.main(["status", str(project)]) == 0
+    printed = capsys.readouterr().out
+    low, high = status.interval
+    assert f"accuracy: {status.accuracy:.1%}, 95 % interval {low:.1%} to {high:.1%}" in printed
+    assert f"agreement with your labels on {status.n_audit} images" in printed
+    for found in status.recalls:
+        assert (
+            f"{found.label}: {status.per_class[found.label]}, recall {found.recall:.1%} on {found.n} audit" in printed
+        )
+    assert "right at least 95% of the time" in printed
+
+
+def test_what_is_printed_is_worked_by_hand():
+    (recall,) = class_recalls(["cat"] * 4, ["cat"] * 3 + ["dog"], ["cat"])
+    low, high = wilson_interval(3, 4)
+    assert cli._range(recall.interval) == f"{100 * low:.1f}% to {100 * high:.1f}%" == "30.1% to 95.4%"
+
+
+@pytest.mark.parametrize("n_listed", [30, 90, 150, 176, 180, 3000])
+@pytest.mark.parametrize("target", [0.9, 0.95])
+def test_a_target_that_no_audit_could_show_is_named_at_the_start(n_listed, target):
+    n_reserved = round(min(400, n_listed / 3))
+    settings = Settings("photos", "", 1, n_listed, 0.2, target, list(StopTest.plan(target, n_reserved).looks))
+    lines = cli._warning(settings)
+    assert bool(lines) == (not settings.looks)
+    if lines:
+        highest = highest_target(n_reserved)
+        assert StopTest.plan(highest, n_reserved).looks
+        assert not StopTest.plan(highest + 0.01, n_reserved).looks
+        assert f"{n_listed} images are too few to show {target:.0%}" in lines[0]
+        assert f"--target {highest:.2f} or less" in lines[0]
+
+
+def test_without_a_target_or_an_audit_there_is_no_other_target_to_name():
+    assert cli._warning(Settings("photos", "", 1, 10, 0.2)) == []
+    (line,) = cli._warning(Settings("photos", "", 0, 1000, 0.0, 0.9, []))
+    assert "--target" not in line
