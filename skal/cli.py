@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args))
-    except (ValueError, BlockingIOError) as error:
+    except (ValueError, OSError) as error:  # a full disk is said in one line too
         print(f"skal: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
