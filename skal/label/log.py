@@ -122,18 +122,19 @@ class EventLog:
             sync_folder(self.path.parent)
         content = self.path.read_bytes()
         end = content.rfind(b"\n") + 1
-        self.events: list[Event] = []
         self.set_aside: list[str] = []
         if end < len(content):
             self._cut(content[end:], end)
-        self._lines: dict[str, int] = {}
+        events: list[Event] = []
+        lines: dict[str, int] = {}
         for number, line in enumerate(content[:end].split(b"\n")[:-1], start=1):
             event = decode_line(line)
             if event is None:
                 self._put_aside(number, line)
-            elif event["id"] not in self._lines:
-                self._lines[event["id"]] = len(self.events)
-                self.events.append(event)
+            elif event["id"] not in lines:
+                lines[event["id"]] = len(events)
+                events.append(event)
+        self.events, self._lines = events, lines
 
     def _cut(self, tail: bytes, end: int) -> None:
         """Take away a last line that was never finished, and keep a copy of it."""

@@ -82,9 +82,10 @@ class Modelling:
         self._batch_size, self._seed = batch_size, seed
         self._changed, self._record, self._swapped = changed, record, swapped
         self._share = Share()
-        self._embedded: set[str] = set()
+        # What an earlier session has predicted is in the cache of the estimator; else the next fit computes it.
+        self._embedded = {image for image in desk.snapshot.ids if image in desk.catalogue.items}
         self._to_embed = 0
-        self._explored = 0
+        self._explored = desk.snapshot.explored
         self.n_changes = 0  # of labels, since the last fit began
         self.wanted = self.fitted = 0  # fits that somebody waits for, and those done
         self.is_stopping = False
@@ -150,6 +151,8 @@ class Modelling:
         return [item for item in chunk if self._is_wanted(item)], self._to_embed + len(chunk)
 
     def _is_wanted(self, item: Item) -> bool:
+        if item.id in self._embedded:
+            return False
         return item.id in self._catalogue.items and (item.is_reserved or self._desk.can_be_asked(item))
 
     def _embed(self, chunk: list[Item], end: int) -> None:
@@ -164,7 +167,7 @@ class Modelling:
                 except ValueError as error:
                     sound.remove(item)
                     with self._changed:
-                        self._catalogue.drop(item, str(error))
+                        self._catalogue.drop(item.path, item.id, str(error))
         with self._changed:
             self._embedded.update(item.id for item in sound)
             self._to_embed = end
@@ -174,9 +177,7 @@ class Modelling:
         changed = [item for item in items if self._catalogue.has_changed(item)]
         with self._changed:
             for item in changed:
-                self._catalogue.drop(item, "changed while the session was open")
-                self._reading.again(item.path)
-            self._changed.notify_all()
+                self._reading.replaced(item)
         return [item for item in items if item not in changed]
 
     # -------------------------------------------------------------- queries
@@ -203,7 +204,7 @@ class Modelling:
             pool = self._pool()
         picks = self._choose(fitting.Learner(self._estimator), pool, set())
         with self._changed:
-            self._swap(Snapshot(queue=picks))
+            self._swap(Snapshot(queue=picks, explored=self._explored))
 
     def _choose(self, learner: fitting.Learner, pool: list[Item], out: set[str]) -> list[str]:
         """Images to ask in order; none, and a failure in words, if the strategy cannot."""
@@ -251,7 +252,7 @@ class Modelling:
             [str(name) for name in model.classes_],
             [item.id for item in predicted],
             proba,
-            [*(item.id for item in pool if item.id in out), *picks],
+            picks,
             n_events=n_events,
         )
         event = self._compare(snapshot, before)
@@ -304,6 +305,7 @@ class Modelling:
 
     def _swap(self, snapshot: Snapshot) -> None:
         """Put a snapshot in place, here and on the disk; called with the condition held."""
+        self._desk.keep_out(snapshot)
         try:
             snapshot.save(self._project.snapshot)
         except OSError as error:

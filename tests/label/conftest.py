@@ -75,7 +75,7 @@ def settled(session):
     modelling, end = session._modelling, time.monotonic() + 60
 
     def is_idle():
-        if modelling.doing or not session._reading.is_done:
+        if modelling.doing or not session._reading.is_done or not session._imports.is_idle:
             return False
         is_idle = modelling.next_task() is None
         modelling.doing = ""

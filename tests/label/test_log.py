@@ -232,6 +232,7 @@ def test_a_disk_that_is_still_full_stays_read_only(log, monkeypatch, space):
                 log.reopen()
             with pytest.raises(LogError, match="nothing is recorded"):
                 log.append(answer(2))
+            assert (log.events, log.find("e0")) == ([answer(0)], answer(0))
     assert log.failure is not None
     log.reopen()
     assert log.events == [answer(0)]

@@ -107,3 +107,43 @@ def test_a_file_that_is_replaced_is_not_trained_on_under_its_old_label(photos, o
     assert session.status().n_training == 19
     assert session.status().n_images == 60  # with the new content
     assert "changed" in str(session.status().unreadable)
+
+
+def test_a_near_duplicate_that_comes_after_the_answer_is_asked(photos, quiet):
+    """It was in nobody's group, and would have had no label for ever."""
+    session = settled(quiet(audit=0))
+    label_all(session)
+    session.close()
+    with Image.open(photos / "day0" / "red-02.png") as image:
+        image.save(photos / "again.jpg", quality=97)
+        image.save(photos / "again.webp", quality=97)
+    session = settled(quiet(audit=0))
+    (question,) = label_all(session)
+    assert len(question.group) == 1
+    assert len(session.labels) == 62
+
+
+def test_the_second_copy_joins_when_the_first_is_deleted(photos, quiet):
+    session = settled(quiet(audit=0))
+    item = session._catalogue.items[session.next().id]
+    shutil.copy(photos / item.path, photos / "copy.png")
+    session.close()
+    session = settled(quiet(audit=0))
+    first = session._catalogue.file(session._catalogue.items[item.id].path)
+    os.unlink(first)
+    asked = {question.id: question.path for question in label_all(settled(session))}
+    settled(session)
+    asked |= {question.id: question.path for question in label_all(session)}
+    assert len(asked) == 60
+    assert asked[item.id] != first
+
+
+def test_no_question_about_a_file_that_is_gone(photos, quiet):
+    session = settled(quiet(audit=0))
+    session.next()
+    for path in sorted(photos.rglob("*.png"))[:30]:
+        path.unlink()
+    session.close()
+    session = quiet(audit=0)
+    for question in label_all(session):
+        assert os.path.exists(question.path)
