@@ -253,7 +253,7 @@ class State:
         """Whether an image was answered without its near-duplicates."""
         return self._alone[image] > 0
 
-    def __contains__(self, image: str) -> bool:
+    def __contains__(self, image: object) -> bool:
         return image in self._histories
 
     @property

@@ -105,6 +105,38 @@ def test_a_folder_that_grew_is_asked_in_the_same_order_after_a_kill(quiet, tmp_p
         assert [q.id for q in again.upcoming(40)] == [image for image, _ in expected]
 
 
+def backwards(learner, X_pool, n_instances=1):
+    """A strategy that takes the last ones, the very last one first."""
+    return np.arange(len(X_pool))[::-1][:n_instances]
+
+
+def test_what_is_given_out_is_asked_first_after_a_kill(quiet, tmp_path):
+    """In its order, and as what it was asked for, also where a queue has come since."""
+    session = quiet(query=backwards)
+    session.upcoming(4)  # before there is any queue
+    settled(session)
+    for step in range(3):
+        expected = [(q.id, q.why) for q in session.upcoming(6)]
+        with killed(session, tmp_path, step, batch_size=10_000, query=backwards) as again:
+            assert [(q.id, q.why) for q in again.upcoming(6)] == expected
+            settled(again)
+            assert [(q.id, q.why) for q in again.upcoming(12)] == [(q.id, q.why) for q in session.upcoming(12)]
+        label_all(session, 9)
+        session.fit()
+
+
+def test_a_fit_that_is_due_after_a_kill_knows_the_pool(opened, tmp_path):
+    """It predicted the labelled images alone, and all that came next was drawn at random."""
+    session = settled(opened(batch_size=10_000, query=backwards, audit=0))
+    label_all(session, 12)
+    session.fit()
+    label_all(session, 12)
+    with killed(session, tmp_path, 0, batch_size=5, query=backwards) as again:
+        again.fit()
+        assert len(again._desk.snapshot.ids) == 60
+        assert {question.why for question in again.upcoming(10)} == {"strategy"}
+
+
 def test_an_undone_image_comes_next_also_after_a_kill(quiet, tmp_path):
     session = quiet()
     questions = label_all(session, 6)
