@@ -1,6 +1,6 @@
 """A session of a person, from the first key to the model: keyboard only, on 300 images of handwritten digits.
 
-``SKAL_IMAGES=DIR SKAL_SLOW=1 pytest tests/label/test_person.py -s`` labels 300 photographs of DIR/CLASS/... instead, with
+``SKAL_IMAGES=DIR SKAL_SLOW=1 pytest tests/label/test_person.py -s`` labels 300 photographs of DIR/CLASS/ instead, with
 the default network, and prints what came out.
 """
 
