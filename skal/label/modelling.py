@@ -202,7 +202,7 @@ class Modelling:
         with self._changed:
             self._explored = 2 if self._reading.is_done else 1
             pool = self._pool()
-        picks = self._choose(fitting.Learner(self._estimator), pool, set())
+        picks = self._choose(fitting.Learner(self._estimator), self._sound(pool), set())
         with self._changed:
             self._swap(Snapshot(queue=picks, explored=self._explored))
 
@@ -222,6 +222,18 @@ class Modelling:
     # ----------------------------------------------------------------- fits
 
     def _fit(self) -> None:
+        """Train; once more if a file has gone meanwhile."""
+        used: list[Item] = []
+        try:
+            self._train(used)
+        except fitting.StoppedError:
+            raise
+        except Exception:
+            if len(self._sound(used)) == len(used):
+                raise
+
+    def _train(self, used: list[Item]) -> None:
+        """Train on what is known now; `used` becomes the images whose files are needed."""
         start = time.monotonic()
         with self._changed:
             ticket, n_changes = self.wanted, self.n_changes
@@ -232,6 +244,7 @@ class Modelling:
             out = {question.id for question in self._desk.out} | set(self._desk.returned)
             audited = [self._catalogue.items[i] for i in self._state.audited if i in self._catalogue.items]
             reserved = [item for item in self._catalogue.reserved if item.id in self._embedded]
+        pool = self._sound(pool)
         sound = set(self._sound([item for item, _ in training]))
         training = [(item, label) for item, label in training if item in sound]
         paths = [self._catalogue.file(item.path) for item, _ in training]
@@ -239,6 +252,7 @@ class Modelling:
         if len(set(labels)) < 2:
             raise ValueError("a model needs labels of two classes")
         held = self._sound(list(dict.fromkeys([*reserved, *audited])))
+        used += [*pool, *held, *sound]
         unlabeled = [
             self._catalogue.file(item.path) for item in (*pool, *held)
         ]  # as images, reserved ones belong to it

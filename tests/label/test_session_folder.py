@@ -3,10 +3,12 @@
 import os
 import shutil
 
+import pytest
 from PIL import Image
 
 from skal.label import reading
 from tests.label.conftest import CLASSES, draw, label_all, settled
+from tests.label.test_kill import Colours
 
 
 def test_duplicates_and_unreadable_files_are_listed(photos, quiet):
@@ -136,6 +138,27 @@ def test_the_second_copy_joins_when_the_first_is_deleted(photos, quiet):
     asked |= {question.id: question.path for question in label_all(session)}
     assert len(asked) == 60
     assert asked[item.id] != first
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_models_go_on_when_an_unlabelled_file_is_deleted(photos, opened, monkeypatch, when):
+    """Every fit failed from then on, since it predicts the pool."""
+    session = settled(opened(audit=0, batch_size=10_000, estimator=Colours()))
+    label_all(session, 20)
+    left = [item.path for item in session._catalogue.order if item.id not in session._state]
+    fit = Colours.fit
+
+    def deleting(self, X, y):
+        (photos / left[1]).unlink(missing_ok=True)
+        return fit(self, X, y)
+
+    if when == "meanwhile":
+        monkeypatch.setattr(Colours, "fit", deleting)
+    (photos / left[0]).unlink()
+    session.fit()
+    settled(session)
+    assert session.status().failure is None
+    assert session.status().n_images == (59 if when == "before" else 58)
 
 
 def test_no_question_about_a_file_that_is_gone(photos, quiet):
