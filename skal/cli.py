@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args))
-    except (ValueError, BlockingIOError) as error:
+    except (ValueError, OSError) as error:  # a full disk is said in one line too
         print(f"skal: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -103,6 +103,8 @@ def _label(args: argparse.Namespace) -> int:
     given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
     network = given if stored is None or any(given.values()) else stored.network
     pairs = read_labels(args.labels) if args.labels else []
+    if args.labels and not pairs:
+        raise ValueError(f"{args.labels!r} holds no labels, or several per image, which are not supported")
     session = LabelSession(
         args.folder,
         path,
@@ -118,7 +120,11 @@ def _label(args: argparse.Namespace) -> int:
         session.project.save(session.settings)
         if pairs:
             counts = session.import_labels(pairs, str(args.labels))
-            print(", ".join(f"{n} {what}" for what, n in counts.items()))
+            print(f"Labels of {args.labels}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
+            if counts["waiting"]:
+                print("Those waiting are taken over while the images are read, behind the page.")
+            if counts["unknown"]:
+                print(f"Paths of unknown ones are none of an image below {args.folder}.")
         server = Server(session, host=args.host, port=args.port, allow_remote=args.allow_remote)
         for line in [*_greeting(session.status(), path), *_warning(session.settings)]:
             print(line)

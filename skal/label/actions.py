@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Iterable, Sequence
@@ -9,9 +10,11 @@ from typing import Any
 
 from skal.label.asking import Desk
 from skal.label.catalogue import Catalogue
+from skal.label.imports import Imports
 from skal.label.log import Event, EventLog, now
 from skal.label.modelling import Modelling
 from skal.label.names import check_class_name
+from skal.label.reading import Reading
 from skal.label.state import State
 
 
@@ -21,8 +24,10 @@ class Actions:
     _changed: threading.Condition
     _catalogue: Catalogue
     _desk: Desk
+    _imports: Imports
     _log: EventLog
     _modelling: Modelling
+    _reading: Reading
     _state: State
 
     def answer(
@@ -204,33 +209,18 @@ class Actions:
         Returns
         -------
         counts : dict
-            "imported", "reserved", "unknown" and "decided": those whose image has a label already.
+            "imported", "reserved", "unknown", "decided": those whose image has this label or a person's already, and
+            "waiting": those of files that are not read yet, which are taken over when they are. Labels of an image
+            that differ are a conflict, for the review.
 
         Raises
         ------
         ValueError
             If a label is no safe name of a class; nothing is imported then.
         """
-        pairs = [(path, check_class_name(label)) for path, label in labels]
-        counts = {"imported": 0, "reserved": 0, "unknown": 0, "decided": 0}
-        taken: dict[str, tuple[str, str, str]] = {}
+        pairs = [(os.fspath(path), check_class_name(label)) for path, label in labels]
         with self._changed:
-            for path, label in pairs:
-                image = self._catalogue.content_of(path)
-                if image is None:
-                    counts["unknown"] += 1
-                elif self._catalogue.is_reserved(image):
-                    counts["reserved"] += 1
-                elif image in self._state or image in taken:
-                    counts["decided"] += 1
-                else:
-                    counts["imported"] += 1
-                    taken[image] = (image, path, label)
-            rows = [list(row) for row in taken.values()]
-            for start in range(0, len(rows), 1000):
-                found = {"id": uuid.uuid4().hex, "kind": "import", "time": now(), "source": source}
-                self._do(found | {"labels": rows[start : start + 1000]})
-        return counts
+            return self._imports.begin(pairs, self._reading.known, source)
 
     # ----------------------------------------------------------------- inside
 
@@ -245,8 +235,8 @@ class Actions:
         """Record what a person did, and let everybody know."""
         if not self._record(event):
             return
-        if event["kind"] != "class":
-            self._modelling.n_changes += len(event.get("images") or event.get("labels") or (0,))
+        if event["kind"] not in ("class", "waiting"):
+            self._modelling.n_changes += len(event["labels"] if "labels" in event else event.get("images") or (0,))
         self._acted(event)
         self._changed.notify_all()
 

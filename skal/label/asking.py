@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from skal.label.catalogue import Catalogue, Item
@@ -58,9 +58,14 @@ class Desk:
     state : State
     audit : float
         Share of audit images among the questions.
+    replaced : callable, default says no
+        Whether the file of an image is another one now; it is set aside then.
     """
 
-    def __init__(self, catalogue: Catalogue, state: State, audit: float):
+    def __init__(
+        self, catalogue: Catalogue, state: State, audit: float, replaced: Callable[[Item], bool] = lambda item: False
+    ):
+        self._replaced = replaced
         self.catalogue, self.state, self.audit = catalogue, state, audit
         self.snapshot = Snapshot()
         self.returned: dict[str, str] = {}  # images that a tab gave back, and why they were asked
@@ -80,6 +85,8 @@ class Desk:
             chosen = self._choose(tab)
             if chosen is None:
                 break
+            if self._replaced(chosen[0]):
+                continue
             given.append(self.question(*chosen))
         self._until[tab] = time.monotonic() + LEASE_SECONDS
         return given[:n]
@@ -115,6 +122,12 @@ class Desk:
     def out(self) -> list[Question]:
         """All questions that are given out and not answered."""
         return [q for questions in self._given.values() for q in questions if self._is_open(q.id)]
+
+    def keep_out(self, snapshot: Snapshot) -> None:
+        """Note in a new snapshot what is given out, so that it comes first also after a crash."""
+        returned = {image: why for image, why in self.returned.items() if self._is_open(image)}
+        out = returned | {question.id: question.why for question in self.out}
+        snapshot.out = {image: why for image, why in out.items() if why in ("strategy", "random")}
 
     # --------------------------------------------------------------- choice
 
@@ -159,10 +172,11 @@ class Desk:
                 yield item, "audit"
 
     def _training(self, taken: set[str]) -> Iterator[tuple[Item, str]]:
-        for image in self.snapshot.queue:
+        queue = [*self.snapshot.out.items(), *((image, "strategy") for image in self.snapshot.queue)]
+        for image, why in queue:
             item = self.catalogue.items.get(image)
             if item is not None and image not in taken and self.can_be_asked(item):
-                yield item, "strategy"
+                yield item, why
         order = self.catalogue.order
         while self._first < len(order) and (order[self._first].id in self.state or order[self._first].is_reserved):
             self._first += 1

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from skal.label.audit import position
-from skal.label.folder import Fingerprint, content_hash, is_inside, read_fingerprint
+from skal.label.folder import Fingerprint, is_inside, read_fingerprint
 from skal.label.looks import Looks
+
+_HASHES = {"content", "hash", "grey"}
 
 
 @dataclass(eq=False, slots=True)
@@ -31,6 +34,8 @@ class Item:
         Whether it is kept for the audit.
     stamp : (int, int)
         Size and time of change of the file when it was read.
+    near : str
+        The image that it was found to be a near-duplicate of, if any.
     is_shadow : bool
         Whether it is a near-duplicate of a reserved image, and so neither asked nor trained on.
     leader : str or None
@@ -44,9 +49,18 @@ class Item:
     place: int
     is_reserved: bool
     stamp: tuple[int, int]
+    near: str = ""
     is_shadow: bool = False
     leader: str | None = None
     followers: list[str] = field(default_factory=list)
+
+
+class Recalled(NamedTuple):
+    """A file that an earlier session read: its path, its stamp then, and its content; None if it was unreadable."""
+
+    path: str
+    stamp: tuple[int, int]
+    content: str | None
 
 
 class Catalogue:
@@ -61,7 +75,9 @@ class Catalogue:
     threshold : int
         Images whose content has a position below it are reserved.
     cache : Path
-        A file that remembers what was read, so that a later session need not read it again.
+        A file that remembers what was read and in which order, so that a later session need not read it again.
+    decided : container of str, default=()
+        Images that have labels: one that comes later than the label of its near-duplicate is asked on its own.
 
     Attributes
     ----------
@@ -75,24 +91,20 @@ class Catalogue:
         Paths, and why.
     """
 
-    def __init__(self, root: Path | None, key: bytes, threshold: int, cache: Path):
-        self.root, self.key, self.threshold = root, key, threshold
+    def __init__(self, root: Path | None, key: bytes, threshold: int, cache: Path, decided: Container[str] = ()):
+        self.root, self.key, self.threshold, self._decided = root, key, threshold, decided
         self.items: dict[str, Item] = {}
         self.order: list[Item] = []
         self.reserved: list[Item] = []
         self.duplicates: list[tuple[str, str]] = []
         self.unreadable: dict[str, str] = {}
         self._looks = Looks()
-        self._remembered = _read_cache(cache)
+        self._path = cache
         self._cache: IO[str] = open(cache, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
 
     def close(self) -> None:
-        self._cache.close()
-
-    @property
-    def n_remembered(self) -> int:
-        """Files that earlier sessions read, and this one has not come to yet."""
-        return len(self._remembered)
+        with contextlib.suppress(OSError):
+            self._cache.close()
 
     def place(self, path: str) -> int:
         """Of a path in keyed order."""
@@ -103,45 +115,76 @@ class Catalogue:
         return path if self.root is None else os.path.join(self.root, path)
 
     def read(self, path: str) -> tuple[Fingerprint | None, tuple[int, int]]:
-        """What identifies the image of a path, from memory where the file has not changed; None if unreadable."""
+        """What identifies the image of a path, and the stamp of the file; None if it is unreadable."""
         stamp = self.stamp(path)
         if stamp is None:
             self.unreadable[path] = "the file is gone"
             return None, (0, 0)
-        known = self._remembered.pop(path, None)
-        if known is not None and tuple(known["stamp"]) == stamp:
-            fingerprint, reason = _from_record(known)
-        else:
-            fingerprint, reason = None, None
-            try:
-                fingerprint = read_fingerprint(self.file(path))
-            except ValueError as error:
-                reason = str(error)
-            self._cache.write(json.dumps(_to_record(path, stamp, fingerprint, reason)) + "\n")
-        if fingerprint is None:
-            self.unreadable[path] = reason or "unreadable"
-        return fingerprint, stamp
+        try:
+            return read_fingerprint(self.file(path)), stamp
+        except ValueError as error:
+            self.unreadable[path] = str(error)
+            self._remember({"path": path, "stamp": stamp, "error": str(error)})
+            return None, stamp
 
-    def recall(self) -> None:
-        """Take in everything that earlier sessions read, without looking at the files."""
-        for path in in_keyed_order(list(self._remembered), self):
-            record = self._remembered.pop(path)
-            fingerprint, reason = _from_record(record)
-            if fingerprint is None:
-                self.unreadable[path] = reason or "unreadable"
+    def _remember(self, record: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the file is read once more by a later session
+            self._cache.write(json.dumps(record) + "\n")
+
+    def recall(self, listed: Container[str] | None = None) -> list[Recalled]:
+        """Take in what earlier sessions read, in the order in which they did, without looking at the files.
+
+        Parameters
+        ----------
+        listed : container of str or None, default=None
+            Files that are still there; None takes all.
+
+        Returns
+        -------
+        recalled : list of Recalled
+        """
+        recalled = []
+        for path, record in _read_cache(self._path).items():
+            if listed is not None and path not in listed:
+                continue
+            stamp = (int(record["stamp"][0]), int(record["stamp"][1]))
+            content = record.get("content")
+            if content is None:
+                self.unreadable[path] = record["error"]
             else:
-                self.add(path, fingerprint, (record["stamp"][0], record["stamp"][1]))
+                fingerprint = Fingerprint(content, bytes.fromhex(record["hash"]), bytes.fromhex(record["grey"]))
+                may_be_reserved = record.get("may_be_reserved", True)
+                self._add(path, fingerprint, stamp, may_be_reserved, record.get("near"))
+            recalled.append(Recalled(path, stamp, content))
+        return recalled
 
     def add(
         self, path: str, fingerprint: Fingerprint, stamp: tuple[int, int], *, may_be_reserved: bool = True
     ) -> Item | None:
-        """Take an image in.
+        """Take an image in, and remember it.
 
         Returns
         -------
         item : Item or None
             None where the content is known.
         """
+        item = self._add(path, fingerprint, stamp, may_be_reserved)
+        record: dict[str, Any] = {"path": path, "stamp": stamp, "content": fingerprint.content}
+        record |= {"hash": fingerprint.hash.hex(), "grey": fingerprint.grey.hex()}
+        if item is not None and not item.is_reserved:  # of a reserved one the near-duplicates are searched again
+            record["near"] = item.near
+        self._remember(record if may_be_reserved else {**record, "may_be_reserved": False})
+        return item
+
+    def _add(
+        self,
+        path: str,
+        fingerprint: Fingerprint,
+        stamp: tuple[int, int],
+        may_be_reserved: bool,
+        near: str | None = None,
+    ) -> Item | None:
+        """Take an image in; `near` is the one that it was found to be a near-duplicate of, "" for none."""
         known = self.items.get(fingerprint.content)
         if known is not None:
             if known.path != path:
@@ -149,7 +192,11 @@ class Catalogue:
             return None
         is_reserved = may_be_reserved and self._is_below(fingerprint.content)
         item = Item(fingerprint.content, path, self.place(path), is_reserved, stamp)
-        self._relate(item, [self.order[i] for i in self._looks.add(fingerprint)])
+        if near is None:
+            self._relate(item, list(dict.fromkeys(self.order[i].id for i in self._looks.add(fingerprint))))
+        else:
+            self._looks.put(fingerprint)
+            self._attach(item, near)
         self.items[item.id] = item
         self.order.append(item)
         if is_reserved:
@@ -164,29 +211,46 @@ class Catalogue:
         item = self.items.get(content)
         return self._is_below(content) if item is None else item.is_reserved
 
-    def content_of(self, path: str) -> str | None:
-        """The content of a file of the folder, by its relative or absolute path; None where there is none."""
-        file = os.path.realpath(self.file(path))
-        if self.root is not None and not is_inside(file, self.root):
+    def name_of(self, path: str) -> str | None:
+        """How a file is listed, by its relative or absolute path; None if it is not below the folder."""
+        if self.root is None:
+            return os.path.abspath(path)
+        file = os.path.normpath(self.file(path))
+        if not is_inside(file, self.root):
             return None
-        try:
-            return content_hash(Path(file).read_bytes())
-        except (OSError, ValueError):
-            return None
+        if not file.startswith(os.path.join(self.root, "")):
+            file = os.path.realpath(file)
+        return os.path.relpath(file, self.root)
 
-    def _relate(self, item: Item, near: list[Item]) -> None:
+    def contents(self) -> dict[str, str]:
+        """The content of every file that is read, by its path."""
+        found = {item.path: item.id for item in self.items.values()}
+        return found | {path: found[first] for path, first in self.duplicates if first in found}
+
+    def _relate(self, item: Item, near: list[str]) -> None:
         """Groups never mix reserved and other images: those near a reserved one are left out altogether."""
+        others = [self.items[image] for image in near if image in self.items]
         if item.is_reserved:
-            for other in near:
-                if not other.is_reserved:
-                    other.is_shadow = True
-        elif any(other.is_reserved for other in near):
+            for other in others:
+                other.is_shadow = other.is_shadow or not other.is_reserved
+            return
+        held = next((image for image in near if self.is_reserved(image)), None)
+        self._attach(item, held or next((other.id for other in others if self._leads(other, item)), ""))
+
+    def _attach(self, item: Item, near: str) -> None:
+        """Leave an image out beside a reserved one, or put it into the group of another."""
+        item.near = near
+        leader = self.items.get(near)
+        if near and self.is_reserved(near):
             item.is_shadow = True
-        else:
-            leader = next((other for other in near if other.leader is None and not other.is_shadow), None)
-            if leader is not None:
-                item.leader = leader.id
-                leader.followers.append(item.id)
+        elif leader is not None and leader.leader is None and not leader.is_shadow:
+            item.leader = near
+            leader.followers.append(item.id)
+
+    def _leads(self, other: Item, item: Item) -> bool:
+        """Whether an image is labelled with another: not if that one has its label already."""
+        is_late = other.id in self._decided and item.id not in self._decided
+        return other.leader is None and not other.is_shadow and not is_late
 
     def has_changed(self, item: Item) -> bool:
         """Whether the file is not the one that was read."""
@@ -200,11 +264,32 @@ class Catalogue:
             return None
         return info.st_size, info.st_mtime_ns
 
-    def drop(self, item: Item, reason: str) -> None:
-        """Set aside an image whose file is gone, damaged or replaced."""
-        self.unreadable[item.path] = reason
-        if self.items.pop(item.id, None) is not None and item.is_reserved:
+    def drop(self, path: str, image: str | None, reason: str) -> list[str]:
+        """Set aside a file that is gone, damaged or replaced.
+
+        Parameters
+        ----------
+        path : str
+        image : str or None
+            What it was when it was read.
+        reason : str
+
+        Returns
+        -------
+        others : list of str
+            Files with the same content, which are to be read anew.
+        """
+        self.unreadable[path] = reason
+        item = None if image is None else self.items.get(image)
+        if item is None or item.path != path:
+            self.duplicates = [pair for pair in self.duplicates if pair[0] != path]
+            return []
+        del self.items[item.id]
+        if item.is_reserved:
             self.reserved.remove(item)
+        others = [other for other, first in self.duplicates if first == path]
+        self.duplicates = [pair for pair in self.duplicates if pair[1] != path]
+        return others
 
 
 def _place(item: Item) -> int:
@@ -217,30 +302,15 @@ def in_keyed_order(paths: Iterable[str], catalogue: Catalogue) -> list[str]:
 
 
 def _read_cache(path: Path) -> dict[str, dict[str, Any]]:
-    """What earlier sessions read; a line that is not whole is as if it were not there."""
+    """What earlier sessions read, by path; a line that is not whole is as if it were not there."""
     records: dict[str, dict[str, Any]] = {}
-    if not path.exists():
-        return records
     with open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 record = json.loads(line)
-                records[record["path"]] = record
+                records.pop(record["path"], None)  # read anew: its place is the last one
+                if len(record["stamp"]) == 2 and (set(record) >= _HASHES or "error" in record):
+                    records[record["path"]] = record
             except (ValueError, KeyError, TypeError):
                 continue
     return records
-
-
-def _to_record(
-    path: str, stamp: tuple[int, int], fingerprint: Fingerprint | None, reason: str | None
-) -> dict[str, Any]:
-    if fingerprint is None:
-        return {"path": path, "stamp": stamp, "error": reason}
-    looks = {"content": fingerprint.content, "hash": fingerprint.hash.hex(), "grey": fingerprint.grey.hex()}
-    return {"path": path, "stamp": stamp, **looks}
-
-
-def _from_record(record: dict[str, Any]) -> tuple[Fingerprint | None, str | None]:
-    if "content" not in record:
-        return None, record.get("error")
-    return Fingerprint(record["content"], bytes.fromhex(record["hash"]), bytes.fromhex(record["grey"])), None

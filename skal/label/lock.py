@@ -40,6 +40,10 @@ class FileLock:
                 f"{str(self.path.parent)!r} is open in another process; close it there first"
             ) from error
 
+    @property
+    def is_released(self) -> bool:
+        return self._file < 0
+
     def release(self) -> None:
         """Let others have it; a second call does nothing."""
         if self._file >= 0:

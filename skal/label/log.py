@@ -72,6 +72,7 @@ class EventLog:
             raise ValueError(f"{str(self.path)!r} is a folder, not a log")
         self._lock = FileLock(self.path.with_suffix(".lock"))
         self._file = -1
+        self.failure: str | None = None
         try:
             self.reopen()
         except BaseException:
@@ -79,28 +80,61 @@ class EventLog:
             raise
 
     def reopen(self) -> None:
-        """Read the file anew, heal and verify it, and write again, as after a failed write."""
-        if self._file >= 0:
-            os.close(self._file)
-        self.events: list[Event] = []
-        self.set_aside: list[str] = []
-        self.failure: str | None = None
+        """Read the file anew, heal and verify it, and write again, as after a failed write.
+
+        After a failure all that can be read is copied to a new file first: what can be read of a file whose fsync has
+        failed may be in memory alone.
+
+        Raises
+        ------
+        LogError
+            If the disk still refuses, or the log is closed.
+        """
+        if self._lock.is_released:
+            raise LogError(f"{self.path.name} is closed")
+        try:
+            if self.failure is not None:
+                self._copy()
+            self._read()
+        except OSError as error:
+            self.failure = f"{self.path.name} cannot be written ({error.strerror or error}); nothing is recorded"
+            raise LogError(self.failure) from error
+        self.failure = None
+
+    def _copy(self) -> None:
+        """Replace the file by a copy of it that is on the disk."""
+        copy = self.path.with_suffix(".tmp")
+        file = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            _write(file, self.path.read_bytes())
+            os.fsync(file)
+        finally:
+            os.close(file)
+        self._close_file()
+        os.replace(copy, self.path)
+        sync_folder(self.path.parent)
+
+    def _read(self) -> None:
+        self._close_file()
         is_new = not self.path.exists()
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         if is_new:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         content = self.path.read_bytes()
         end = content.rfind(b"\n") + 1
+        self.set_aside: list[str] = []
         if end < len(content):
             self._cut(content[end:], end)
-        self._lines: dict[str, int] = {}
+        events: list[Event] = []
+        lines: dict[str, int] = {}
         for number, line in enumerate(content[:end].split(b"\n")[:-1], start=1):
             event = decode_line(line)
             if event is None:
                 self._put_aside(number, line)
-            elif event["id"] not in self._lines:
-                self._lines[event["id"]] = len(self.events)
-                self.events.append(event)
+            elif event["id"] not in lines:
+                lines[event["id"]] = len(events)
+                events.append(event)
+        self.events, self._lines = events, lines
 
     def _cut(self, tail: bytes, end: int) -> None:
         """Take away a last line that was never finished, and keep a copy of it."""
@@ -116,7 +150,7 @@ class EventLog:
     def _beside(self, what: str, content: bytes) -> Path:
         """A file beside the log with this content; the same content is saved once."""
         saved = self.path.with_name(f"{self.path.stem}.{what}-{zlib.crc32(content):08x}")
-        if not saved.exists():
+        if not saved.exists() or saved.read_bytes() != content:  # a full disk leaves a part
             saved.write_bytes(content)
             saved.chmod(0o600)
         return saved
@@ -180,11 +214,14 @@ class EventLog:
 
     def close(self) -> None:
         """Close the file and let other processes have it."""
+        self._close_file()
+        self._lock.release()
+        self.failure = f"{self.path.name} is closed"
+
+    def _close_file(self) -> None:
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
-        self._lock.release()
-        self.failure = f"{self.path.name} is closed"
 
 
 def read_events(path: str | os.PathLike[str]) -> list[Event]:
@@ -241,8 +278,8 @@ def _write(file: int, content: bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the name of a new file durable."""
+def sync_folder(folder: Path) -> None:
+    """Make the names of new files in a folder durable."""
     if os.name == "nt":  # pragma: no cover
         return
     opened = os.open(folder, os.O_RDONLY)

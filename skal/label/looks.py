@@ -29,18 +29,21 @@ class Looks:
 
     def add(self, fingerprint: Fingerprint) -> list[int]:
         """Remember an image; the positions of those before it that look the same."""
-        words = np.frombuffer(fingerprint.hash, dtype=np.uint64)
+        close = self._close(np.frombuffer(fingerprint.hash, dtype=np.uint64))
         grey = np.frombuffer(fingerprint.grey, dtype=np.uint8)
-        close = self._close(words)
         distance = np.abs(self._greys[close].astype(np.int16) - grey).mean(axis=1)
+        self.put(fingerprint)
+        return [int(i) for i in close[distance <= NEAR_LEVELS]]
+
+    def put(self, fingerprint: Fingerprint) -> None:
+        """Remember an image, without a search."""
         if self._n == len(self._greys):
             self._words = [np.concatenate([word, np.zeros_like(word)]) for word in self._words]
             self._greys = np.concatenate([self._greys, np.zeros_like(self._greys)])
-        for word, own in zip(self._words, words, strict=True):
+        for word, own in zip(self._words, np.frombuffer(fingerprint.hash, dtype=np.uint64), strict=True):
             word[self._n] = own
-        self._greys[self._n] = grey
+        self._greys[self._n] = np.frombuffer(fingerprint.grey, dtype=np.uint8)
         self._n += 1
-        return [int(i) for i in close[distance <= NEAR_LEVELS]]
 
     def _close(self, words: np.ndarray) -> np.ndarray:
         """Positions whose hashes differ in few bits: one word rules out nearly all, and only the rest is looked at."""

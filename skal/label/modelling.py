@@ -82,9 +82,10 @@ class Modelling:
         self._batch_size, self._seed = batch_size, seed
         self._changed, self._record, self._swapped = changed, record, swapped
         self._share = Share()
-        self._embedded: set[str] = set()
+        # What an earlier session has predicted is in the cache of the estimator; else the next fit computes it.
+        self._embedded = {image for image in desk.snapshot.ids if image in desk.catalogue.items}
         self._to_embed = 0
-        self._explored = 0
+        self._explored = desk.snapshot.explored
         self.n_changes = 0  # of labels, since the last fit began
         self.wanted = self.fitted = 0  # fits that somebody waits for, and those done
         self.is_stopping = False
@@ -150,6 +151,8 @@ class Modelling:
         return [item for item in chunk if self._is_wanted(item)], self._to_embed + len(chunk)
 
     def _is_wanted(self, item: Item) -> bool:
+        if item.id in self._embedded:
+            return False
         return item.id in self._catalogue.items and (item.is_reserved or self._desk.can_be_asked(item))
 
     def _embed(self, chunk: list[Item], end: int) -> None:
@@ -164,7 +167,7 @@ class Modelling:
                 except ValueError as error:
                     sound.remove(item)
                     with self._changed:
-                        self._catalogue.drop(item, str(error))
+                        self._catalogue.drop(item.path, item.id, str(error))
         with self._changed:
             self._embedded.update(item.id for item in sound)
             self._to_embed = end
@@ -174,9 +177,7 @@ class Modelling:
         changed = [item for item in items if self._catalogue.has_changed(item)]
         with self._changed:
             for item in changed:
-                self._catalogue.drop(item, "changed while the session was open")
-                self._reading.again(item.path)
-            self._changed.notify_all()
+                self._reading.replaced(item)
         return [item for item in items if item not in changed]
 
     # -------------------------------------------------------------- queries
@@ -201,9 +202,9 @@ class Modelling:
         with self._changed:
             self._explored = 2 if self._reading.is_done else 1
             pool = self._pool()
-        picks = self._choose(fitting.Learner(self._estimator), pool, set())
+        picks = self._choose(fitting.Learner(self._estimator), self._sound(pool), set())
         with self._changed:
-            self._swap(Snapshot(queue=picks))
+            self._swap(Snapshot(queue=picks, explored=self._explored))
 
     def _choose(self, learner: fitting.Learner, pool: list[Item], out: set[str]) -> list[str]:
         """Images to ask in order; none, and a failure in words, if the strategy cannot."""
@@ -221,6 +222,18 @@ class Modelling:
     # ----------------------------------------------------------------- fits
 
     def _fit(self) -> None:
+        """Train; once more if a file has gone meanwhile."""
+        used: list[Item] = []
+        try:
+            self._train(used)
+        except fitting.StoppedError:
+            raise
+        except Exception:
+            if len(self._sound(used)) == len(used):
+                raise
+
+    def _train(self, used: list[Item]) -> None:
+        """Train on what is known now; `used` becomes the images whose files are needed."""
         start = time.monotonic()
         with self._changed:
             ticket, n_changes = self.wanted, self.n_changes
@@ -231,6 +244,7 @@ class Modelling:
             out = {question.id for question in self._desk.out} | set(self._desk.returned)
             audited = [self._catalogue.items[i] for i in self._state.audited if i in self._catalogue.items]
             reserved = [item for item in self._catalogue.reserved if item.id in self._embedded]
+        pool = self._sound(pool)
         sound = set(self._sound([item for item, _ in training]))
         training = [(item, label) for item, label in training if item in sound]
         paths = [self._catalogue.file(item.path) for item, _ in training]
@@ -238,6 +252,7 @@ class Modelling:
         if len(set(labels)) < 2:
             raise ValueError("a model needs labels of two classes")
         held = self._sound(list(dict.fromkeys([*reserved, *audited])))
+        used += [*pool, *held, *sound]
         unlabeled = [
             self._catalogue.file(item.path) for item in (*pool, *held)
         ]  # as images, reserved ones belong to it
@@ -251,7 +266,7 @@ class Modelling:
             [str(name) for name in model.classes_],
             [item.id for item in predicted],
             proba,
-            [*(item.id for item in pool if item.id in out), *picks],
+            picks,
             n_events=n_events,
         )
         event = self._compare(snapshot, before)
@@ -304,6 +319,7 @@ class Modelling:
 
     def _swap(self, snapshot: Snapshot) -> None:
         """Put a snapshot in place, here and on the disk; called with the condition held."""
+        self._desk.keep_out(snapshot)
         try:
             snapshot.save(self._project.snapshot)
         except OSError as error:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from skal.label.calibration import calibrate
-from skal.label.snapshot import renamed
+from skal.label.audit import FEWEST
+from skal.label.calibration import calibrate, fit_temperature
+from skal.label.snapshot import Snapshot, renamed
+from skal.label.state import State
 
 
 @dataclass
@@ -50,3 +52,14 @@ class Predictor:
         """
         _, confidence = self.renamed(np.asarray(self.model.predict_proba(np.array(paths)), dtype=float))
         return confidence, confidence if self.temperature is None else calibrate(confidence, self.temperature)
+
+
+def calibration(state: State, snapshot: Snapshot) -> tuple[float | None, int]:
+    """The temperature of a model on the audit answers, and their number; None below 30."""
+    rows, targets = [], []
+    for image in state.audited:
+        row, decision = snapshot.row(image), state.decision(image)
+        if row is not None and decision is not None and decision.label in snapshot.classes:
+            rows.append(row)
+            targets.append(snapshot.classes.index(str(decision.label)))
+    return (fit_temperature(rows, targets) if len(rows) >= FEWEST else None), len(rows)

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skal.label.log import sync_folder
+
 FORMAT = "skal.label 1"
 
 
@@ -65,8 +67,11 @@ class Project:
             left = [entry for entry in os.listdir(self.path) if entry not in ("labels.lock", "labels.jsonl")]
             if left and not self.settings_file.exists():
                 raise ValueError(f"{str(self.path)!r} is no labelling project, but holds {sorted(left)[0]!r}")
+        is_new = not self.path.exists()
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
+        if is_new:
+            sync_folder(self.path.parent)
 
     @property
     def settings_file(self) -> Path:
@@ -124,6 +129,7 @@ class Project:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.settings_file)
+        sync_folder(self.path)
 
 
 def project_beside(folder: str | os.PathLike[str]) -> Path:

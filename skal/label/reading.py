@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from skal.label.catalogue import Catalogue, in_keyed_order
+from skal.label.catalogue import Catalogue, Item, Recalled, in_keyed_order
 
 #: Images of a new folder that are read before the first question.
 _FIRST = 16
+#: Files that are looked at together, whether they are what an earlier session read.
+_CHECKED = 64
 #: Seconds between two looks at the folder while a session is open, and how many times longer than a look it rests.
 RESCAN_SECONDS, _REST = 10.0, 100
 
@@ -27,6 +29,10 @@ class Reading:
         Held while the catalogue changes.
     listing : callable or None, default=None
         Lists the files anew, so that those that come while the session is open join.
+    recalled : sequence of Recalled, default=()
+        Files that are in the catalogue as an earlier session read them; they are looked at behind.
+    taken : callable, default does nothing
+        Called, with the condition held, with the path and the content of a file that has been read.
     """
 
     def __init__(
@@ -35,17 +41,20 @@ class Reading:
         paths: Iterable[str],
         changed: threading.Condition,
         listing: Callable[[], Iterable[str]] | None = None,
+        recalled: Sequence[Recalled] = (),
+        taken: Callable[[str, str], None] = lambda path, content: None,
     ):
-        self._catalogue, self._changed, self._listing = catalogue, changed, listing
-        self._left = deque(in_keyed_order(paths, catalogue))
-        self._known = set(self._left)
-        self._unreadable: dict[str, tuple[int, int]] = {}  # with their stamps
+        self._catalogue, self._changed, self._listing, self._taken = catalogue, changed, listing, taken
+        self.known = {*paths, *(one.path for one in recalled)}
+        self._left = deque(in_keyed_order(self.known - {one.path for one in recalled}, catalogue))
+        self._to_check = deque(recalled)
+        self._unreadable = {one.path: one.stamp for one in recalled if one.content is None}
         self._busy = False
         self._next_scan = time.monotonic() + self.idle_seconds
 
     @property
     def is_done(self) -> bool:
-        return not self._left and not self._busy
+        return not self._left and not self._to_check and not self._busy
 
     @property
     def idle_seconds(self) -> float:
@@ -56,12 +65,24 @@ class Reading:
     def n_left(self) -> int:
         return len(self._left)
 
-    def again(self, path: str) -> None:
-        """Read a file once more, since it has changed."""
-        self._left.append(path)
+    def drop(self, path: str, image: str | None, reason: str) -> None:
+        """Set aside a file that is not what it was, and read it once more; called with the condition held."""
+        others = self._catalogue.drop(path, image, reason)
+        self._left.extend(in_keyed_order([path, *others], self._catalogue))
+        self._changed.notify_all()
+
+    def replaced(self, item: Item) -> bool:
+        """Whether a file is not the image any more that was read; it is set aside then. The condition is held."""
+        if not self._catalogue.has_changed(item):
+            return False
+        self.drop(item.path, item.id, "changed while the session was open")
+        return True
 
     def next_task(self) -> Callable[[], None] | None:
-        """Reading one file, or looking for new ones; None where there is nothing to do."""
+        """Reading one file, or looking at some again; None where there is nothing to do."""
+        if self._to_check:
+            self._busy = True
+            return partial(self._check, [self._to_check.popleft() for _ in range(min(_CHECKED, len(self._to_check)))])
         if not self._left:
             is_due = self._listing is not None and time.monotonic() >= self._next_scan
             return self._rescan if is_due else None
@@ -69,23 +90,30 @@ class Reading:
         return partial(self._read, self._left.popleft())
 
     def read_for(self, seconds: float) -> None:
-        """Read what there is time for: all that is remembered, so that a session goes on where it was; else a few."""
+        """Read a few files, as many as there is time for, so that there is a question."""
         end = time.monotonic() + seconds
-        n_known = self._catalogue.n_remembered
-        while time.monotonic() < end and (n_known or len(self._catalogue.order) < _FIRST):
-            task = self.next_task()
-            if task is None:
-                return
-            task()
+        while self._left and time.monotonic() < end and len(self._catalogue.order) < _FIRST:
+            self._read(self._left.popleft())
+
+    def _check(self, some: list[Recalled]) -> None:
+        """Read anew what has changed since an earlier session."""
+        try:
+            changed = [one for one in some if self._catalogue.stamp(one.path) != one.stamp]
+            with self._changed:
+                for one in changed:
+                    self._unreadable[one.path] = one.stamp  # what is said of it goes once it can be read
+                    self.drop(one.path, one.content, "changed since it was read")
+        finally:
+            self._end()
 
     def _rescan(self) -> None:
         """Look for files that are new, and for unreadable ones that have changed, as when they are copied just now."""
         assert self._listing is not None
         start = time.monotonic()
-        found = [path for path in self._listing() if path not in self._known]
+        found = [path for path in self._listing() if path not in self.known]
         found += [path for path, stamp in self._unreadable.items() if self._catalogue.stamp(path) not in (None, stamp)]
         with self._changed:
-            self._known.update(found)
+            self.known.update(found)
             self._left.extend(in_keyed_order(found, self._catalogue))
             if found:
                 self._changed.notify_all()
@@ -102,7 +130,11 @@ class Reading:
                     if self._unreadable.pop(path, None) is not None:
                         del self._catalogue.unreadable[path]
                     self._catalogue.add(path, fingerprint, stamp)
+                    self._taken(path, fingerprint.content)
         finally:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
+            self._end()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()

@@ -21,10 +21,12 @@ from skal.label.audit import RESERVED
 from skal.label.background import Worker
 from skal.label.catalogue import Catalogue
 from skal.label.folder import is_inside
+from skal.label.imports import Imports
 from skal.label.log import Event, EventLog, now
 from skal.label.modelling import Modelling
 from skal.label.names import check_class_name
 from skal.label.opening import find_images, find_paths, settle
+from skal.label.predictor import Predictor, calibration
 from skal.label.project import Project
 from skal.label.reading import Reading
 from skal.label.report import Audit, Status, report
@@ -136,15 +138,21 @@ class LabelSession(Actions):
     ) -> None:
         settings, seed = self.settings, 0 if random_state is None else random_state
         self._changed = threading.Condition(threading.RLock())
-        self._catalogue = Catalogue(root, bytes.fromhex(settings.key), settings.threshold, self.project.cache)
-        self._desk = Desk(self._catalogue, self._state, settings.audit)
+        key = bytes.fromhex(settings.key)
+        self._catalogue = Catalogue(root, key, settings.threshold, self.project.cache, self._state)
+        asked = sorted(str(path) for path in self.project.asked.glob("*.png"))
+        recalled = self._catalogue.recall({*paths, *asked})
+        self._imports = Imports(self._catalogue, self._state, self._do)
+        listing = None if root is None else partial(find_paths, root)
+        self._reading = Reading(
+            self._catalogue, paths, self._changed, listing, recalled=recalled, taken=self._imports.read
+        )
+        self._desk = Desk(self._catalogue, self._state, settings.audit, self._reading.replaced)
         snapshot = Snapshot.load(self.project.snapshot)
         self._desk.snapshot = snapshot.follow(self._state.renames_since(snapshot.n_events))
         self._test = None if settings.target is None else StopTest(settings.target, tuple(settings.looks))
         if estimator is None:
             estimator = fitting.default_estimator(self.project.activations, seed)
-        listing = None if root is None else partial(find_paths, root)
-        self._reading = Reading(self._catalogue, paths, self._changed, listing)
         self._modelling = Modelling(
             self._desk,
             self._reading,
@@ -160,18 +168,27 @@ class LabelSession(Actions):
         for name in names:
             if name not in self._state.classes:
                 self.add_class(name)
-        for path in sorted(self.project.asked.glob("*.png")):
-            self._take(str(path))
+        for path in sorted(set(asked) - {one.path for one in recalled}):
+            self._take(path)
         self._reading.read_for(_FIRST_READING)
+        self._imports.resume()
         trained = self._desk.snapshot.n_labels
         self._modelling.n_changes = abs(len(self._modelling.training()) - trained)
         failed = self._modelling.failed
         self._workers = [
-            Worker("skal reading", self._reading.next_task, self._changed, failed, self._reading.idle_seconds),
+            Worker("skal reading", self._next_reading, self._changed, failed, self._reading.idle_seconds),
             Worker("skal models", self._modelling.next_task, self._changed, failed),
         ]
         for worker in self._workers:
             worker.start()
+
+    def _next_reading(self) -> Callable[[], None] | None:
+        take = self._imports.next_task(is_last=self._reading.n_left == 0)
+        return self._reading.next_task() if take is None else partial(self._held, take)
+
+    def _held(self, task: Callable[[], None]) -> None:
+        with self._changed:
+            task()
 
     # ------------------------------------------------------------- questions
 
@@ -267,16 +284,28 @@ class LabelSession(Actions):
         Returns
         -------
         predictions : DataFrame
-            Columns path, label, probability, and one a class.
+            Columns path, label, confidence, probability, and one a class, as ``skal predict`` writes them: the
+            confidence is the model's own, probabilities are calibrated on the audit answers once there are 30, and
+            classes have today's names.
         """
         if self.model is None:
             self.fit()
-        model = self.model
+        with self._changed:
+            snapshot = self._desk.snapshot
+            renames = self._state.renames_since(snapshot.n_events)
+            temperature, _ = calibration(self._state, snapshot)
+            predictor = Predictor(self.model, renames, temperature)
         names = [os.fspath(path) for path in paths]
-        proba = fitting.predict(model, names)
-        classes = [str(name) for name in model.classes_]
-        best = proba.argmax(axis=1)
-        found = {"path": names, "label": np.array(classes)[best], "probability": proba.max(axis=1)}
+        parts = [predictor.predict(names[i : i + fitting.BLOCK]) for i in range(0, len(names), fitting.BLOCK)]
+        empty = np.zeros((0, len(predictor.classes)))
+        confidence = np.concatenate([empty, *(own for own, _ in parts)])
+        proba = np.concatenate([empty, *(calibrated for _, calibrated in parts)])
+        classes, best = predictor.classes, confidence.argmax(axis=1)
+        found = {"path": names, "label": np.array(classes)[best]}
+        found |= {
+            name: shares[np.arange(len(names)), best]
+            for name, shares in (("confidence", confidence), ("probability", proba))
+        }
         return pd.DataFrame(found | {f"p({name})": proba[:, k] for k, name in enumerate(classes)})
 
     def status(self) -> Status:
@@ -382,9 +411,7 @@ class LabelSession(Actions):
         with self._changed:
             item = self._catalogue.items.get(image)
             if item is not None:
-                self._catalogue.drop(item, reason)
-                self._reading.again(item.path)
-                self._changed.notify_all()
+                self._reading.drop(item.path, image, reason)
 
     @property
     def is_writable(self) -> bool:
@@ -417,6 +444,7 @@ class LabelSession(Actions):
             self._log.reopen()
             self._state.reset(self._log.events)
             self._desk.rewind()
+            self._imports.resume()
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -32,6 +32,10 @@ class Snapshot:
         Labels it was trained on.
     n_events : int
         Of the log when it was trained; classes renamed since have their old names in what is stored.
+    explored : int
+        1 where the strategy has chosen without labels from a first part of the images, 2 from all.
+    out : dict of str to str
+        Images that were given out when the queue was swapped, and why they are asked: they come before the queue.
     """
 
     version: int = 0
@@ -43,6 +47,8 @@ class Snapshot:
     compared: dict[str, str] = field(default_factory=dict)
     n_compared: int = 0
     n_events: int = 0
+    explored: int = 0
+    out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rows = {image: row for row, image in enumerate(self.ids)}
@@ -99,12 +105,13 @@ class Snapshot:
         with open(temporary, "wb") as file:
             np.savez(
                 file,
-                numbers=np.array([self.version, self.n_labels, self.n_compared, self.n_events]),
+                numbers=np.array([self.version, self.n_labels, self.n_compared, self.n_events, self.explored]),
                 classes=np.array(self.classes, dtype=str),
                 ids=np.array(self.ids, dtype=str),
                 proba=self.proba,
                 queue=np.array(self.queue, dtype=str),
                 compared=np.array(list(self.compared.items()), dtype=str).reshape(-1, 2),
+                out=np.array(list(self.out.items()), dtype=str).reshape(-1, 2),
             )
         os.replace(temporary, path)
 
@@ -113,10 +120,11 @@ class Snapshot:
         """What was saved; a fresh one where there is none or it is damaged, since it can be made again."""
         try:
             with np.load(path, allow_pickle=False) as data:
-                version, n_labels, n_compared, n_events = data["numbers"].tolist()
+                version, n_labels, n_compared, n_events, explored = data["numbers"].tolist()
                 compared = dict(data["compared"].tolist())
                 lists = [data[name].tolist() for name in ("classes", "ids", "queue")]
                 further = {"compared": compared, "n_compared": n_compared, "n_events": n_events}
+                further |= {"explored": explored, "out": dict(data["out"].tolist())}
                 return cls(version, n_labels, lists[0], lists[1], data["proba"], lists[2], **further)
         except Exception:  # whatever a damaged archive raises
             return cls()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from skal.label.log import Event
 
-#: Events that a person makes and may take back.
+#: Events that a person makes and may take back, and all others.
 UNDOABLE = ("answer", "unsure", "grid", "class", "rename", "merge")
+_OTHERS = ("undo", "waiting", "import", "model", "look")
 LABEL, UNSURE, CONFLICT = "label", "unsure", "conflict"
 
 
@@ -39,7 +40,7 @@ class State:
     """Labels, classes and what can be taken back, from events in order.
 
     An answer replaces an earlier one of the same tab, and a review replaces any. Another answer from another tab makes
-    a conflict, and both are kept.
+    a conflict, and both are kept; so do imported labels that differ.
 
     Parameters
     ----------
@@ -49,6 +50,13 @@ class State:
     ----------
     models, looks : list of dict
         Events of these kinds.
+    waiting : dict of str to list of str
+        Imported labels of files that are not read yet, by path.
+
+    Raises
+    ------
+    ValueError
+        If there is an event of an unknown kind, as in the log of a later version.
     """
 
     def __init__(self, events: Iterable[Event] = ()):
@@ -73,7 +81,7 @@ class State:
         self._rejected: Counter[tuple[str, str]] = Counter()  # by how many grids
         self._alone: Counter[str] = Counter()
         self.audited: dict[str, int] = {}
-        self.imported: dict[str, str] = {}
+        self.waiting: dict[str, list[str]] = {}
         self.models: list[Event] = []
         self.looks: list[Event] = []
         self._stacks: dict[str, list[Event]] = {}
@@ -84,6 +92,8 @@ class State:
 
     def apply(self, event: Event) -> None:
         """Take an event in."""
+        if event["kind"] not in UNDOABLE and event["kind"] not in _OTHERS:
+            raise ValueError(f"the log holds an event of the kind {event['kind']!r}, which this version does not know")
         self._memo = None
         self._events.append(event)
         if event["kind"] == "undo":
@@ -104,8 +114,12 @@ class State:
         elif kind == "import":
             for image, _, label in event["labels"]:
                 number = self._number(label)
-                self.imported[image] = label
                 self._histories.setdefault(image, []).append((event, number))
+            for path in event.get("read", ()):
+                self.waiting.pop(path, None)
+        elif kind == "waiting":
+            for path, label in event["labels"]:
+                self.waiting.setdefault(path, []).append(label)
         elif kind == "model":
             self.models.append(event)
         elif kind == "look":
@@ -209,7 +223,10 @@ class State:
         for event, number in history:
             settles = event.get("why") == "review"
             tab = event.get("tab")
-            kept = [entry for entry in standing if not settles and entry[0].get("tab") != tab]
+            both = event["kind"] == "import"  # labels of two sources, or of two copies of a file
+            kept = [
+                e for e in standing if not settles and (e[0].get("tab") != tab or (both and e[0]["kind"] == "import"))
+            ]
             standing = [*kept, (event, number)]
         names = list(dict.fromkeys("" if number is None else self._name(number) for _, number in standing))
         last = standing[-1][0]
@@ -223,6 +240,11 @@ class State:
             self._memo = {image: self._decision(history) for image, history in self._histories.items()}
         return self._memo
 
+    def is_settled(self, image: str, label: str) -> bool:
+        """Whether a person has decided about an image, or it was imported with this label."""
+        history = self._histories.get(image, ())
+        return any(event["kind"] != "import" or self._name(number or 0) == label for event, number in history)
+
     def is_rejected(self, image: str, label: str) -> bool:
         """Whether an image was marked as wrong in a grid of this class."""
         return self._rejected[image, label] > 0
@@ -231,7 +253,7 @@ class State:
         """Whether an image was answered without its near-duplicates."""
         return self._alone[image] > 0
 
-    def __contains__(self, image: str) -> bool:
+    def __contains__(self, image: object) -> bool:
         return image in self._histories
 
     @property

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from skal import FrozenPrefixClassifier
-from skal.label.audit import FEWEST
-from skal.label.calibration import fit_temperature
 from skal.label.catalogue import Catalogue
 from skal.label.fitting import build_estimator
 from skal.label.folder import is_inside
 from skal.label.log import read_events
 from skal.label.names import check_class_name
 from skal.label.onnx_file import check_exporter, write_onnx
-from skal.label.predictor import Predictor
+from skal.label.predictor import Predictor, calibration
 from skal.label.project import Project
 from skal.label.report import Status, report
 from skal.label.snapshot import Snapshot
@@ -130,7 +128,7 @@ class StoredProject:
             raise ValueError(f"{str(self.project.path)!r} has no model yet: label images of two classes first")
         if form == "onnx":
             check_exporter()
-        temperature, n_calibration = self.calibration()
+        temperature, n_calibration = calibration(self.state, self.snapshot)
         predictor = Predictor(None, self.renames, temperature)
         if form == "onnx":
             predictor.model = self._load_model()
@@ -154,17 +152,6 @@ class StoredProject:
         (folder / "model.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
         return self.snapshot.n_labels
 
-    def calibration(self) -> tuple[float | None, int]:
-        """The temperature on the audit answers, and their number; None below 30."""
-        classes = self.snapshot.classes
-        rows, targets = [], []
-        for image in self.state.audited:
-            row, decision = self.snapshot.row(image), self.state.decision(image)
-            if row is not None and decision is not None and decision.label in classes:
-                rows.append(row)
-                targets.append(classes.index(str(decision.label)))
-        return (fit_temperature(rows, targets) if len(rows) >= FEWEST else None), len(rows)
-
     def predictor(self) -> Predictor:
         """The model with its calibration.
 
@@ -173,7 +160,7 @@ class StoredProject:
         ValueError
             If there is none, or it belongs to an estimator that only a program has.
         """
-        return Predictor(self._load_model(), self.renames, self.calibration()[0])
+        return Predictor(self._load_model(), self.renames, calibration(self.state, self.snapshot)[0])
 
     def _load_model(self) -> FrozenPrefixClassifier:
         if not self.project.model.is_file():

@@ -67,7 +67,9 @@ def _from_folders(folder: Path) -> list[tuple[str, str]]:
     from skal.label.folder import list_images
 
     paths, _ = list_images(folder)
-    return [(os.path.join(folder, path), os.path.basename(os.path.dirname(path))) for path in paths if os.sep in path]
+    return [
+        (os.path.abspath(folder / path), os.path.basename(os.path.dirname(path))) for path in paths if os.sep in path
+    ]
 
 
 def _from_csv(path: Path) -> list[tuple[str, str]]:

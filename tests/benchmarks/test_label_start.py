@@ -26,10 +26,22 @@ def photographs(folder, n):
     return folder
 
 
-def seconds_to_the_first_image(folder):
+def seconds_to_the_first_image(folder, *further):
     """Run ``skal label`` as a person does, and load what the page loads, until the first image is there."""
     start = time.perf_counter()
-    command = [sys.executable, "-u", "-m", "skal.cli", "label", str(folder), "--classes", "a", "b", "--no-browser"]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "skal.cli",
+        "label",
+        str(folder),
+        "--classes",
+        "a",
+        "b",
+        "--no-browser",
+        *further,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             link = next(line for line in process.stdout if "from this file:" in line).split(": ")[1].strip()
@@ -58,6 +70,12 @@ def test_a_person_starts_at_once(tmp_path, capsys):
     folders = [photographs(tmp_path / str(n), n) for n in (20, 10_000)]
     imports = seconds_to_import()
     few, many = [seconds_to_the_first_image(folder) for folder in folders]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\n" + "".join(f"{i:06d}.jpg,{'ab'[i % 2]}\n" for i in range(10_000)))
+    project = str(tmp_path / "imported.skal")
+    imported = seconds_to_the_first_image(folders[1], "--import", str(labels), "--project", project)
     with capsys.disabled():
-        print(f"imports alone {imports:.2f} s; first image of 20: {few:.2f} s, of 10,000: {many:.2f} s")
+        print(f"imports alone {imports:.2f} s; first image of 20: {few:.2f} s, of 10,000: {many:.2f} s, ", end="")
+        print(f"with 10,000 labels: {imported:.2f} s")
     assert many < 1.3 * max(few, imports) + 1
+    assert imported < 1.3 * max(few, imports) + 2

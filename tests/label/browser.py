@@ -7,6 +7,7 @@ import pytest
 from tests.label.conftest import CLASSES, truth
 
 CHROMIUM = os.environ.get("SKAL_CHROMIUM", "/usr/bin/chromium")
+IMAGES = os.environ.get("SKAL_IMAGES")  # class folders of photographs, for the person of test_person.py
 PICTURES = os.environ.get("SKAL_PICTURES")  # a folder to keep the screenshots in, as docs/label
 BROWSER_TEST = [
     pytest.mark.browser,
@@ -51,9 +52,12 @@ def saved(page):
     page.wait_for_function("() => !document.getElementById('saved').textContent.includes('not saved')")
 
 
+_KEYS = "1234567890qwertyuiopasdfghjklzxcvbnm"
+
+
 def key_of(path, classes=CLASSES):
     """The key of an image's class, from its name."""
-    return str((1 + classes.index(truth(path))) % 10)
+    return _KEYS[classes.index(truth(path))]
 
 
 def label(page, n, classes=CLASSES):

@@ -70,12 +70,12 @@ def session(opened):
     return opened()
 
 
-def settled(session):
+def settled(session, seconds=60):
     """Wait until the background has nothing to do."""
-    modelling, end = session._modelling, time.monotonic() + 60
+    modelling, end = session._modelling, time.monotonic() + seconds
 
     def is_idle():
-        if modelling.doing or not session._reading.is_done:
+        if modelling.doing or not session._reading.is_done or not session._imports.is_idle:
             return False
         is_idle = modelling.next_task() is None
         modelling.doing = ""

@@ -1,19 +1,24 @@
 """Labels from elsewhere: imported, or of a person whom a program asks."""
 
+import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.label.conftest import label_all, settled, truth
+from skal.label import LabelSession, catalogue
+from skal.label.folder import list_images
+from skal.label.tables import read_labels
+from tests.label.conftest import killed, label_all, settled, truth
 
 
 def test_labels_are_imported(photos, quiet):
     session = settled(quiet())
     items = list(session._catalogue.order)
     pairs = [(item.path, truth(item.path)) for item in items[:20]] + [("no.png", "red"), ("../x.png", "red")]
-    counts = session.import_labels([*pairs, (str(photos / items[0].path), "red")], "labels.csv")
+    counts = session.import_labels([*pairs, (str(photos / items[0].path), truth(items[0].path))], "x")
     n_reserved = sum(item.is_reserved for item in items[:20])
     repeated_reserved = int(items[0].is_reserved)
     assert counts == {
@@ -21,12 +26,64 @@ def test_labels_are_imported(photos, quiet):
         "reserved": n_reserved + repeated_reserved,
         "unknown": 2,
         "decided": 1 - repeated_reserved,
+        "waiting": 0,
     }
     assert session.status().n_training == 20 - n_reserved
     assert session.status().n_audit == 0
     asked = {q.id for q in label_all(session)}
     assert not asked & {item.id for item in items[:20] if not item.is_reserved}
     assert {item.id for item in items if item.is_reserved} <= asked
+
+
+def test_labels_of_files_that_are_not_read_yet_wait(quiet, photos, tmp_path, monkeypatch):
+    """Also over the end of the session: nothing is read, and nothing asked that has a label, before it is known."""
+    go_on, read = threading.Event(), catalogue.read_fingerprint
+
+    def held(path):
+        if threading.current_thread().name == "skal reading":
+            go_on.wait(30)
+        return read(path)
+
+    monkeypatch.setattr(catalogue, "read_fingerprint", held)
+    session = quiet()
+    paths, _ = list_images(photos)
+    start = time.monotonic()
+    counts = session.import_labels([(path, truth(path)) for path in paths], "x")
+    assert counts["waiting"] >= 40
+    assert counts["waiting"] + counts["imported"] + counts["reserved"] == 60
+    copied = tmp_path / "copy.skal"
+    shutil.copytree(session.project.path, copied)
+    go_on.set()
+    assert time.monotonic() - start < 10
+    with killed(settled(session), tmp_path, 0) as finished:
+        assert finished._state.waiting == {}
+    for one in (session, LabelSession(photos, copied, estimator=session._modelling._estimator, batch_size=10_000)):
+        labels = settled(one).labels
+        assert len(labels) == 60 - one.status().n_reserved
+        assert list(labels.label) == [truth(path) for path in labels.path]
+        assert one._state.waiting == {}
+    one.close()
+
+
+def test_imported_labels_that_differ_are_a_conflict(quiet):
+    session = settled(quiet(audit=0))
+    first, second = session._catalogue.order[:2]
+    counts = session.import_labels([(first.path, "red"), (first.path, "green"), (second.path, "red")], "x")
+    assert counts["imported"] == 3
+    assert (session.status().n_conflicts, session.status().n_training) == (1, 1)
+    assert session.review()[0].labels == ("green", "red")
+    session.answer(first.id, "green", why="review")
+    assert (session.status().n_conflicts, session.status().n_training) == (0, 2)
+
+
+def test_labels_of_class_folders_under_a_relative_name(photos, quiet, monkeypatch, tmp_path):
+    for path in photos.rglob("*.png"):
+        (photos / "sorted" / truth(path)).mkdir(parents=True, exist_ok=True)
+        path.rename(photos / "sorted" / truth(path) / path.name)
+    session = settled(quiet())
+    monkeypatch.chdir(tmp_path)
+    counts = session.import_labels(read_labels("photos"), "photos")
+    assert counts["imported"] + counts["reserved"] == 60
 
 
 def test_ask_a_person(quiet, tmp_path):

@@ -179,6 +179,10 @@ class Disk:
         self._fsync(file)
 
 
+def refused(path, content):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_it_is_on_the_disk_before_it_is_acknowledged(log, monkeypatch):
     disk = Disk(monkeypatch)
     log.append(answer(1))
@@ -210,6 +214,53 @@ def test_after_a_failure_nothing_is_written_until_it_is_reopened(log, monkeypatc
     again = reopened(log)
     assert again.events == [answer(0), answer(1), answer(2)]
     again.close()
+
+
+@pytest.mark.parametrize("space", ["write", "save"])
+def test_a_disk_that_is_still_full_stays_read_only(log, monkeypatch, space):
+    """Otherwise the next answer would be written behind the torn line, acknowledged, and lost."""
+    log.append(answer(0))
+    with monkeypatch.context() as patch:
+        Disk(patch, fails="write", writes=20)
+        with pytest.raises(LogError):
+            log.append(answer(1))
+        if space == "save":  # there is space for a copy, and none for the torn line beside it
+            patch.undo()
+            patch.setattr(log_module.Path, "write_bytes", refused)
+        for _ in range(2):
+            with pytest.raises(LogError, match="No space left"):
+                log.reopen()
+            with pytest.raises(LogError, match="nothing is recorded"):
+                log.append(answer(2))
+            assert (log.events, log.find("e0")) == ([answer(0)], answer(0))
+    assert log.failure is not None
+    log.reopen()
+    assert log.events == [answer(0)]
+    log.append(answer(2))
+    again = reopened(log)
+    assert again.events == [answer(0), answer(2)]
+    again.close()
+
+
+def test_what_a_failed_fsync_left_is_written_anew(log, monkeypatch):
+    """What can be read of the old file may be in memory alone, and another fsync of it would say that it is not."""
+    log.append(answer(0))
+    before = log.path.stat().st_ino
+    with monkeypatch.context() as patch:
+        Disk(patch, fails="fsync")
+        with pytest.raises(LogError):
+            log.append(answer(1))
+    disk = Disk(monkeypatch)
+    log.reopen()
+    assert disk.calls[:2] == ["write", "fsync"]
+    assert log.path.stat().st_ino != before
+    assert log.events == [answer(0), answer(1)]
+
+
+def test_a_closed_log_is_not_opened_by_its_old_owner(log):
+    log.close()
+    with pytest.raises(LogError, match="closed"):
+        log.reopen()
 
 
 def test_files_belong_to_their_owner(log):

@@ -10,6 +10,7 @@ from PIL import Image
 from skal import ImageTransform, cli
 from skal.label import fitting, stored
 from skal.label.calibration import calibrate, fit_temperature
+from skal.label.predictor import calibration
 from skal.label.stored import FORMATS, StoredProject, load_predictor
 from tests.label.conftest import CLASSES, draw, label_all, never, settled
 from tests.label.test_stored import read_csv
@@ -46,7 +47,7 @@ def images(tmp_path):
 
 def test_probabilities_are_calibrated_on_the_audit(audited, images, tmp_path, capsys):
     found = StoredProject(audited.project.path)
-    temperature, n = found.calibration()
+    temperature, n = calibration(found.state, found.snapshot)
     assert n == audited.status().n_audit >= 30
     labels = audited.labels.query("why == 'audit'")
     proba = audited.model.predict_proba(np.array([str(tmp_path / "many" / path) for path in labels.path]))
@@ -62,12 +63,25 @@ def test_probabilities_are_calibrated_on_the_audit(audited, images, tmp_path, ca
     assert_allclose([float(row["probability"]) for row in rows], proba.max(axis=1), atol=1e-6)
 
 
+def test_the_session_predicts_what_the_command_does(audited, images, tmp_path):
+    audited.rename_class("red", "scarlet")
+    found = audited.predict(sorted(images.iterdir()))
+    cli.main(["predict", str(audited.project.path), str(images), "--output", str(tmp_path / "a.csv")])
+    rows = read_csv(tmp_path / "a.csv")
+    assert list(found.columns) == list(rows[0])
+    assert list(found.label) == [row["label"] for row in rows]
+    assert "scarlet" in set(found.label)
+    for name in found.columns[2:]:
+        assert_allclose(found[name], [float(row[name]) for row in rows], atol=1e-5)
+    assert audited.predict([]).shape == (0, 7)
+
+
 def test_without_thirty_answers_probabilities_are_the_models_own(opened):
     session = opened(batch_size=10_000)
     label_all(session, 30)
     session.fit()
     found = StoredProject(session.project.path)
-    assert found.calibration()[0] is None
+    assert calibration(found.state, found.snapshot)[0] is None
     confidence, proba = found.predictor().predict([session.next().path])
     assert_allclose(proba, confidence)
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.label.conftest import CLASSES, killed, label_all, never, settled, truth
+from tests.label.conftest import CLASSES, draw, killed, label_all, never, settled, truth
 
 # ------------------------------------------------------------------------ questions
 
@@ -22,7 +22,7 @@ def test_a_session_from_the_first_answer_to_the_model(opened):
     predictions = session.predict(paths)
     assert (predictions.label == [truth(path) for path in paths]).mean() > 0.9
     np.testing.assert_allclose(predictions.filter(like="p(").sum(axis=1), 1, rtol=1e-5)
-    assert list(predictions.columns) == ["path", "label", "probability", "p(blue)", "p(green)", "p(red)"]
+    assert list(predictions.columns) == ["path", "label", "confidence", "probability", "p(blue)", "p(green)", "p(red)"]
 
 
 def test_one_question_in_five_is_audit_and_comes_without_suggestion(opened):
@@ -89,6 +89,52 @@ def test_after_a_kill_the_next_question_is_the_same(quiet, tmp_path):
             session.unsure(expected[0].id)
         else:
             session.answer(expected[0].id, truth(expected[0].path))
+
+
+def test_a_folder_that_grew_is_asked_in_the_same_order_after_a_kill(quiet, tmp_path, photos):
+    session = settled(quiet())
+    for i in range(60, 90):
+        draw(photos / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
+    session._reading._rescan()
+    settled(session)
+    order = [item.path for item in session._catalogue.order]
+    assert len(order) == 90
+    expected = [(q.id, q.why) for q in session.upcoming(40)]
+    with killed(session, tmp_path, 0, batch_size=10_000, query=never) as again:
+        assert [item.path for item in again._catalogue.order] == order  # at once, however large the folder is
+        assert [q.id for q in again.upcoming(40)] == [image for image, _ in expected]
+
+
+def backwards(learner, X_pool, n_instances=1):
+    """A strategy that takes the last ones, the very last one first."""
+    return np.arange(len(X_pool))[::-1][:n_instances]
+
+
+def test_what_is_given_out_is_asked_first_after_a_kill(quiet, tmp_path):
+    """In its order, and as what it was asked for, also where a queue has come since."""
+    session = quiet(query=backwards)
+    session.upcoming(4)  # before there is any queue
+    settled(session)
+    for step in range(3):
+        expected = [(q.id, q.why) for q in session.upcoming(6)]
+        with killed(session, tmp_path, step, batch_size=10_000, query=backwards) as again:
+            assert [(q.id, q.why) for q in again.upcoming(6)] == expected
+            settled(again)
+            assert [(q.id, q.why) for q in again.upcoming(12)] == [(q.id, q.why) for q in session.upcoming(12)]
+        label_all(session, 9)
+        session.fit()
+
+
+def test_a_fit_that_is_due_after_a_kill_knows_the_pool(opened, tmp_path):
+    """It predicted the labelled images alone, and all that came next was drawn at random."""
+    session = settled(opened(batch_size=10_000, query=backwards, audit=0))
+    label_all(session, 12)
+    session.fit()
+    label_all(session, 12)
+    with killed(session, tmp_path, 0, batch_size=5, query=backwards) as again:
+        again.fit()
+        assert len(again._desk.snapshot.ids) == 60
+        assert {question.why for question in again.upcoming(10)} == {"strategy"}
 
 
 def test_an_undone_image_comes_next_also_after_a_kill(quiet, tmp_path):

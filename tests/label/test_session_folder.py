@@ -3,10 +3,12 @@
 import os
 import shutil
 
+import pytest
 from PIL import Image
 
 from skal.label import reading
 from tests.label.conftest import CLASSES, draw, label_all, settled
+from tests.label.test_kill import Colours
 
 
 def test_duplicates_and_unreadable_files_are_listed(photos, quiet):
@@ -107,3 +109,64 @@ def test_a_file_that_is_replaced_is_not_trained_on_under_its_old_label(photos, o
     assert session.status().n_training == 19
     assert session.status().n_images == 60  # with the new content
     assert "changed" in str(session.status().unreadable)
+
+
+def test_a_near_duplicate_that_comes_after_the_answer_is_asked(photos, quiet):
+    """It was in nobody's group, and would have had no label for ever."""
+    session = settled(quiet(audit=0))
+    label_all(session)
+    session.close()
+    with Image.open(photos / "day0" / "red-02.png") as image:
+        image.save(photos / "again.jpg", quality=97)
+        image.save(photos / "again.webp", quality=97)
+    session = settled(quiet(audit=0))
+    (question,) = label_all(session)
+    assert len(question.group) == 1
+    assert len(session.labels) == 62
+
+
+def test_the_second_copy_joins_when_the_first_is_deleted(photos, quiet):
+    session = settled(quiet(audit=0))
+    item = session._catalogue.items[session.next().id]
+    shutil.copy(photos / item.path, photos / "copy.png")
+    session.close()
+    session = settled(quiet(audit=0))
+    first = session._catalogue.file(session._catalogue.items[item.id].path)
+    os.unlink(first)
+    asked = {question.id: question.path for question in label_all(settled(session))}
+    settled(session)
+    asked |= {question.id: question.path for question in label_all(session)}
+    assert len(asked) == 60
+    assert asked[item.id] != first
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_models_go_on_when_an_unlabelled_file_is_deleted(photos, opened, monkeypatch, when):
+    """Every fit failed from then on, since it predicts the pool."""
+    session = settled(opened(audit=0, batch_size=10_000, estimator=Colours()))
+    label_all(session, 20)
+    left = [item.path for item in session._catalogue.order if item.id not in session._state]
+    fit = Colours.fit
+
+    def deleting(self, X, y):
+        (photos / left[1]).unlink(missing_ok=True)
+        return fit(self, X, y)
+
+    if when == "meanwhile":
+        monkeypatch.setattr(Colours, "fit", deleting)
+    (photos / left[0]).unlink()
+    session.fit()
+    settled(session)
+    assert session.status().failure is None
+    assert session.status().n_images == (59 if when == "before" else 58)
+
+
+def test_no_question_about_a_file_that_is_gone(photos, quiet):
+    session = settled(quiet(audit=0))
+    session.next()
+    for path in sorted(photos.rglob("*.png"))[:30]:
+        path.unlink()
+    session.close()
+    session = quiet(audit=0)
+    for question in label_all(session):
+        assert os.path.exists(question.path)

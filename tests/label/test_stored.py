@@ -11,7 +11,7 @@ from skal import cli
 from skal.label import LabelSession, fitting, stored
 from skal.label.stored import StoredProject
 from skal.label.tables import plain_cell, read_labels, safe_cell
-from tests.label.conftest import CLASSES, draw, label_all, truth
+from tests.label.conftest import CLASSES, draw, label_all, settled, truth
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_what_is_exported_can_be_imported(project, tmp_path, opened, form):
     target = tmp_path / f"labels.{'csv' if form == 'csv' else 'json'}"
     StoredProject(project).export(form, target)
     pairs = read_labels(target)
-    session = opened(project=tmp_path / "other.skal", batch_size=10_000)
+    session = settled(opened(project=tmp_path / "other.skal", batch_size=10_000))
     counts = session.import_labels(pairs, str(target))
     assert counts["imported"] + counts["reserved"] == 29
     labels = session.labels

@@ -14,7 +14,7 @@ let queue = [];
 let shownAt = 0;
 
 const WORDS = {
-  conflict: (doubt) => `Two tabs disagree: ${doubt.labels.map((name) => name || "unsure").join(" or ")}`,
+  conflict: (doubt) => `Labels disagree: ${doubt.labels.map((name) => name || "unsure").join(" or ")}`,
   unsure: () => "You were unsure",
   doubt: (doubt) => `Labelled ${doubt.labels[0]}; the model says ${doubt.suggestion}`,
 };
