@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,8 +76,16 @@ class Points:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """What a function makes of each block of at most 1,024 points, concatenated."""
+        """Values (n, ...) of a function of the points, which is given blocks of at most 1,024 of them."""
         return torch.cat(self._apply(partial(_each, self._read, function), self._parts))
+
+    def reduced(
+        self,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """What a function makes of each block of points, combined, as by ``torch.minimum``."""
+        return reduce(combine, self._apply(partial(_reduced, self._read, function, combine), self._parts))
 
     def norms(self) -> torch.Tensor:
         """Squared norm (n,) of each point."""
@@ -85,7 +93,7 @@ class Points:
 
     def mean(self) -> torch.Tensor:
         """Mean (D,) of all points, in double precision."""
-        return self.each(_sums).sum(0) / len(self)
+        return self.reduced(_sum, torch.add) / len(self)
 
     def inner(self, y: torch.Tensor) -> torch.Tensor:
         """Inner product (n,) of each point with one, at the speed of memory; it may be rounded more than others."""
@@ -125,8 +133,10 @@ def _read(rows: Any, mean: torch.Tensor | None, unit: bool) -> torch.Tensor:
     rows = tensor_of(rows)
     if not unit:
         return rows if mean is None else rows - mean.to(rows)
-    rows = F.normalize(rows)
-    return rows if mean is None else F.normalize(rows.sub_(mean.to(rows)), out=rows)
+    if mean is None:
+        return F.normalize(rows)
+    rows = _from_mean(rows, mean)
+    return F.normalize(rows, out=rows)
 
 
 def _taken(read: Callable[[Any], torch.Tensor], part: Any, rows: np.ndarray) -> torch.Tensor:
@@ -136,18 +146,40 @@ def _taken(read: Callable[[Any], torch.Tensor], part: Any, rows: np.ndarray) -> 
 def _each(
     read: Callable[[Any], torch.Tensor], function: Callable[[torch.Tensor], torch.Tensor], part: Any
 ) -> torch.Tensor:
-    return torch.cat([function(read(rows)) for rows in tensor_of(part).split(_ROWS)])
+    # In one tensor made at first: small ones that stay among large ones that go leave gaps, as large as all points.
+    X = tensor_of(part)
+    first = function(read(X[:_ROWS]))
+    values = first.new_empty((len(X), *first.shape[1:]))
+    values[:_ROWS] = first
+    for start in range(_ROWS, len(X), _ROWS):
+        values[start : start + _ROWS] = function(read(X[start : start + _ROWS]))
+    return values
+
+
+def _reduced(
+    read: Callable[[Any], torch.Tensor],
+    function: Callable[[torch.Tensor], torch.Tensor],
+    combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    part: Any,
+) -> torch.Tensor:
+    return reduce(combine, (function(read(rows)) for rows in tensor_of(part).split(_ROWS)))
 
 
 def _factors(mean: torch.Tensor | None, unit: bool, part: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
     if not unit:
         return None
-    before, after = [], []
-    for rows in tensor_of(part).split(_ROWS):
-        before.append(1 / rows.norm(dim=1).clamp_(min=1e-12))
-        rows = rows * before[-1][:, None]
-        after.append(1 / (rows if mean is None else rows.sub_(mean.to(rows))).norm(dim=1).clamp_(min=1e-12))
-    return torch.cat(before), torch.cat(after)
+    before = _each(tensor_of, _inverse_lengths, part)
+    if mean is None:
+        return before, torch.ones_like(before)
+    return before, _each(partial(_from_mean, mean=mean), _inverse_lengths, part)
+
+
+def _from_mean(rows: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    return F.normalize(rows).sub_(mean.to(rows))
+
+
+def _inverse_lengths(rows: torch.Tensor) -> torch.Tensor:
+    return 1 / rows.norm(dim=1).clamp_(min=1e-12)
 
 
 def _inner(
@@ -165,5 +197,5 @@ def _squared_norms(rows: torch.Tensor) -> torch.Tensor:
     return (rows * rows).sum(1)
 
 
-def _sums(rows: torch.Tensor) -> torch.Tensor:
-    return rows.sum(0, keepdim=True, dtype=torch.float64)
+def _sum(rows: torch.Tensor) -> torch.Tensor:
+    return rows.sum(0, dtype=torch.float64)

@@ -17,7 +17,7 @@ from skal.query._batch import cover, kernel_width, top
 from skal.query._features import Features, features_of
 from skal.query._pool import is_dask, n_rows, rows_of, score_pool, with_known_size
 
-_AT_ONCE = 65_536  # rows of features whose scores are computed at a time
+_AT_ONCE = 16_384  # rows of features whose scores are computed at a time
 
 
 class Context:

@@ -136,7 +136,8 @@ def pure_radius(
     centers = torch.from_numpy(k_means(some.numpy(), n_clusters, generator).cluster_centers_)
     balls = X[np.sort(generator.permutation(len(X))[:_BALLS])]
     own = nearest_center(balls, centers)
-    reach = X.each(partial(_reach, balls=balls, norms=squared_norms(balls), own=own, centers=centers)).amin(0)
+    to_balls = partial(_reach, balls=balls, norms=squared_norms(balls), own=own, centers=centers)
+    reach = X.reduced(to_balls, torch.minimum)
     nearest = reach.sqrt().sort().values
     impure = int(np.floor((1 - purity) * len(nearest) + 1e-9))  # balls that may be impure
     radius = nearest[min(impure, len(nearest) - 1)]
@@ -148,10 +149,10 @@ def pure_radius(
 def _reach(
     rows: torch.Tensor, balls: torch.Tensor, norms: torch.Tensor, own: torch.Tensor, centers: torch.Tensor
 ) -> torch.Tensor:
-    """Squared distance (1, n_balls) of each ball from the nearest of some rows that are of another cluster."""
+    """Squared distance (n_balls,) of each ball from the nearest of some rows that are of another cluster."""
     squared = squared_distances(rows, balls, None, norms)
     squared[nearest_center(rows, centers)[:, None] == own] = torch.inf
-    return squared.amin(0, keepdim=True)
+    return squared.amin(0)
 
 
 def _ball(squared: torch.Tensor, radius: float) -> torch.Tensor:
