@@ -77,7 +77,7 @@ def train(
             f"{prefix.n_frozen} of {prefix.backbone.fingerprint!r} and {prefix.backbone.inputs.transform} now; call fit"
         )
     continues = is_same
-    recipe = _recipe_of(estimator, continues)
+    recipe = _checked_recipe(estimator, continues)
     if sample_weight is not None and data.get("sample_domain") is not None:
         raise ValueError("sample_weight cannot be split by sample_domain: give the source as X_source and y_source")
     X, y, data = _arranged(recipe, X, y, data, estimator.data_ if continues else {}, replays)
@@ -141,8 +141,8 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
     labels = np.asarray(y)
     if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe; or labels that are refused below
         return prefix.n_frozen
-    recipe = FineTuning() if estimator.recipe is None else estimator.recipe
-    return int(recipe.default_depth(prefix.backbone, len(labels) / max(1, len(np.unique(labels.astype(str))))))
+    per_class = len(labels) / max(1, len(np.unique(labels.astype(str))))
+    return int(recipe_of(estimator).default_depth(prefix.backbone, per_class))
 
 
 def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -188,9 +188,14 @@ def is_same_network(estimator: Any, prefix: Prefix) -> bool:
     return bool(estimator.n_frozen_ == prefix.n_frozen and last.fingerprint == now.fingerprint and same_input)
 
 
-def _recipe_of(estimator: Any, continues: bool) -> Recipe:
-    """A clone of the recipe; a fit is continued only by the kind of recipe that made it."""
-    recipe: Recipe = FineTuning() if estimator.recipe is None else clone(estimator.recipe)
+def recipe_of(estimator: Any) -> Recipe:
+    """A clone of the recipe, or the default one."""
+    return FineTuning() if estimator.recipe is None else clone(estimator.recipe)
+
+
+def _checked_recipe(estimator: Any, continues: bool) -> Recipe:
+    """The recipe; a fit is continued only by the kind of recipe that made it."""
+    recipe = recipe_of(estimator)
     recipe._validate_params()
     if continues and type(recipe).__name__ != estimator._trained_by:
         raise ValueError(

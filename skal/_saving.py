@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
-from skal._fitting import FINAL_BYTES, fitted_prefix, prefix_of
+from skal._fitting import FINAL_BYTES, fitted_prefix, prefix_of, recipe_of
 from skal._labels import decode_labels, encode_labels
 from skal._random import seeded
 from skal.features.memory import ActivationCache
 from skal.features.stored import StoredActivations
 from skal.training.checkpoint import load_models, models_state, read_checkpoint, write_checkpoint
 from skal.training.export import WholeNetwork
-from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.problem import Problem
@@ -155,7 +153,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             f"{backbone.inputs.transform}"
         )
     options = Options.of(classifier)
-    recipe = FineTuning() if classifier.recipe is None else clone(classifier.recipe)
+    recipe = recipe_of(classifier)
     classes = decode_labels(described["classes"])
     labelled = _labelled(state, described, classes)
     prefix = replace(prefix, n_frozen=described["n_frozen"])

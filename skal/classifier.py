@@ -15,7 +15,7 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval
 from skorch import NeuralNetClassifier
 
-from skal._fitting import train
+from skal._fitting import recipe_of, train
 from skal._prediction import PredictionMixin
 from skal._saving import SavingMixin, take_state
 from skal.backbones.backbone import Backbone
@@ -23,7 +23,6 @@ from skal.backbones.load import BackboneLike
 from skal.features.cache import Cache
 from skal.images import ImageTransform
 from skal.source import SourceProfile
-from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.recipe import Recipe
@@ -335,7 +334,7 @@ class FrozenPrefixClassifier(
     @property
     def takes(self) -> tuple[str, ...]:
         """Names of what `fit` takes beside X and y under this recipe, such as ``"X_unlabeled"``."""
-        return (self.recipe or FineTuning()).takes
+        return recipe_of(self).takes
 
     def linear_probe(self) -> Self:
         """An unfitted clone whose fit solves the head alone: milliseconds if the pre-trained features are cached."""
