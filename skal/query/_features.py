@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -120,7 +120,7 @@ def _activations(network: Any, layer: str | int, pooled: bool, X: Any) -> np.nda
     return network.activations(X, [layer], pooled=pooled, pretrained=True)[0]
 
 
-def _side_by_side(maps: list[Callable[[Any], np.ndarray]], X: Any) -> np.ndarray:
+def _side_by_side(maps: Sequence[Callable[[Any], np.ndarray]], X: Any) -> np.ndarray:
     parts = [features(X) for features in maps]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
