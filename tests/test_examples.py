@@ -243,6 +243,24 @@ def test_make_source_profile(run, images, tmp_path):
     assert profile.layers_ == [(-4, -2), (-5, -2)]
 
 
+def test_scale(run, example, tmp_path):
+    module, features, output = example("scale"), tmp_path / "features.npy", tmp_path / "scale.csv"
+    module.write_features(features, 1000)
+    X = np.load(features)
+    assert X.shape == (1000, 512)
+    assert len(np.unique(X, axis=0)) == 1000
+    arguments = ["--features", features, "--sizes", 300, 1000, "--strategies", "margin", "--output", output]
+    run("scale", *arguments)
+    rows = pd.read_csv(output)
+    assert rows[["strategy", "images"]].values.tolist() == [["margin", 300], ["margin", 1000]]
+    assert (rows[["seconds", "MiB"]] >= 0).all(axis=None)
+    run("scale", *arguments, "--table", tmp_path / "table.csv", "--figure", tmp_path / "scale.png")
+    pd.testing.assert_frame_equal(pd.read_csv(output), rows)
+    assert "seconds 1,000" in pd.read_csv(tmp_path / "table.csv")
+    assert (tmp_path / "scale.png").stat().st_size > 0
+    assert all(number >= 0 for number in module.query(features, "coreset", 300, dask=True))
+
+
 @pytest.mark.parametrize("kind", ["digits", "images"])
 def test_selective_joint(run, images, digits, tmp_path, kind):
     source = Path(f"{images}_source")

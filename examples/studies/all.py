@@ -255,6 +255,12 @@ STUDIES = {
         + [study("person_time", "--output {work}/person_time.csv --table")],
         {"person_time.csv": "person_time.csv", "person_time_table.csv": "person_time_table.csv"},
     ),
+    "scale": Study(
+        [study("scale", "--features {work}/features.npy --output {work}/scale.csv"),
+         study("scale", "--features {work}/features.npy --output {work}/scale.csv --sizes 1000000 --dask "
+                        "--strategies max_herding --table {work}/table.csv --figure {work}/scale.png")],
+        {"scale.csv": "scale/scale.csv", "table.csv": "scale/table.csv", "scale.png": "scale/scale.png"},
+    ),
     "kills": Study(
         [study("kills", "--folder {work}/kills --output {work}/kills.csv")],
         {"kills.csv": "kills.csv"},

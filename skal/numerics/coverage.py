@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
+from skal.numerics.points import Points
 
 #: Points up to which coverage is exact, and the size of the sample beyond. The gain of a candidate is estimated with a
 #: standard error of at most 1 / (2 sqrt(8192)) = 0.6 % of what is left to cover, and the similarities of all pairs of
@@ -76,7 +77,7 @@ def greedy_coverage(
 
 
 def sampled_coverage(
-    X: torch.Tensor,
+    X: Points | torch.Tensor,
     n_picks: int,
     kernel: Callable[[torch.Tensor], torch.Tensor],
     weights: torch.Tensor | None = None,
@@ -95,7 +96,9 @@ def sampled_coverage(
 
     Parameters
     ----------
-    X, n_picks, kernel, weights, covered
+    X : Points or Tensor of shape (n, D)
+        Read in blocks, and not copied beyond the sample.
+    n_picks, kernel, weights, covered
         As in :func:`greedy_coverage`.
     max_reference : int, default=8192
         Size of the sample.
@@ -121,11 +124,12 @@ def sampled_coverage(
     >>> X[picks, 0].round(decimals=1)
     tensor([0.5000, 5.5000])
     """
+    X = Points.of(X)
     if len(X) <= max_reference:
-        return greedy_coverage(X, n_picks, kernel, weights, covered)
-    weights = X.new_ones(len(X)) if weights is None else weights.to(X.dtype)
-    covered = X.new_zeros(len(X)) if covered is None else covered.to(X.dtype).clone()
-    norms = squared_norms(X)
+        return greedy_coverage(X.whole(), n_picks, kernel, weights, covered)
+    norms = X.norms()
+    weights = torch.ones_like(norms) if weights is None else weights.to(norms)
+    covered = torch.zeros_like(norms) if covered is None else covered.to(norms, copy=True)
     picks: list[int] = []
     while len(picks) < n_picks:
         left = (weights * (1 - covered)).clamp_(min=0).double().cpu().numpy()
@@ -156,7 +160,7 @@ class _Sample:
 
     def __init__(
         self,
-        X: torch.Tensor,
+        X: Points,
         norms: torch.Tensor,
         kernel: Callable[[torch.Tensor], torch.Tensor],
         weights: torch.Tensor,
@@ -165,8 +169,8 @@ class _Sample:
         size: int,
         generator: np.random.RandomState,
     ):
-        rows, counts = (torch.from_numpy(one).to(X.device) for one in _drawn(left, size, generator))
-        estimated = counts.to(X.dtype) / (1 - covered[rows])
+        rows, counts = (torch.from_numpy(one).to(norms.device) for one in _drawn(left, size, generator))
+        estimated = counts.to(norms) / (1 - covered[rows])
         own = torch.minimum(weights[rows] * (size / left.sum()), estimated)
         self._X, self._norms, self._kernel = X, norms, kernel
         self._rows, self._points, self._point_norms = rows, X[rows], norms[rows]
@@ -177,13 +181,13 @@ class _Sample:
         best, gain = self._candidates.best()
         if not gain > 0:
             return None
-        squared = self._norms - 2 * (self._X @ self._points[best])
+        squared = self._norms - 2 * self._X.inner(self._points[best])
         squared[taken] = torch.inf
         around = squared.topk(min(_AROUND, len(squared) - len(taken)), largest=False).indices
         same = around[:, None] == self._rows
         to_sample = squared_distances(self._X[around], self._points, self._norms[around], self._point_norms)
         similarities = self._kernel(to_sample.masked_fill_(same, 0))
-        excess = same.to(self._X.dtype) @ self._candidates.excess()
+        excess = same.to(similarities) @ self._candidates.excess()
         pick = int(self._candidates.gains(similarities, excess).argmax())
         self._candidates.cover(similarities[pick])
         for candidate in same[pick].nonzero().flatten().tolist():

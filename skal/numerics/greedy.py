@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 
-_ROWS = 1024  # points of a block of pairs
+from skal.numerics.points import Points
+
 _AT_ONCE = 64  # candidates whose gains are computed anew at a time
 
 
@@ -22,23 +24,24 @@ def squared_distances(
 
 def squared_norms(X: torch.Tensor) -> torch.Tensor:
     """Squared norm (n,) of each row."""
-    return torch.cat([(rows * rows).sum(1) for rows in X.split(_ROWS)]) if len(X) else X.new_empty(0)
+    return Points([X]).norms()
 
 
-def nearest_squared(X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
+def nearest_squared(X: Points | torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
     """Squared distance (n,) of each row of `X` from the nearest row of `Y`; infinite where `Y` is empty."""
     if len(Y) == 0:
-        return X.new_full((len(X),), torch.inf)
-    norms = squared_norms(Y)
-    return torch.cat([squared_distances(rows, Y, None, norms).amin(1) for rows in X.split(_ROWS)])
+        return Y.new_full((len(X),), torch.inf)
+    return Points.of(X).each(partial(_nearest, Y=Y, norms=squared_norms(Y)))
 
 
-def farthest_first(X: torch.Tensor, n_picks: int, nearest: torch.Tensor, first: int | None = None) -> np.ndarray:
+def farthest_first(
+    X: Points | torch.Tensor, n_picks: int, nearest: torch.Tensor, first: int | None = None
+) -> np.ndarray:
     """k-centre greedy: repeatedly the point farthest from those chosen before.
 
     Parameters
     ----------
-    X : Tensor of shape (n, D)
+    X : Points or Tensor of shape (n, D)
     n_picks : int
     nearest : Tensor of shape (n,)
         Squared distance from the nearest centre that is there already.
@@ -61,12 +64,13 @@ def farthest_first(X: torch.Tensor, n_picks: int, nearest: torch.Tensor, first: 
     >>> farthest_first(X, 3, nearest_squared(X, X[:1]))
     array([3, 2, 1])
     """
-    norms = squared_norms(X)
+    X = Points.of(X)
+    norms = X.norms()
     picks = [] if first is None else [first]
     # What a point is from the first `seen` picks; further ones can only be nearer, so only the farthest are looked at.
     nearest = torch.minimum(nearest, nearest_squared(X, X[picks]))
     nearest[picks] = -1
-    seen = torch.full((len(X),), len(picks), device=X.device)
+    seen = torch.full((len(X),), len(picks), device=norms.device)
     while len(picks) < n_picks:
         while picks and int(seen[best := int(nearest.argmax())]) < len(picks):
             least = int(seen[best])
@@ -118,3 +122,7 @@ def d2_sampling(
         sums = weights.cumsum(0).cpu().numpy()
         picks.append(int(np.searchsorted(sums, generator.random_sample() * sums[-1], side="right")))
     return np.array(picks)
+
+
+def _nearest(rows: torch.Tensor, Y: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    return squared_distances(rows, Y, None, norms).amin(1)

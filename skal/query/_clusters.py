@@ -5,8 +5,11 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import torch
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
+
+from skal.numerics.greedy import squared_distances
 
 _MANY = 50
 
@@ -19,3 +22,8 @@ def k_means(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # identical images make fewer clusters
         return kind(n_clusters, n_init=1, random_state=generator).fit(X, sample_weight=weights)
+
+
+def nearest_center(rows: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
+    """The nearest center (n,) of each row."""
+    return squared_distances(rows, centers).argmin(1)

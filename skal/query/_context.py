@@ -17,6 +17,8 @@ from skal.query._batch import cover, kernel_width, top
 from skal.query._features import Features, features_of
 from skal.query._pool import is_dask, n_rows, rows_of, score_pool, with_known_size
 
+_AT_ONCE = 16_384  # rows of features whose scores are computed at a time
+
 
 class Context:
     """One query: the learner, the pool, and how many of its images are wanted.
@@ -44,8 +46,8 @@ class Context:
     --------
     >>> from sklearn.linear_model import LogisticRegression
     >>> context = Context(LogisticRegression(), np.array([[0.0], [0.2], [5.0]]), 2, random_state=0)
-    >>> context.proba is None, context.features().pool.shape
-    (True, torch.Size([3, 1]))
+    >>> context.proba is None, len(context.features().pool)
+    (True, 3)
     >>> context.batch(np.array([0.1, 0.3, 0.2]))
     array([1, 2])
     """
@@ -174,4 +176,8 @@ class Context:
 
     @staticmethod
     def _block_by_block(score: Callable[[Any], np.ndarray], X: Any) -> np.ndarray:
-        return score_pool(score, X) if is_dask(X) else score(X)
+        if is_dask(X):
+            return score_pool(score, X)
+        if isinstance(X, np.ndarray) and X.ndim == 2 and len(X) > _AT_ONCE:  # what is made of them may be much larger
+            return np.concatenate([score(X[start : start + _AT_ONCE]) for start in range(0, len(X), _AT_ONCE)])
+        return score(X)

@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.utils import check_array
 
 from skal._learners import estimators_of, labelled_rows
+from skal.numerics.points import Points, tensor_of
 from skal.query._pipeline import Steps, feature_maps, is_network, last_step
-from skal.query._pool import is_dask, score_pool
+from skal.query._pool import is_dask
+from skal.query._workers import WorkerPoints
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features (n, D) of the pool, of the labelled images, of a source, and the number of known classes."""
+    """Features (n, D) of the pool, of the labelled images, of a source, and the number of known classes.
 
-    pool: torch.Tensor
-    labelled: torch.Tensor
-    source: torch.Tensor
+    Those of the pool are read where they lie, and scaled as they are read: a million rows are not copied. Labelled
+    images and source are given as they are, and scaled as the pool is.
+    """
+
+    pool: Points
+    given_labelled: torch.Tensor
+    given_source: torch.Tensor
     n_classes: int
 
     @property
-    def joined(self) -> torch.Tensor:
+    def labelled(self) -> torch.Tensor:
+        """Features of the labelled images."""
+        return self.pool.read(self.given_labelled)
+
+    @property
+    def source(self) -> torch.Tensor:
+        """Features of the source."""
+        return self.pool.read(self.given_source)
+
+    @property
+    def joined(self) -> Points:
         """The pool, then the labelled images."""
-        return torch.cat([self.pool, self.labelled])
+        return self.pool.joined(self.given_labelled)
+
+    def centered(self) -> Features:
+        """These, read from the mean of the pool."""
+        return replace(self, pool=self.pool.scaled(mean=self.pool.mean()))
 
     def normalized(self) -> Features:
         """These, scaled to length 1, read from the mean of pool and labelled images, and scaled again.
 
         What all images share, a large part of the features of ImageNet's networks, does not make them near each other.
-        It is done in place: a million rows are copied only once.
         """
-        own = (self.pool, self.labelled)
-        for X in (*own, self.source):
-            F.normalize(X, out=X)
-        mean = sum((X.sum(0, dtype=torch.float64) for X in own), start=torch.zeros(self.pool.shape[1])) / sum(
-            map(len, own)
-        )
-        for X in (*own, self.source):
-            F.normalize(X.sub_(mean.to(X.dtype)), out=X)
-        return self
+        unit = self.pool.scaled(unit=True)
+        return replace(self, pool=unit.scaled(mean=unit.joined(self.given_labelled).mean(), unit=True))
 
 
 def features_of(
@@ -57,9 +68,10 @@ def features_of(
     layer: str | int | None = None,
     pooled: bool = True,
 ) -> Features:
-    """Features of pool, labelled images and source under a learner's estimators, copied.
+    """Features of pool, labelled images and source under a learner's estimators.
 
-    Those of several networks, in a committee or inside a meta-estimator, stand side by side.
+    Those of several networks, in a committee or inside a meta-estimator, stand side by side. Those of a Dask array stay
+    on its workers.
 
     Parameters
     ----------
@@ -79,19 +91,21 @@ def features_of(
     """
     X_labelled = labelled_rows(learner)
     estimators = estimators_of(learner)
-    parts: list[list[np.ndarray]] = [[], [], []]
+    maps, of_source = [], []
     for estimator in estimators:
-        maps = feature_maps(estimator, X_pool) if layer is None else [_at_layer(estimator, X_pool, layer, pooled)]
-        for features in (partial(_checked, type(estimator).__name__, one) for one in maps):
-            of_pool = score_pool(features, X_pool) if is_dask(X_pool) else features(X_pool)
-            for part, X in zip(parts, (None, X_labelled, X_source), strict=True):
-                part.append(of_pool[:0] if X is None else features(X))
-            parts[0][-1] = of_pool
+        own = feature_maps(estimator, X_pool) if layer is None else [_at_layer(estimator, X_pool, layer, pooled)]
+        maps += [partial(_checked, type(estimator).__name__, one) for one in own]
         if own_source is not None:
             network, _ = last_step(estimator, X_pool)
-            parts[2][-1] = _checked("the source", network.transform, own_source)
+            of_source.append(partial(_checked, "the source", network.transform))
+    features = partial(_side_by_side, maps)
+    pool = WorkerPoints.computed(features, X_pool) if is_dask(X_pool) else Points([features(X_pool)])
+    none = pool[[]]
+    labelled = none if X_labelled is None else tensor_of(features(X_labelled)).to(none)
+    source = none if X_source is None else tensor_of(features(X_source)).to(none)
+    if own_source is not None:
+        source = tensor_of(_side_by_side(of_source, own_source)).to(none)
     n_classes = max(len(getattr(estimator, "classes_", ())) for estimator in estimators)
-    pool, labelled, source = (torch.from_numpy(np.concatenate(part, axis=1)) for part in parts)
     return Features(pool, labelled, source, n_classes)
 
 
@@ -104,6 +118,11 @@ def _at_layer(estimator: Any, X_pool: Any, layer: str | int, pooled: bool) -> St
 
 def _activations(network: Any, layer: str | int, pooled: bool, X: Any) -> np.ndarray:
     return network.activations(X, [layer], pooled=pooled, pretrained=True)[0]
+
+
+def _side_by_side(maps: Sequence[Callable[[Any], np.ndarray]], X: Any) -> np.ndarray:
+    parts = [features(X) for features in maps]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _checked(name: str, features: Callable[[Any], Any], X: Any) -> np.ndarray:

@@ -67,12 +67,18 @@ def with_known_size(X: Any) -> Any:
     return X.compute_chunk_sizes() if unknown else X
 
 
+def chunks_of(X: Any) -> tuple[list[Any], list[int]]:
+    """The chunks of whole rows of a Dask array that are not empty, as delayed arrays, and their numbers of rows."""
+    X = with_known_size(X)
+    whole_rows = X.rechunk(dict.fromkeys(range(1, X.ndim), -1))
+    sizes = whole_rows.chunks[0]
+    chunks = [chunk for chunk, rows in zip(whole_rows.to_delayed().ravel(), sizes, strict=True) if rows > 0]
+    return chunks, [rows for rows in sizes if rows > 0]
+
+
 def _on_dask(score: Callable[[Any], np.ndarray], X_pool: Any) -> np.ndarray:
     import dask
 
-    X_pool = with_known_size(X_pool)
-    whole_rows = X_pool.rechunk(dict.fromkeys(range(1, X_pool.ndim), -1))
     send = dask.delayed(score, traverse=False)  # one node of the graph, not a copy for each chunk
-    chunks = zip(whole_rows.to_delayed().ravel(), whole_rows.chunks[0], strict=True)
-    parts = [send(chunk) for chunk, rows in chunks if rows > 0]
+    parts = [send(chunk) for chunk in chunks_of(X_pool)[0]]
     return np.concatenate([np.asarray(part) for part in dask.compute(*parts)])

@@ -54,10 +54,11 @@ def badge_sampling(
     """
     context = Context(learner, X_pool, n_instances, random_state)
     h = context.features().pool
-    q = h.new_ones(len(h), 1)
+    norms = h.norms()
+    q = norms.new_ones(len(h), 1)
     if context.proba is not None:
-        q = torch.tensor(context.proba).to(h)
+        q = torch.tensor(context.proba).to(norms)
         q[torch.arange(len(q)), q.argmax(1)] -= 1
-    norms = (q * q).sum(1) * (h * h).sum(1)
-    picks = d2_sampling(lambda i: (q @ q[i]) * (h @ h[i]), norms, n_instances, context.generator)
+    norms *= (q * q).sum(1)
+    picks = d2_sampling(lambda i: (q @ q[i]) * h.inner(h[[i]][0]), norms, n_instances, context.generator)
     return context.result(picks)

@@ -71,7 +71,7 @@ def clue_sampling(
     [1, 3]
     """
     context = Context(learner, X_pool, n_instances, random_state)
-    X = context.features().pool.numpy()
+    X = context.features().pool.whole().numpy()
     weights = uncertainty(tempered(context.known_proba, temperature), "entropy")
     centers = k_means(X, n_instances, context.generator, weights if weights.any() else None).cluster_centers_
     distances = pairwise_distances(centers, X)

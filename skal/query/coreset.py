@@ -50,8 +50,8 @@ def coreset_sampling(
     array([0, 3])
     """
     context = Context(learner, X_pool, n_instances, random_state)
-    features = context.features()
-    mean = features.pool.mean(0)  # subtracted, so that distances between near points stay exact
-    X, labelled = features.pool.sub_(mean), features.labelled.sub_(mean)
-    first = None if len(labelled) else int(context.generator.randint(len(X)))
-    return context.result(farthest_first(X, n_instances, nearest_squared(X, labelled), first))
+    features = context.features().centered()  # so that distances between near points stay exact
+    labelled = features.labelled
+    first = None if len(labelled) else int(context.generator.randint(context.n))
+    nearest = nearest_squared(features.pool, labelled)
+    return context.result(farthest_first(features.pool, n_instances, nearest, first))

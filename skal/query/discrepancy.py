@@ -138,9 +138,9 @@ def discrepancy_coreset_sampling(
     context = Context(learner, X_pool, n_instances, random_state)
     features, source = _with_source(context, X_source, profile)
     removal = Removal(features, source, bandwidths, context.generator)
-    mean = features.pool.mean(0)
-    X, norms = features.pool - mean, squared_norms(features.pool - mean)
-    nearest = nearest_squared(X, features.labelled - mean)
+    centered = features.centered()
+    X = centered.pool.whole()
+    norms, nearest = squared_norms(X), nearest_squared(X, centered.labelled)
     picks: list[int] = []
     for _ in range(n_instances):
         a, b = removal.gains(), nearest.sqrt().double()
@@ -169,7 +169,7 @@ class Removal:
         bandwidths: ArrayLike | None,
         generator: np.random.RandomState,
     ):
-        joined = features.joined
+        joined = features.joined.whole()
         mean = joined.mean(0)
         self._X, source = joined - mean, source.to(joined) - mean
         self._norms = squared_norms(self._X)

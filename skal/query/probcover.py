@@ -12,12 +12,12 @@ from sklearn.utils._param_validation import Interval
 
 from skal.numerics.coverage import MAX_REFERENCE, sampled_coverage
 from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
-from skal.query._clusters import k_means
+from skal.numerics.points import Points
+from skal.query._clusters import k_means, nearest_center
 from skal.query._context import Context
 from skal.query._registry import strategy
 
 _BALLS = 1000  # points whose purity decides the radius
-_ROWS = 1024  # points of a block of pairs
 
 
 @strategy(
@@ -91,7 +91,7 @@ def probcover_sampling(
         joined = features.joined
         n_clusters = min(n_clusters, len(joined), max_reference)
         delta = pure_radius(joined, n_clusters, purity, context.generator, max_reference)
-    covered = (nearest_squared(features.pool, features.labelled) <= delta**2).to(features.pool)
+    covered = _ball(nearest_squared(features.pool, features.labelled), delta)
     picks = sampled_coverage(
         features.pool,
         n_instances,
@@ -104,7 +104,7 @@ def probcover_sampling(
 
 
 def pure_radius(
-    X: torch.Tensor,
+    X: Points | torch.Tensor,
     n_clusters: int,
     purity: float,
     generator: np.random.RandomState,
@@ -117,7 +117,7 @@ def pure_radius(
 
     Parameters
     ----------
-    X : Tensor of shape (n, D)
+    X : Points or Tensor of shape (n, D)
     n_clusters : int
         Of k-means.
     purity : float
@@ -129,21 +129,30 @@ def pure_radius(
     -------
     radius : float
     """
-    some = slice(None) if len(X) <= max_reference else np.sort(generator.permutation(len(X))[:max_reference])
-    clusters = torch.from_numpy(k_means(X[some].numpy(), n_clusters, generator).predict(X.numpy()))
-    balls = X[centers := np.sort(generator.permutation(len(X))[:_BALLS])]
-    norms = squared_norms(balls)
-    reach = X.new_full((len(balls),), torch.inf)
-    for rows, own in zip(X.split(_ROWS), clusters.split(_ROWS), strict=True):
-        squared = squared_distances(rows, balls, None, norms)
-        squared[own[:, None] == clusters[centers]] = torch.inf
-        reach = torch.minimum(reach, squared.amin(0))
+    X = Points.of(X)
+    if len(X) <= max_reference:
+        X = Points([X.whole()])
+    some = X.whole() if len(X) <= max_reference else X[np.sort(generator.permutation(len(X))[:max_reference])]
+    centers = torch.from_numpy(k_means(some.numpy(), n_clusters, generator).cluster_centers_)
+    balls = X[np.sort(generator.permutation(len(X))[:_BALLS])]
+    own = nearest_center(balls, centers)
+    to_balls = partial(_reach, balls=balls, norms=squared_norms(balls), own=own, centers=centers)
+    reach = X.reduced(to_balls, torch.minimum)
     nearest = reach.sqrt().sort().values
     impure = int(np.floor((1 - purity) * len(nearest) + 1e-9))  # balls that may be impure
     radius = nearest[min(impure, len(nearest) - 1)]
     if not torch.isfinite(radius):  # a single cluster: every ball is pure
         return 2.0
     return float(np.nextafter(np.float32(radius.item()), np.float32(0)))  # at this distance the ball is still pure
+
+
+def _reach(
+    rows: torch.Tensor, balls: torch.Tensor, norms: torch.Tensor, own: torch.Tensor, centers: torch.Tensor
+) -> torch.Tensor:
+    """Squared distance (n_balls,) of each ball from the nearest of some rows that are of another cluster."""
+    squared = squared_distances(rows, balls, None, norms)
+    squared[nearest_center(rows, centers)[:, None] == own] = torch.inf
+    return squared.amin(0)
 
 
 def _ball(squared: torch.Tensor, radius: float) -> torch.Tensor:

@@ -251,7 +251,7 @@ def _groups(context: Context, groups: str, y_pool: ArrayLike | None) -> np.ndarr
         return context.known_proba.argmax(axis=1)
     n_sets = context.n // (_SETS_A_CLUSTER * context.n_instances)
     n_clusters = max(context.known_proba.shape[1], min(_MOST_CLUSTERS, n_sets))
-    return k_means(context.features().pool.numpy(), min(context.n, n_clusters), context.generator).labels_
+    return k_means(context.features().pool.whole().numpy(), min(context.n, n_clusters), context.generator).labels_
 
 
 def _best(context: Context, sets: np.ndarray, scores: np.ndarray) -> Any:

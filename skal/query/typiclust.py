@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -10,9 +11,13 @@ import torch
 from sklearn.utils._param_validation import Interval
 
 from skal.numerics.greedy import squared_distances
-from skal.query._clusters import k_means
+from skal.numerics.points import Points
+from skal.query._clusters import k_means, nearest_center
 from skal.query._context import Context
 from skal.query._registry import strategy
+
+_FITTED = 65_536  # images on which clusters are found, at most
+_MEMBERS = 8192  # images of a cluster that are compared with each other, at most
 
 
 @strategy(
@@ -74,7 +79,7 @@ def typiclust_sampling(
     X = context.features(normalized=True).joined
     is_free = np.arange(len(X)) < context.n
     n_clusters = min(len(X) - context.n + n_instances, max_clusters, len(X))
-    clusters = k_means(X.numpy(), n_clusters, context.generator).labels_
+    clusters = _clusters(X, n_clusters, context.generator)
     taken = np.bincount(clusters[~is_free], minlength=n_clusters)
     sizes = np.bincount(clusters, minlength=n_clusters)
     order: dict[int, list[int]] = {}
@@ -84,12 +89,24 @@ def typiclust_sampling(
         cluster = int(np.lexsort((-sizes, taken, ~free))[0])
         if cluster not in order:
             members = np.flatnonzero(clusters == cluster)
+            if len(members) > max(_MEMBERS, n_instances):
+                free_members = context.generator.permutation(members[is_free[members]])
+                members = np.sort(free_members[: max(_MEMBERS, n_instances)])
             order[cluster] = members[np.argsort(-_typicality(X[members], n_neighbors), kind="stable")].tolist()
         pick = next(row for row in order[cluster] if is_free[row])
         picks.append(pick)
         is_free[pick] = False
         taken[cluster] += 1
     return context.result(picks)
+
+
+def _clusters(X: Points, n_clusters: int, generator: np.random.RandomState) -> np.ndarray:
+    """The cluster (n,) of each point."""
+    if len(X) <= _FITTED:
+        return k_means(X.whole().numpy(), n_clusters, generator).labels_
+    some = X[np.sort(generator.permutation(len(X))[:_FITTED])]
+    centers = torch.from_numpy(k_means(some.numpy(), n_clusters, generator).cluster_centers_)
+    return X.each(partial(nearest_center, centers=centers)).numpy()
 
 
 def _typicality(X: torch.Tensor, n_neighbors: int) -> np.ndarray:

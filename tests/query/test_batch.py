@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from skal.active import Learner
+from skal.numerics.points import Points
 from skal.query import entropy_sampling, least_confident_sampling, margin_sampling, most_confident_sampling
 from skal.query._batch import cover, kernel_width, top
 from skal.query._features import Features
@@ -73,7 +74,7 @@ def test_images_labelled_twice_leave_the_usual_width():
 @pytest.mark.parametrize("scale", [0.0, 1e-300])
 def test_certainty_of_everything_leaves_coverage(scale):
     X = rows(60)
-    features = Features(tensor(X), tensor(X[:3]), torch.zeros(0), 2)
+    features = Features(Points([tensor(X)]), tensor(X[:3]), torch.zeros(0), 2)
     weights = np.random.default_rng(0).random(60)
     expected = cover(features, 8, 1.0, DRAWS, weights if scale else None)
     assert cover(features, 8, 1.0, DRAWS, scale * weights).tolist() == expected.tolist()

@@ -5,6 +5,7 @@ import pytest
 from modAL.models import ActiveLearner
 from sklearn.linear_model import LogisticRegression
 
+import skal.query._context
 from skal.active import Learner
 from skal.query._context import Context
 
@@ -36,10 +37,10 @@ def test_labelled_rows_and_probabilities():
     assert (context.n, context.n_labels) == (22, 8)
     np.testing.assert_array_equal(context.proba, learner.predict_proba(X[8:]))
     features = context.features(normalized=True)
-    np.testing.assert_allclose(np.linalg.norm(features.joined, axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(features.joined.whole(), axis=1), 1)
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     from_mean = unit[8:] - unit.mean(axis=0)
-    np.testing.assert_allclose(features.pool, from_mean / np.linalg.norm(from_mean, axis=1, keepdims=True))
+    np.testing.assert_allclose(features.pool.whole(), from_mean / np.linalg.norm(from_mean, axis=1, keepdims=True))
     np.testing.assert_array_equal(context.rows(np.array([2, 0])), X[[10, 8]])
 
 
@@ -56,10 +57,27 @@ def test_probabilities_are_computed_once():
     assert Counting.calls == 1
 
 
-def test_features_may_be_changed_in_place():
+def test_features_that_are_given_are_not_copied():
     pool = X.copy()
-    Context(LogisticRegression(), pool, 1).features().pool.zero_()
-    np.testing.assert_array_equal(pool, X)
+    pool.flags.writeable = False
+    features = Context(LogisticRegression(), pool, 1).features().pool
+    assert features.whole().numpy().ctypes.data == pool.ctypes.data
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labelled_rows_of_another_precision_are_compared_in_that_of_the_pool(dtype):
+    learner = taught(8)
+    features = Context(learner, X[8:].astype(dtype), 3).features()
+    assert features.labelled.numpy().dtype == features.joined.whole().numpy().dtype == dtype
+
+
+def test_many_rows_of_features_are_scored_in_blocks(monkeypatch):
+    monkeypatch.setattr(skal.query._context, "_AT_ONCE", 7)
+    learner, sizes = taught(8), []
+    context = Context(learner, X, 3)
+    scores = context.score(lambda rows: sizes.append(len(rows)) or learner.predict_proba(rows))
+    assert sizes == [7, 7, 7, 7, 2]
+    np.testing.assert_allclose(scores, learner.predict_proba(X))
 
 
 @pytest.mark.parametrize("n_instances", [0, 31, 1.5, True, "2", None])

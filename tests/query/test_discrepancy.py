@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skal import DAN, FrozenPrefixClassifier, SourceProfile
 from skal.active import Learner
+from skal.numerics.points import Points
 from skal.query import discrepancy as module
 from skal.query import discrepancy_coreset_sampling, mmd_sampling
 from skal.query._features import Features
@@ -21,7 +22,7 @@ def samples():
 
 def test_random_features_stand_for_all_pairs(samples, monkeypatch):
     X, source = samples
-    features = Features(X, X[:0], source, 0)
+    features = Features(Points([X]), X[:0], source, 0)
     exact = module.Removal(features, source, None, np.random.RandomState(0))
     monkeypatch.setattr(module, "_PAIRS", 0)
     monkeypatch.setattr(module, "_FREQUENCIES", 20_000)

@@ -97,26 +97,26 @@ def test_bagged_networks_see_the_columns_they_were_given(n_labels, max_features)
     for name in ASKED:
         seed = {} if name == "max_herding" else {"random_state": 0}
         assert len(set(indices_of(STRATEGIES[name].function)(learner, X[12:], 5, **seed).tolist())) == 5
-    assert features_of(learner, X[12:]).pool.shape[1] == (18 if n_labels else 6)
+    assert features_of(learner, X[12:]).pool.whole().shape[1] == (18 if n_labels else 6)
 
 
 def test_features_are_those_of_the_fitted_networks_inside(net, pixels):
     X, y = pixels
     calibrated = CalibratedClassifierCV(net, cv=2).fit(X[:16], y[:16])
     expected = np.concatenate([one.estimator.transform(X) for one in calibrated.calibrated_classifiers_], axis=1)
-    np.testing.assert_allclose(features_of(calibrated, X).pool, expected, atol=1e-6)
+    np.testing.assert_allclose(features_of(calibrated, X).pool.whole(), expected, atol=1e-6)
     search = GridSearchCV(net, {"lr": [1e-3]}, cv=2).fit(X[:16], y[:16])
-    np.testing.assert_allclose(features_of(search, X).pool, search.best_estimator_.transform(X), atol=1e-6)
+    np.testing.assert_allclose(features_of(search, X).pool.whole(), search.best_estimator_.transform(X), atol=1e-6)
     behind = make_pipeline(clone(net), StandardScaler(), logistic()).fit(X[:16], y[:16])
-    np.testing.assert_allclose(features_of(behind, X).pool, behind[:-1].transform(X), atol=1e-6)
+    np.testing.assert_allclose(features_of(behind, X).pool.whole(), behind[:-1].transform(X), atol=1e-6)
 
 
 def test_a_network_before_a_classifier_gives_its_pretrained_activations(net, pixels):
     X = pixels[0]
     (expected,) = net.activations(X, [-2], pooled=True)
-    features = features_of(make_pipeline(net, logistic()), X).pool
+    features = features_of(make_pipeline(net, logistic()), X).pool.whole()
     np.testing.assert_array_equal(features, expected)
-    scaled = features_of(make_pipeline(net, StandardScaler(), logistic()), X).pool
+    scaled = features_of(make_pipeline(net, StandardScaler(), logistic()), X).pool.whole()
     np.testing.assert_allclose(scaled, StandardScaler().fit_transform(expected), atol=1e-5)
     assert not hasattr(net, "net_")  # the learner itself is as it was
 
@@ -139,7 +139,7 @@ def test_ensembles_without_a_network_are_compared_by_their_rows():
 def test_steps_that_have_learned_nothing_are_fitted_to_the_pool_in_a_copy():
     X = np.random.default_rng(0).normal(size=(40, 4)) * [1, 10, 100, 1]
     pipeline = make_pipeline(StandardScaler(), PCA(2, random_state=0), logistic())
-    features = features_of(pipeline, X).pool
+    features = features_of(pipeline, X).pool.whole()
     np.testing.assert_allclose(features, make_pipeline(StandardScaler(), PCA(2, random_state=0)).fit_transform(X))
     assert not hasattr(pipeline[0], "mean_")
     assert last_step(pipeline, X)[0] is pipeline[-1]

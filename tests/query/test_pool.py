@@ -12,8 +12,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
 from skal import ActiveClassifier, Query, adma_sampling
+from skal.query import STRATEGIES, max_herding_sampling
 from skal.query._pool import score_pool
+from skal.query._workers import WorkerPoints
 
+dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 
 
@@ -93,6 +96,43 @@ def test_a_killed_worker_changes_no_score(client, tmp_path):
     scores = score_pool(partial(sums_slowly, str(tmp_path)), da.from_array(X, chunks=(5, -1)))
     killer.join()
     np.testing.assert_allclose(scores, X.sum(axis=1))
+
+
+SAMPLED = {name: {"max_reference": 20} for name in ("max_herding", "uherding", "probcover")}
+
+
+@pytest.mark.parametrize("name", [*SAMPLED, "typiclust", "coreset", "badge"])
+def test_features_stay_on_the_workers_and_the_picks_are_those_in_memory(name, classifier, pixels, files):
+    X, y = pixels
+    classifier.fit(X[:12], y[:12])
+    query = Query(STRATEGIES[name].function, random_state=0, **SAMPLED.get(name, {}))
+    expected = query(classifier, X, 6)
+    for pool, chunks in ((X, (7, 8, 16, 3)), (files[0], 11)):
+        with dask.config.set(scheduler="synchronous"):
+            np.testing.assert_array_equal(query(classifier, da.from_array(pool, chunks=chunks), 6), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_killed_between_two_picks_changes_no_pick(client, classifier, files, monkeypatch):
+    pool, y = files
+    classifier.fit(pool[:12], y[:12])
+    expected = max_herding_sampling(classifier, pool, 8, max_reference=20, random_state=0)
+    inner, picked = WorkerPoints.inner, []
+
+    def inner_of_what_is_left(self, row):
+        picked.append(1)
+        if len(picked) == 4:
+            held = client.who_has()
+            os.kill(next(iter(client.cluster.workers.values())).pid, signal.SIGKILL)
+            assert len({worker for workers in held.values() for worker in workers}) == 2  # both held features
+        return inner(self, row)
+
+    monkeypatch.setattr(WorkerPoints, "inner", inner_of_what_is_left)
+    lazy = da.from_array(pool, chunks=5)
+    picks = max_herding_sampling(classifier, lazy, 8, max_reference=20, random_state=0)
+    np.testing.assert_array_equal(picks, expected)
+    assert len(picked) >= 8
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,168 @@
+"""Time and memory of a batch of 100 as the pool grows from 10,000 images to a million.
+
+512 features of each image, 2 KB, lie in a memory-mapped file; 100 images of 10 classes are labelled. Each strategy runs
+in a process of its own, for each size of the pool. Seconds are processor time of the query; memory is the most that the
+process held in the query above what it held before, the file itself aside. Rows that are in the CSV file already are
+not measured again; ``--table`` and ``--figure`` show what is there.
+
+    OMP_NUM_THREADS=1 python examples/studies/scale.py --output scale.csv
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+
+from skal.active import Learner
+from skal.query import STRATEGIES
+
+NAMES = {
+    "max_herding": "MaxHerding",
+    "uherding": "UHerding",
+    "probcover": "ProbCover",
+    "typiclust": "TypiClust",
+    "coreset": "core-set",
+    "badge": "BADGE",
+    "margin": "margin",
+}
+SIZES = [10_000, 100_000, 1_000_000]
+D, N_LABELS, N_CLASSES, BATCH = 512, 100, 10, 100
+_ROWS = 10_000
+
+
+def write_features(path: Path, n: int) -> None:
+    """Positive features near a surface of 32 dimensions, as those of networks are; no two rows are alike."""
+    rng = np.random.default_rng(0)
+    latent = 2 * rng.normal(size=(N_CLASSES, 32))[rng.integers(0, N_CLASSES, _ROWS)] + rng.normal(size=(_ROWS, 32))
+    base = np.maximum(latent @ rng.normal(size=(32, D)), 0)
+    X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, D))
+    for start in range(0, n, _ROWS):
+        pairs = base[rng.integers(0, _ROWS, (2, min(_ROWS, n - start)))]
+        X[start : start + _ROWS] = (pairs * rng.dirichlet([1, 1], pairs.shape[1]).T[..., None]).sum(0)
+    X.flush()
+
+
+class Memory(threading.Thread):
+    """The most memory of this process that is not a file's, looked at every 5 ms, above what it was at first."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self._done = threading.Event()
+        self._first = self._most = self._now()
+
+    def run(self) -> None:
+        while not self._done.wait(0.005):
+            self._most = max(self._most, self._now())
+
+    def stop(self) -> float:
+        """MiB."""
+        self._done.set()
+        self.join()
+        return (self._most - self._first) / 1024
+
+    @staticmethod
+    def _now() -> int:
+        return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0])
+
+
+def query(path: Path, name: str, n: int, dask: bool) -> tuple[float, float, float]:
+    """Processor seconds, seconds on the clock and MiB of one query."""
+    X = np.load(path, mmap_mode="r")[:n]
+    y = np.arange(N_LABELS) % N_CLASSES
+    learner = Learner(LogisticRegression(max_iter=1000), np.array(X[:N_LABELS]), y)
+    learner.labelled = np.arange(N_LABELS)
+    learner.fit()
+    X.sum(axis=1)  # so that the file is in memory
+    pool = X
+    if dask:
+        import dask.array
+
+        pool = dask.array.from_array(X, chunks=(65_536, -1))
+    memory, start, clock = Memory(), time.process_time(), time.perf_counter()
+    memory.start()
+    picks = STRATEGIES[name].function(learner, pool, BATCH, random_state=0)
+    seconds, on_the_clock = time.process_time() - start, time.perf_counter() - clock
+    assert len(set(picks.tolist())) == BATCH
+    return seconds, on_the_clock, memory.stop()
+
+
+def measured(path: Path, name: str, n: int, dask: bool) -> dict:
+    """A row of the CSV file, from a process of its own."""
+    command = [sys.executable, __file__, "--features", str(path), "--one", name, str(n), *(["--dask"] if dask else [])]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    seconds, clock, mib = map(float, printed.split())
+    held = "Dask" if dask else "memory map"
+    return {"strategy": name, "images": n, "pool": held, "seconds": seconds, "clock": clock, "MiB": mib}
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Strategies x sizes, seconds and the memory of the largest pool."""
+    rows = rows[rows["pool"] == "memory map"]
+    both = rows.pivot(index="strategy", columns="images", values=["seconds", "MiB"]).round({"seconds": 1, "MiB": 0})
+    both.columns = [f"{what} {n:,}" for what, n in both.columns]
+    return both.loc[[name for name in NAMES if name in both.index]].round(1)
+
+
+def draw(rows: pd.DataFrame, file: Path) -> None:
+    """Seconds and memory against the size of the pool, on logarithmic scales."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharex=True)
+    rows = rows[rows["pool"] == "memory map"].sort_values("images")
+    for ax, what, label in zip(
+        axes, ("seconds", "MiB"), ("seconds of one core", "MiB above the features"), strict=True
+    ):
+        for name, shown in NAMES.items():
+            own = rows[rows["strategy"] == name]
+            ax.plot(own["images"], own[what].clip(lower=0.01), marker="o", label=shown)
+        ax.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel=label)
+        ax.grid(alpha=0.3)
+    sizes = np.array(sorted(rows["images"].unique()))
+    axes[0].plot(sizes, sizes / sizes[0] * 0.02, "k:", label="linear")
+    axes[1].plot(sizes, sizes * D * 4 / 2**20, "k--", label="a copy of the features")
+    for ax in axes:
+        ax.legend(fontsize=8)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("scale.csv"))
+    parser.add_argument("--features", type=Path, default=Path("features.npy"), help="made where it does not exist")
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
+    parser.add_argument("--strategies", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--dask", action="store_true", help="the pool is a Dask array on threads")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(*query(args.features, args.one[0], int(args.one[1]), args.dask))
+        return
+    if not args.features.exists():
+        write_features(args.features, max(args.sizes))
+    rows = pd.read_csv(args.output).to_dict("records") if args.output.exists() else []
+    done = {(row["strategy"], row["images"], row["pool"]) for row in rows}
+    for n in sorted(args.sizes):
+        for name in args.strategies:
+            if (name, n, "Dask" if args.dask else "memory map") in done:
+                continue
+            rows.append(measured(args.features, name, n, args.dask))
+            print(*rows[-1].values(), flush=True)
+            pd.DataFrame(rows).round(3).to_csv(args.output, index=False)
+    if args.table:
+        table(pd.DataFrame(rows)).to_csv(args.table)
+    if args.figure:
+        draw(pd.DataFrame(rows), args.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Features that stay on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from skal.numerics.points import Points
+from skal.query._pool import chunks_of
+
+
+class WorkerPoints(Points):
+    """Points whose parts are Dask's: rows that are read come back, and what a function makes of the others.
+
+    A part that is lost with its worker is computed again by another.
+    """
+
+    @classmethod
+    def computed(cls, features: Callable[[Any], Any], X: Any) -> WorkerPoints:
+        """What a function makes of each chunk of a Dask array, held where it was computed."""
+        chunks, sizes = chunks_of(X)
+        return cls(cls([])._apply(features, chunks, keep=True), sizes)
+
+    def _apply(self, function: Callable[..., Any], *lists: Sequence[Any], keep: bool = False) -> list[Any]:
+        import dask
+
+        send = dask.delayed(function, traverse=False)  # one node of the graph, not a copy for each part
+        tasks = [send(*arguments) for arguments in zip(*lists, strict=True)]
+        return list(dask.persist(*tasks) if keep else dask.compute(*tasks))
