@@ -15,7 +15,6 @@ from sklearn.utils.validation import validate_data
 
 from skal._device import find_device
 from skal._random import draw_seed, seeded
-from skal.backbones.backbone import Backbone
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
 from skal.features.memory import ActivationCache
@@ -66,8 +65,8 @@ def train(
     shape = copy.copy(estimator)  # learns the width of X, so that a fit that fails changes nothing
     X = checked_features(shape, X, reset=not (continues and replays))
     prefix = prefix_of(estimator, X)
-    if estimator.n_frozen is None and continues and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
-        prefix = replace(prefix, n_frozen=estimator.n_frozen_)
+    if estimator.n_frozen is None:
+        prefix = replace(prefix, n_frozen=_depth(estimator, prefix, y, continues))
     if estimator.source is not None:
         estimator.source.check_backbone(prefix.backbone)
     is_same = continues and is_same_network(estimator, prefix)
@@ -135,6 +134,17 @@ def train(
     }
 
 
+def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
+    """Number of frozen layers where none is given: as in the fit that is continued, or as the labels are many."""
+    if continues and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
+        return int(estimator.n_frozen_)
+    labels = np.asarray(y)
+    if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe; or labels that are refused below
+        return prefix.n_frozen
+    per_class = len(labels) / max(1, len(np.unique(labels.astype(str))))
+    return int(recipe_of(estimator).default_depth(prefix.backbone, per_class))
+
+
 def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:
     """2-D data as scikit-learn checks it; images are left to the network's own check."""
     X = as_data(X)
@@ -159,16 +169,10 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
         # Of a network that has no weights of its own; the same before and after a fit.
         seed=int(estimator.random_state) if isinstance(estimator.random_state, (int, np.integer)) else 0,
     )
-    depth = _depth(estimator, backbone)
+    n_frozen = estimator.n_frozen
+    depth = default_depth(backbone) if n_frozen is None else backbone.layers.check_n_frozen(n_frozen)
     device, cache = find_device(estimator.device), find_cache(estimator.cache)
     return Prefix(backbone, depth, device, cache, bool(estimator.verbose))
-
-
-def _depth(estimator: Any, backbone: Backbone) -> int:
-    """Number of frozen layers; where none is given, the recipe's own. A probe trains none: those up to layer A."""
-    if estimator.n_frozen is not None:
-        return backbone.layers.check_n_frozen(estimator.n_frozen)
-    return default_depth(backbone) if estimator.max_epochs == 0 else recipe_of(estimator).default_depth(backbone)
 
 
 def fitted_prefix(estimator: Any) -> Prefix:

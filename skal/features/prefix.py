@@ -160,11 +160,6 @@ def default_depth(backbone: Backbone) -> int:
     return layers.depth(layers.resolve(layers.pattern_layers()[0][0]))
 
 
-def deeper_depth(backbone: Backbone) -> int:
-    """Two thirds of the weight layers, and at most up to layer A: what is worth training at any number of labels."""
-    return min(default_depth(backbone), 2 * len(backbone.layers.weight_layers) // 3)
-
-
 def run_batched(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, device: str) -> torch.Tensor:
     """Part of a network in evaluation on many rows, batch by batch."""
     with torch.inference_mode():
