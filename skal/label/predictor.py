@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from skal.label.audit import FEWEST
 from skal.label.calibration import calibrate, fit_temperature
+from skal.label.fitting import BLOCK
 from skal.label.snapshot import Snapshot, renamed
 from skal.label.state import State
 
@@ -52,6 +54,17 @@ class Predictor:
         """
         _, confidence = self.renamed(np.asarray(self.model.predict_proba(np.array(paths)), dtype=float))
         return confidence, confidence if self.temperature is None else calibrate(confidence, self.temperature)
+
+    def table(self, paths: Sequence[str]) -> pd.DataFrame:
+        """Predictions as columns path, label, confidence, probability, and the probability of each class."""
+        parts = [self.predict(paths[start : start + BLOCK]) for start in range(0, len(paths), BLOCK)]
+        empty = np.zeros((0, len(self.classes)))
+        confidence = np.concatenate([empty, *(own for own, _ in parts)])
+        proba = np.concatenate([empty, *(calibrated for _, calibrated in parts)])
+        rows, best = np.arange(len(paths)), confidence.argmax(axis=1)
+        found = {"path": list(paths), "label": np.array(self.classes)[best]}
+        found |= {"confidence": confidence[rows, best], "probability": proba[rows, best]}
+        return pd.DataFrame(found | {f"p({name})": proba[:, k] for k, name in enumerate(self.classes)})
 
 
 def calibration(state: State, snapshot: Snapshot) -> tuple[float | None, int]:

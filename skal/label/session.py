@@ -293,20 +293,8 @@ class LabelSession(Actions):
         with self._changed:
             snapshot = self._desk.snapshot
             renames = self._state.renames_since(snapshot.n_events)
-            temperature, _ = calibration(self._state, snapshot)
-            predictor = Predictor(self.model, renames, temperature)
-        names = [os.fspath(path) for path in paths]
-        parts = [predictor.predict(names[i : i + fitting.BLOCK]) for i in range(0, len(names), fitting.BLOCK)]
-        empty = np.zeros((0, len(predictor.classes)))
-        confidence = np.concatenate([empty, *(own for own, _ in parts)])
-        proba = np.concatenate([empty, *(calibrated for _, calibrated in parts)])
-        classes, best = predictor.classes, confidence.argmax(axis=1)
-        found = {"path": names, "label": np.array(classes)[best]}
-        found |= {
-            name: shares[np.arange(len(names)), best]
-            for name, shares in (("confidence", confidence), ("probability", proba))
-        }
-        return pd.DataFrame(found | {f"p({name})": proba[:, k] for k, name in enumerate(classes)})
+            predictor = Predictor(self.model, renames, calibration(self._state, snapshot)[0])
+        return predictor.table([os.fspath(path) for path in paths])
 
     def status(self) -> Status:
         """How the session stands."""
