@@ -103,6 +103,19 @@ def pool() -> list[str]:
     return [study("pool", f"{run} {output}") for run in runs] + [study("pool", f"{output} --table {{work}}/table.csv")]
 
 
+def pool_again() -> list[str]:
+    """The same on a second network, on many classes, and in ten draws of few labels."""
+    output = "--output {work}/pool.csv"
+    tasks = [
+        f"--name {name} --images {{data}}/{name} {net}"
+        for net in (f"{SQUEEZENET} --image-size 99", f"{MOBILENET} --image-size 97")
+        for name in ("scenes15", "textures10")
+    ]
+    runs = [f"--labels 1 2 --seeds 10 {task}" for task in tasks] + [f"--labels 5 10 {task}" for task in tasks[:2]]
+    runs.append(f"--labels 1 2 5 --seeds 3 --name caltech101 --images {{data}}/caltech101 {MOBILENET} --image-size 97")
+    return [study("pool", f"{run} {output}") for run in runs] + [study("pool", f"{output} --table {{work}}/table.csv")]
+
+
 def probe(at_random: bool) -> list[str]:
     """The classifier against logistic regression."""
     runs, output = [], "--output {work}/probe.csv"
@@ -142,6 +155,7 @@ STUDIES = {
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
     "pool": Study(pool(), {"pool.csv": "pool/records.csv", "table.csv": "pool/table.csv"}),
+    "pool_again": Study(pool_again(), {"pool.csv": "pool/again.csv", "table.csv": "pool/again_table.csv"}),
     "bad_pools": Study(
         [study("bad_pools", f"--images {{data}}/scenes15 --strangers {{data}}/textures10 {MOBILENET} --image-size 97 "
                             "--seeds 3 --output {work}/bad_pools.csv --table {work}/table.csv")],
