@@ -75,7 +75,7 @@ class FrozenPrefixClassifier(
         most a fifth of all, are shorter. False takes `lr` as it is.
     max_epochs : int, default=30
         Passes over the labelled images in one fit; 0 leaves the linear probe.
-    min_steps : int, default=60
+    min_steps : int, default=100
         Fewest training steps in one fit: few images are passed more often than `max_epochs`.
     max_seconds : float or None, default=None
         Seconds after which a fit ends with the weights it has by then; the rate falls to zero on the way. Not counted
@@ -187,7 +187,7 @@ class FrozenPrefixClassifier(
         lr: float = 3e-3,
         relative_lr: bool = True,
         max_epochs: int = 30,
-        min_steps: int = 60,
+        min_steps: int = 100,
         max_seconds: float | None = None,
         batch_size: int = 32,
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,

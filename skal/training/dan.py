@@ -75,7 +75,8 @@ class DAN(Recipe):
     >>> X = rng.normal(size=(80, 4)).astype(np.float32) + 3 * y[:, None]
     >>> X_target = X + np.array([2, 0, 0, 0], dtype=np.float32)
     >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> classifier = FrozenPrefixClassifier(net, n_frozen=0, recipe=DAN(labels="source"), random_state=0)
+    >>> recipe = DAN(labels="source")
+    >>> classifier = FrozenPrefixClassifier(net, n_frozen=0, recipe=recipe, min_steps=300, random_state=0)
     >>> classifier.fit(X, y, X_unlabeled=X_target).score(X_target, y) > 0.9
     True
     """
