@@ -35,7 +35,9 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     keys = {"index": ["network", "n_frozen"], "columns": "labels", "sort": False}
     accuracy = 100 * rows.pivot_table(values="accuracy", **keys)
     shown = accuracy.join(rows.pivot_table(values="seconds", **keys).add_suffix(" s"))
-    return shown.round(1).rename_axis(["network", "frozen layers"])
+    shown = shown.round(1).rename_axis(["network", "frozen layers"])
+    ends = {"default": -np.inf, FLIPS: 1}
+    return shown.loc[sorted(shown.index, key=lambda row: (row[0], ends[row[1]] if row[1] in ends else -int(row[1])))]
 
 
 def flipped_and_cropped(x: torch.Tensor) -> torch.Tensor:
@@ -59,7 +61,7 @@ def draw(rows: pd.DataFrame, file: Path) -> None:
             line = ax.plot(fixed.index, fixed, marker="o", label="all labels" if k == "all" else f"{k} labels a class")
             ax.axhline(mean["default"], color=line[0].get_color(), linestyle=":")
         ax.set(xlabel="frozen weight layers", ylabel="accuracy", title=net)
-        ax.legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(file, dpi=120)
 
 
