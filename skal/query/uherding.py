@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils._param_validation import Interval
+from threadpoolctl import threadpool_limits
 
 from skal.numerics.coverage import MAX_REFERENCE
 from skal.query._batch import DUPLICATES, cover, kernel_width
@@ -108,7 +109,8 @@ def temperature(context: Context) -> float:
         return 1.0
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=context.generator)
     try:
-        proba = cross_val_predict(_quick(context.estimators[0]), X, y, cv=folds, method="predict_proba")
+        with threadpool_limits(1, "blas"):  # threads cost more than they save on problems this small
+            proba = cross_val_predict(_quick(context.estimators[0]), X, y, cv=folds, method="predict_proba")
     except ValueError:
         return 1.0
     own = np.searchsorted(classes, y)
