@@ -131,8 +131,10 @@ def pure_radius(
     """
     X = Points.of(X)
     if len(X) <= max_reference:
-        X = Points([X.whole()])
-    some = X.whole() if len(X) <= max_reference else X[np.sort(generator.permutation(len(X))[:max_reference])]
+        some = X.whole()
+        X = Points([some])  # scaled once
+    else:
+        some = X[np.sort(generator.permutation(len(X))[:max_reference])]
     centers = torch.from_numpy(k_means(some.numpy(), n_clusters, generator).cluster_centers_)
     balls = X[np.sort(generator.permutation(len(X))[:_BALLS])]
     own = nearest_center(balls, centers)
