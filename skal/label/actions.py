@@ -90,7 +90,7 @@ class Actions:
         """An event about one image, with what was shown of it."""
         item = self._catalogue.items.get(image)
         if item is None:
-            raise ValueError(f"there is no image {image!r}")
+            raise ValueError(f"there is no image {image!r}, or its file is another by now")
         if why not in (None, "review"):
             raise ValueError(f"why={why!r} is not one of (None, 'review')")
         if seconds is not None and not 0 <= seconds < 1e9:
