@@ -178,7 +178,12 @@ class PredictionMixin:
         prefix, inputs = self._checked(X)
         current = self.__sklearn_is_fitted__() and not pretrained
         trained = self.net_.module_.to(prefix.device).body if current else None
-        return prefix.layer_activations(inputs, layers, pooled=pooled, trained=trained)
+        graph = prefix.backbone.layers
+        is_final = [current and pooled and graph.resolve(layer) is graph.features for layer in layers]
+        others = [layer for layer, final in zip(layers, is_final, strict=True) if not final]
+        found = iter(prefix.layer_activations(inputs, others, pooled=pooled, trained=trained) if others else ())
+        # The final representation is what predictions are made of: the trainable layers run once for both.
+        return [self.transform(X) if final else next(found) for final in is_final]
 
     def source_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the source classes under the pre-trained network and its own head.
