@@ -80,60 +80,38 @@ def trade_offs(images: str, network: str, rounds: str, lambdas: tuple[str, ...])
     return [*commands, study("join_records", f"{' '.join(runs)} --output {{work}}/joined")]
 
 
-def pool() -> list[str]:
-    """What the unlabelled pool teaches, on labels at random and on chosen ones."""
-    small, output = f"{MOBILENET} --image-size 97", "--output {work}/pool.csv"
-    scenes, textures = (f"--name {name} --images {{data}}/{name} {small}" for name in ("scenes15", "textures10"))
-    pairs = [
-        f'--name "cifar10 {name}" --arrays {{data}}/cifar10.npz --classes {classes} {small}'
-        for name, classes in (("cat/dog", "3 5"), ("car/truck", "1 9"))
-    ]
-    others = [
-        "--seeds 3 --name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
-        f"--seeds 3 {small}",
-        f"--seeds 3 --name cifar10 --arrays {{data}}/cifar10.npz {small}",
-        f"--seeds 2 --fine-tune {scenes}",
-    ]
-    chosen = [
-        f"--seeds 3 --labels 2 5 10 --chosen-by {strategy} {run}"
-        for strategy in ("uherding", "margin")
-        for run in (scenes, textures, pairs[0])
-    ]
-    runs = [scenes, textures, *pairs, *others, *chosen]
-    return [study("pool", f"{run} {output}") for run in runs] + [study("pool", f"{output} --table {{work}}/table.csv")]
+def baselines() -> list[str]:
+    """skal beside scikit-learn on the same features: labels at random and chosen, two networks, many classes, pairs."""
+    mobilenet, squeezenet = f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99"
 
+    def task(name: str, data: str = "", network: str = mobilenet) -> str:
+        return f'--name "{name}" {data or f"--images {{data}}/{name}"} {network}'
 
-def pool_again() -> list[str]:
-    """The same on a second network, on many classes, and in ten draws of few labels."""
-    output = "--output {work}/pool.csv"
-    tasks = [
-        f"--name {name} --images {{data}}/{name} {net}"
-        for net in (f"{SQUEEZENET} --image-size 99", f"{MOBILENET} --image-size 97")
-        for name in ("scenes15", "textures10")
+    cifar10, caltech = "--arrays {data}/cifar10.npz", "--images {data}/caltech101"
+    scenes, textures = task("scenes15"), task("textures10")
+    cat_dog = task("cifar10 cat/dog", f"{cifar10} --classes 3 5")
+    runs = [
+        scenes,
+        textures,
+        cat_dog,
+        task("cifar10 car/truck", f"{cifar10} --classes 1 9"),
+        task("cifar10 deer/horse", f"{cifar10} --classes 4 7"),
+        task("caltech101 crayfish/lobster", f"{caltech} --classes crayfish lobster"),
+        task("caltech101 dolphin/rhino", f"{caltech} --classes dolphin rhino"),
+        "--name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
+        "--name mnist --arrays {data}/mnist.npz --lenet {data}/usps.npz",
+        task("cifar10", cifar10),
+        mobilenet,
+        *(task(name, network=squeezenet) for name in ("scenes15", "textures10")),
+        task("cifar10 cat/dog", f"{cifar10} --classes 3 5", squeezenet),
+        f"--labels 1 2 5 --seeds 3 {task('caltech101')}",
+        *(f"--chosen-by anywhere --labels 1 2 5 10 {run}" for run in (scenes, textures, cat_dog)),
     ]
-    runs = [f"--labels 1 2 --seeds 10 {task}" for task in tasks] + [f"--labels 5 10 {task}" for task in tasks[:2]]
-    runs.append(f"--labels 1 2 5 --seeds 3 --name caltech101 --images {{data}}/caltech101 {MOBILENET} --image-size 97")
-    return [study("pool", f"{run} {output}") for run in runs] + [study("pool", f"{output} --table {{work}}/table.csv")]
-
-
-def probe(at_random: bool) -> list[str]:
-    """The classifier against logistic regression."""
-    runs, output = [], "--output {work}/probe.csv"
-    if at_random:
-        runs = [
-            f"--labels 10 20 50 100 {output}",
-            f"--name scenes15 --images {{data}}/scenes15 {MOBILENET} --image-size 129 --labels 15 30 75 150 {output}",
-        ]
-        return [study("compare_probe", f"--random {run}") for run in runs] + [
-            study("compare_probe", f"{output} --table {{work}}/table.csv")
-        ]
-    for network in (MOBILENET, SQUEEZENET):
-        runs.append(f"{network} --image-size 96 {output}")
-        for data in ("scenes15", "caltech101"):
-            runs.append(f"--name {data} --images {{data}}/{data} {network} --image-size 129 {output}")
-    return [study("compare_probe", run) for run in runs] + [
-        study("compare_probe", f"{output} --table {{work}}/table.csv")
-    ]
+    for strategy in ("uherding", "margin"):
+        runs += [f"--chosen-by {strategy} --labels 2 5 10 --seeds 3 {run}" for run in (scenes, textures, cat_dog)]
+    output = "--output {work}/records.csv"
+    tables = study("baselines", f"{output} --tables {{work}}/tables")
+    return [*(study("baselines", f"{run} {output}") for run in runs), tables]
 
 
 STUDIES = {
@@ -142,9 +120,10 @@ STUDIES = {
         {f"fashion/{name}": f"fashion/{name}" for name in ("learning_curve.png", "queried.png", "queried.csv",
                                                          "records.csv", "table.csv")},
     ),
-    "probe": Study(probe(False), {"probe.csv": "compare_probe.csv", "table.csv": "compare_probe_table.csv"}),
-    "probe_random": Study(
-        probe(True), {"probe.csv": "compare_probe_random.csv", "table.csv": "compare_probe_random_table.csv"}
+    "baselines": Study(
+        baselines(),
+        {"records.csv": "baselines/records.csv", "tables/table.csv": "baselines/table.csv",
+         "tables/summary.csv": "baselines/summary.csv"},
     ),
     "depth": Study(
         [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} --output {{work}}/depth.csv") for run in (
@@ -153,19 +132,17 @@ STUDIES = {
         + [study("depth", "--labels --output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
-    "pool": Study(pool(), {"pool.csv": "pool/records.csv", "table.csv": "pool/table.csv"}),
-    "pool_again": Study(pool_again(), {"pool.csv": "pool/again.csv", "table.csv": "pool/again_table.csv"}),
     "bad_pools": Study(
         [study("bad_pools", f"--images {{data}}/scenes15 --strangers {{data}}/textures10 {MOBILENET} --image-size 97 "
                             "--seeds 3 --output {work}/bad_pools.csv --table {work}/table.csv")],
         {"bad_pools.csv": "pool/bad_pools.csv", "table.csv": "pool/bad_pools_table.csv"},
     ),
     "pool_curves": Study(
-        [study("pool_curves", f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97 "
-                              "--strategy UHerding random --output {work}/curves")
-         for name in ("scenes15", "textures10")]
-        + [study("pool_curves", "--output {work}/curves --table {work}/table.csv")],
-        {"table.csv": "pool/curves.csv"},
+        [study("pool_curves", f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97 {options} "
+                              "--output {work}/curves")
+         for options in ("", "--fine-tune --strategy UHerding --seeds 3") for name in ("scenes15", "textures10")]
+        + [study("pool_curves", "--output {work}/curves --table {work}/table.csv --figure {work}/curves.png")],
+        {"table.csv": "pool/curves.csv", "curves.png": "pool/curves.png"},
     ),
     "grid_search": Study([study("grid_search", "--compare --output {work}/grid")], {}),
     "lambda_fashion": Study(
