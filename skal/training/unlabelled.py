@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from skal.features.activations import Point
+from skal.features.final import final_features
 from skal.features.pooling import flat
 from skal.features.prefix import run_batched
 from skal.features.stored import KeyedInputs
@@ -19,6 +20,7 @@ from skal.numerics.propagation import nearest_neighbors
 from skal.training.head import HeadPenalty, default_C, solve_head
 from skal.training.problem import Problem, Start
 from skal.training.pseudo_labelling import pseudo_labels
+from skal.training.suffix import Suffix
 
 #: Weight of the whole pool in the head's loss for each labelled image; an image of the pool weighs at most 1.
 _POOL_WEIGHT = 10.0
@@ -72,21 +74,15 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     return share > _NEAR and share * m > _ODDS * (1 - share) * n
 
 
-def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start:
+def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
     """A start whose head has learned from the pool too; its suffix is changed in place.
 
-    Features are read from the mean of all images, labelled and not. The head is the logistic regression on the labelled
-    images and on those of the pool as what they are taken for (:func:`pseudo_labels`). A pool of another kind than the
-    labelled images teaches nothing, with a warning.
+    A pool of another kind than the labelled images teaches nothing: None is returned, with a warning.
     """
-    if len(pool) == 0:
-        return start
     suffix, n = start.suffix, len(problem.y)
     features = torch.cat([_labelled_features(problem, suffix), _pool_features(problem, suffix, pool)])
     before = suffix.mean
-    suffix.center_by(features)
-    read = suffix.scaled(features).numpy()
-    centered = read - read.mean(axis=0)
+    centered = _centered(_read(suffix, features))
     if is_apart(centered[:n], centered[n:]):
         warnings.warn(
             "X_unlabeled is not learned from: the labelled images are near each other and far from its images, as if "
@@ -95,35 +91,64 @@ def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start:
             stacklevel=2,
         )
         suffix.mean = before
-        return start
-    weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
-    y, n_classes = problem.targets.numpy(), len(problem.classes)
-    proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
-    total = min(_POOL_WEIGHT * n, float(len(pool)))
-    weights = np.concatenate([weight, np.full(len(pool), total / len(pool))])
-    # The head's weights are scaled to a mean of 1, and the penalty with them.
-    penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
-    solve_head(suffix.head, read, np.concatenate([np.eye(n_classes)[y], proba]), penalty, sample_weight=weights)
-    suffix.center, suffix.scale = penalty.center, penalty.scale
+        return None
+    penalty = _teach(suffix, features, problem)
     of_labelled = replace(penalty, n=n, C=default_C(n))  # training goes on with labelled images alone
     return replace(start, penalty=of_labelled, probe=copy.deepcopy(suffix))
 
 
-def _labelled_features(problem: Problem, suffix: Any) -> torch.Tensor:
-    device = problem.prefix.device
-    features = run_batched(suffix.to(device).eval().features, problem.activations, device)
+def teach_again(pool: Inputs, problem: Problem, suffix: Suffix) -> None:
+    """Solve the head of a trained suffix on the pool as its own representation shows it, in place.
+
+    Training has seen the labelled images alone. In what it has made of the features the pool's images are taken for the
+    right classes more often than before.
+    """
+    pooled = torch.cat([*final_features(problem.prefix, pool, suffix, problem.final)])
+    _teach(suffix, torch.cat([_labelled_features(problem, suffix), pooled]), problem)
+
+
+def _teach(suffix: Suffix, features: torch.Tensor, problem: Problem) -> HeadPenalty:
+    """Solve the head on labelled images and, as what they are taken for, on those of the pool.
+
+    Features are read from the mean of all images. The head is the logistic regression on the labelled images and on
+    those of the pool as what they are taken for (:func:`pseudo_labels`).
+    """
+    n, read = len(problem.y), _read(suffix, features)
+    centered, n_pool = _centered(read), len(read) - n
+    weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
+    y, n_classes = problem.targets.numpy(), len(problem.classes)
+    proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
+    total = min(_POOL_WEIGHT * n, float(n_pool))
+    weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])
+    # The head's weights are scaled to a mean of 1, and the penalty with them.
+    penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
     suffix.cpu()
-    return features
+    solve_head(suffix.head, read, np.concatenate([np.eye(n_classes)[y], proba]), penalty, sample_weight=weights)
+    suffix.center, suffix.scale = penalty.center, penalty.scale
+    return penalty
 
 
-def _pool_features(problem: Problem, suffix: Any, pool: Inputs) -> torch.Tensor:
+def _read(suffix: Suffix, features: torch.Tensor) -> np.ndarray:
+    """Features as the head reads them, from their own mean."""
+    suffix.cpu().center_by(features)
+    return suffix.scaled(features).numpy()
+
+
+def _centered(read: np.ndarray) -> np.ndarray:
+    return read - read.mean(axis=0)
+
+
+def _labelled_features(problem: Problem, suffix: Suffix) -> torch.Tensor:
+    device = problem.prefix.device
+    return run_batched(suffix.to(device).eval().features, problem.activations, device)
+
+
+def _pool_features(problem: Problem, suffix: Suffix, pool: Inputs) -> torch.Tensor:
     """Final representation (n, n_features) of the pool; of the pre-trained network it is cached."""
     prefix = problem.prefix
-    if problem.last is None:
-        return torch.cat([flat(block) for (block,) in prefix.at(pool, [Point(prefix.backbone.layers.features, True)])])
-    blocks = [
-        run_batched(suffix.to(prefix.device).eval().features, block, prefix.device)
-        for block in prefix.activations(pool)
-    ]
-    suffix.cpu()
-    return torch.cat(blocks)
+    if problem.last is not None:
+        return torch.cat([*final_features(prefix, pool, suffix, problem.final)])
+    points = [Point(prefix.backbone.layers.features, True)]
+    if problem.options.max_epochs > 0:
+        points.append(Point(prefix.cut))  # asked for after training
+    return torch.cat([flat(features) for features, *_ in prefix.at(pool, points)])
