@@ -87,28 +87,25 @@ def baselines() -> list[str]:
     def task(name: str, data: str = "", network: str = mobilenet) -> str:
         return f'--name "{name}" {data or f"--images {{data}}/{name}"} {network}'
 
-    cifar10, caltech = "--arrays {data}/cifar10.npz", "--images {data}/caltech101"
+    cifar10, caltech, few = "--arrays {data}/cifar10.npz", "--images {data}/caltech101", "--labels 1 2 5 10 --seeds 3"
     scenes, textures = task("scenes15"), task("textures10")
     cat_dog = task("cifar10 cat/dog", f"{cifar10} --classes 3 5")
     runs = [
-        scenes,
-        textures,
+        *(f"--seeds 3 {run}" for run in (scenes, textures)),
         cat_dog,
         task("cifar10 car/truck", f"{cifar10} --classes 1 9"),
-        task("cifar10 deer/horse", f"{cifar10} --classes 4 7"),
         task("caltech101 crayfish/lobster", f"{caltech} --classes crayfish lobster"),
-        task("caltech101 dolphin/rhino", f"{caltech} --classes dolphin rhino"),
         "--name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
         "--name mnist --arrays {data}/mnist.npz --lenet {data}/usps.npz",
-        task("cifar10", cifar10),
-        mobilenet,
-        *(task(name, network=squeezenet) for name in ("scenes15", "textures10")),
-        task("cifar10 cat/dog", f"{cifar10} --classes 3 5", squeezenet),
-        f"--labels 1 2 5 --seeds 3 {task('caltech101')}",
-        *(f"--chosen-by anywhere --labels 1 2 5 10 {run}" for run in (scenes, textures, cat_dog)),
+        *(f"{few} {task(name, network=squeezenet)}" for name in ("scenes15", "textures10")),
+        f"{few} {task('cifar10', cifar10)}",
+        f"{few} {mobilenet}",
+        f"--labels 1 2 --seeds 3 {task('caltech101')}",
     ]
-    for strategy in ("uherding", "margin"):
-        runs += [f"--chosen-by {strategy} --labels 2 5 10 --seeds 3 {run}" for run in (scenes, textures, cat_dog)]
+    for chosen_by in ("uherding", "margin"):
+        chosen = f"--probes --chosen-by {chosen_by} --labels 2 5 10 --seeds 3"
+        runs += [f"{chosen} {run}" for run in (scenes, textures, cat_dog)]
+    runs += [f"--chosen-by anywhere {few} {run}" for run in (scenes, textures, cat_dog)]
     output = "--output {work}/records.csv"
     tables = study("baselines", f"{output} --tables {{work}}/tables")
     return [*(study("baselines", f"{run} {output}") for run in runs), tables]
@@ -134,13 +131,15 @@ STUDIES = {
     ),
     "bad_pools": Study(
         [study("bad_pools", f"--images {{data}}/scenes15 --strangers {{data}}/textures10 {MOBILENET} --image-size 97 "
-                            "--seeds 3 --output {work}/bad_pools.csv --table {work}/table.csv")],
+                            f"--seeds 3 {options} --output {{work}}/bad_pools.csv")
+         for options in ("", "--fine-tune --labels 2 5")]
+        + [study("bad_pools", "--output {work}/bad_pools.csv --strangers {data}/textures10 --table {work}/table.csv")],
         {"bad_pools.csv": "pool/bad_pools.csv", "table.csv": "pool/bad_pools_table.csv"},
     ),
     "pool_curves": Study(
         [study("pool_curves", f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97 {options} "
                               "--output {work}/curves")
-         for options in ("", "--fine-tune --strategy UHerding --seeds 3") for name in ("scenes15", "textures10")]
+         for options in ("", "--fine-tune --strategy UHerding --seeds 2") for name in ("scenes15", "textures10")]
         + [study("pool_curves", "--output {work}/curves --table {work}/table.csv --figure {work}/curves.png")],
         {"table.csv": "pool/curves.csv", "curves.png": "pool/curves.png"},
     ),

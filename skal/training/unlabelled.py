@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from skal.features.activations import Point
 from skal.features.final import final_features
@@ -19,16 +20,19 @@ from skal.images.inputs import Inputs, JoinedInputs
 from skal.numerics.propagation import nearest_neighbors
 from skal.training.head import HeadPenalty, default_C, solve_head
 from skal.training.problem import Problem, Start
-from skal.training.pseudo_labelling import pseudo_labels
+from skal.training.pseudo_labelling import pseudo_labels, reliance
 from skal.training.suffix import Suffix
 
 #: Weight of the whole pool in the head's loss for each labelled image; an image of the pool weighs at most 1.
 _POOL_WEIGHT = 10.0
 #: C of that head, on features of length 1 and losses of weight 1 for a labelled image.
 _POOL_C = 10.0
-#: Neighbours of a labelled image that tell whether the pool is of its kind; the least share and odds of labelled ones
-#: among them where it is not.
-_NEIGHBORS, _NEAR, _ODDS, _FEWEST = 15, 0.25, 5.0, 10
+#: Neighbours of a labelled image that tell whether the pool is of its kind, and the odds of labelled ones among them
+#: where it is not; labelled images that are too few to tell.
+_NEIGHBORS, _ODDS, _FEWEST = 15, 5.0, 10
+#: Neighbours in the pool, the share of its own images than which labelled ones are farther from them where it is of
+#: another kind, and images of the pool that are compared.
+_NEAREST, _FARTHER, _COMPARED = 5, 0.7, 1000
 
 
 def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
@@ -47,9 +51,10 @@ def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
 def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     """Whether labelled images are near each other and far from a pool, as if it were of another kind.
 
-    Of the nearest neighbours of an image that was drawn from the pool, about as many are labelled as of all images. So
-    a pool is apart where more than a quarter of them are, and the odds of that are more than five times those of all.
-    Fewer than ten labelled images cannot tell, nor a pool of less than five times as many, which may lack a class.
+    Of the nearest neighbours of an image that was drawn from the pool, about as many are labelled as of all images, and
+    it is about as near to the pool as the pool's images are to each other. So a pool is apart where the odds of
+    labelled neighbours are more than five times those of all, and labelled images are farther from it than 70 % of its
+    own. Fewer than ten labelled images cannot tell, nor a pool of less than five times as many, which may lack a class.
 
     Parameters
     ----------
@@ -67,11 +72,17 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     n, m = len(labelled), len(pool)
     if n < _FEWEST or m < 5 * n:
         return False
-    n_neighbors = min(_NEIGHBORS, n - 1)
-    everything = torch.from_numpy(np.concatenate([labelled, pool]))
-    _, nearest = nearest_neighbors(everything, n_neighbors, n)
+    _, nearest = nearest_neighbors(torch.from_numpy(np.concatenate([labelled, pool])), min(_NEIGHBORS, n - 1), n)
     share = float((nearest < n).float().mean())
-    return share > _NEAR and share * m > _ODDS * (1 - share) * n
+    if share * m <= _ODDS * (1 - share) * n:
+        return False
+    every = -(-m // _COMPARED)
+    some = np.arange(m) % every == 0
+    of_pool, _ = nearest_neighbors(torch.from_numpy(np.concatenate([pool[some], pool[~some]])), _NEAREST, some.sum())
+    to_pool = functional.normalize(torch.from_numpy(labelled)) @ functional.normalize(torch.from_numpy(pool)).T
+    of_labelled = to_pool.topk(_NEAREST, dim=1).values
+    is_farther = of_labelled.mean(dim=1)[:, None] < of_pool.mean(dim=1)
+    return float(is_farther.float().mean()) > _FARTHER
 
 
 def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
@@ -118,7 +129,7 @@ def _teach(suffix: Suffix, features: torch.Tensor, problem: Problem) -> HeadPena
     weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
     y, n_classes = problem.targets.numpy(), len(problem.classes)
     proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
-    total = min(_POOL_WEIGHT * n, float(n_pool))
+    total = min(_POOL_WEIGHT * n, float(n_pool)) * reliance(n_pool, len(np.unique(y)))
     weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])
     # The head's weights are scaled to a mean of 1, and the penalty with them.
     penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))

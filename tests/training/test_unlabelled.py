@@ -47,7 +47,7 @@ def test_the_head_is_the_regression_on_labels_and_what_the_pool_is_taken_for(cla
     proba = pseudo_labels(centered[:4], own, centered[4:], 4)
     rows = np.concatenate([Z[0], np.repeat(Z[1], 4, axis=0)])
     labels = np.concatenate([own, np.tile(np.arange(4), len(pool))])
-    total = min(10 * len(y), len(pool))
+    total = min(10 * len(y), len(pool)) * len(pool) / (len(pool) + 10 * 4)
     weight = np.concatenate([np.ones(4), (proba * total / len(pool)).ravel()])
     scale2 = ((both - both.mean(axis=0)) ** 2).sum(axis=1).mean()
     oracle = LogisticRegression(C=10 / scale2, tol=1e-8, max_iter=5000).fit(rows, labels, sample_weight=weight)
