@@ -109,7 +109,7 @@ def test_an_example_says_how_it_is_run(example, name):
         assert f"{(FOLDERS[name] / name).relative_to(EXAMPLES.parent).as_posix()}.py" in module.__doc__
 
 
-def test_quickstart_and_the_join_of_its_runs(run, images, toy_profile, tmp_path):
+def test_quickstart(run, images, toy_profile, tmp_path):
     output = tmp_path / "quickstart"
     printed = run("quickstart", "--images", images, "--profile", toy_profile, "--strategy", "adma", "random", *LOOP,
                   "--full", "--output", output)  # fmt: skip
@@ -120,12 +120,6 @@ def test_quickstart_and_the_join_of_its_runs(run, images, toy_profile, tmp_path)
     }  # fmt: skip
     assert len(pd.read_csv(output / "queried.csv")) == 6
     assert {path.name for path in output.glob("*.png")} == {"learning_curve.png", "queried.png"}
-
-    printed = run("join_records", "--run", output, "adma=ADMA", "--run", output, "adma=again", "--output", tmp_path)
-    assert set(pd.read_csv(tmp_path / "records.csv")["strategy"]) == {
-        "ADMA", "again", "random", "logistic regression", "all labels"
-    }  # fmt: skip
-    assert "again" in printed
 
 
 def test_adma_study(run, images, toy_profile, tmp_path):

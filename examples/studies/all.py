@@ -1,7 +1,7 @@
 """Remake any table or figure of the documentation.
 
     python examples/studies/all.py --list                                 their names, and the data that they need
-    python examples/studies/all.py --table quickstart lambda_fashion      remake these, and write them to docs/
+    python examples/studies/all.py --table quickstart depth      remake these, and write them to docs/
 
 Data that are not part of the project lie in ``--data`` (or $SKAL_DATA), under the names that ``--list`` prints: images
 in class folders (scenes15/train and scenes15/test), arrays X_train, y_train, X_test, y_test (cifar10.npz), and state
@@ -70,16 +70,6 @@ def profile(size: int, options: str = "") -> str:
     return study("make_source_profile", f"{{data}}/imagenet {MOBILENET} --image-size {size} {options} {output}")
 
 
-def trade_offs(images: str, network: str, rounds: str, lambdas: tuple[str, ...]) -> list[str]:
-    """ADMA at several trade-offs, and random labelling, in one figure."""
-    commands, runs = [], []
-    for lam in lambdas:
-        options = f"--strategy adma random --lam {lam} {rounds}"
-        commands.append(f"examples/quickstart.py --full {images} {network} {options} --output {{work}}/{lam}")
-        runs.append(f'--run {{work}}/{lam} "adma=ADMA, λ = {lam}"')
-    return [*commands, study("join_records", f"{' '.join(runs)} --output {{work}}/joined")]
-
-
 def baselines() -> list[str]:
     """skal beside scikit-learn on the same features: labels at random and chosen, two networks, many classes, pairs."""
     mobilenet, squeezenet = f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99"
@@ -144,20 +134,6 @@ STUDIES = {
         {"table.csv": "pool/curves.csv", "curves.png": "pool/curves.png"},
     ),
     "grid_search": Study([study("grid_search", "--compare --output {work}/grid")], {}),
-    "lambda_fashion": Study(
-        trade_offs("", "", "--rounds 15", ("0.01", "0.1", "0.5")),
-        {f"joined/{name}": f"fashion_lambda/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
-    ),
-    "lambda_scenes15": Study(
-        [profile(129), *trade_offs("--images {data}/scenes15", f"{PROFILED} --image-size 129",
-                                   "--batch 15 --rounds 15", ("0.01", "0.1"))],
-        {f"joined/{name}": f"scenes15/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
-    ),
-    "lambda_caltech101": Study(
-        [profile(129), *trade_offs("--images {data}/caltech101", f"{PROFILED} --image-size 129",
-                                   "--batch 50 --rounds 10", ("0.01", "0.1"))],
-        {f"joined/{name}": f"caltech101/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
-    ),
     "adma": Study(
         [profile(129, "--two-patterns"),
          study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 129 --two-patterns --rounds 15 "
