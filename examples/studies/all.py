@@ -82,11 +82,9 @@ def baselines() -> list[str]:
     cat_dog = task("cifar10 cat/dog", f"{cifar10} --classes 3 5")
     runs = [
         *(f"--seeds 3 {run}" for run in (scenes, textures)),
-        cat_dog,
-        task("cifar10 car/truck", f"{cifar10} --classes 1 9"),
-        task("caltech101 crayfish/lobster", f"{caltech} --classes crayfish lobster"),
-        "--name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
-        "--name mnist --arrays {data}/mnist.npz --lenet {data}/usps.npz",
+        f"--seeds 3 {cat_dog}",
+        f"--seeds 3 {task('caltech101 crayfish/lobster', f'{caltech} --classes crayfish lobster')}",
+        "--seeds 3 --name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
         *(f"{few} {task(name, network=squeezenet)}" for name in ("scenes15", "textures10")),
         f"{few} {task('cifar10', cifar10)}",
         f"{few} {mobilenet}",
@@ -95,7 +93,11 @@ def baselines() -> list[str]:
     for chosen_by in ("uherding", "margin"):
         chosen = f"--probes --chosen-by {chosen_by} --labels 2 5 10 --seeds 3"
         runs += [f"{chosen} {run}" for run in (scenes, textures, cat_dog)]
-    runs += [f"--chosen-by anywhere {few} {run}" for run in (scenes, textures, cat_dog)]
+    runs += [f"--probes --chosen-by anywhere {few} {run}" for run in (scenes, textures, cat_dog)]
+    runs += [
+        f"--seeds 3 {task('cifar10 car/truck', f'{cifar10} --classes 1 9')}",
+        "--seeds 3 --name mnist --arrays {data}/mnist.npz --lenet {data}/usps.npz",
+    ]
     output = "--output {work}/records.csv"
     tables = study("baselines", f"{output} --tables {{work}}/tables")
     return [*(study("baselines", f"{run} {output}") for run in runs), tables]
