@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from skal.label.fitting import DEFAULT_BACKBONE, build_estimator
+from skal.label import fitting
 from skal.label.folder import list_images, read_fingerprint
 from skal.label.opening import expected_reserve
 from skal.label.project import Project, Settings, project_beside
@@ -17,7 +16,6 @@ from skal.label.report import Status
 from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
 from skal.label.tables import read_labels, write_rows
-from skal.query import STRATEGIES
 
 _BLOCK = 64
 
@@ -38,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args))
-    except (ValueError, OSError) as error:  # a full disk is said in one line too
+    except (ValueError, OSError, ImportError) as error:  # a full disk is said in one line too
         print(f"skal: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -53,10 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("folder", metavar="FOLDER")
     label.add_argument("--project", metavar="DIR", help="where labels and model are kept (default: FOLDER.skal)")
     label.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="classes to start with")
-    label.add_argument("--backbone", help=f"torchvision or timm:NAME (default: {DEFAULT_BACKBONE})")
+    label.add_argument("--backbone", help=f"torchvision or timm:NAME (default: {fitting.DEFAULT_BACKBONE})")
     label.add_argument("--weights", help="state-dict file, or a name of torchvision's weights")
     label.add_argument("--image-size", type=int, help="side of the network's input in pixels")
-    label.add_argument("--strategy", choices=sorted(_strategies()), default="uherding", help="(default: %(default)s)")
+    label.add_argument("--strategy", choices=Strategies(), metavar="NAME", help="(default: uherding): %(choices)s")
     label.add_argument("--batch-size", type=int, default=10, help="answers between two models (default: %(default)s)")
     label.add_argument("--audit", type=float, default=0.2, help="share of audit questions (default: %(default)s)")
     label.add_argument("--target", type=float, help="accuracy to reach, as .95")
@@ -85,23 +83,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _strategies() -> dict[str, Any]:
-    """Those that need nothing but the images."""
-    return {name: strategy for name, strategy in STRATEGIES.items() if not strategy.needs_source}
+class Strategies:
+    """Names of the strategies that need nothing but the images; they are imported, with torch, only if one is named."""
+
+    def __iter__(self) -> Iterator[str]:
+        from skal.query import STRATEGIES
+
+        return (name for name, strategy in STRATEGIES.items() if not strategy.needs_source)
 
 
 def _label(args: argparse.Namespace) -> int:
-    import torch
-
     from skal.label.server import Server, open_browser
     from skal.label.session import LabelSession
 
-    # One core answers, the others train.
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    # One core answers, the others train: PyTorch reads this when it is imported, behind the page.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     path = Path(args.project) if args.project else project_beside(args.folder)
     stored = Project(path).load() if (path / "project.json").is_file() else None
     given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
     network = given if stored is None or any(given.values()) else stored.network
+    fitting.check_network(network)
+    query = None
+    if args.strategy is not None:
+        from skal.query import STRATEGIES
+
+        query = STRATEGIES[args.strategy].function
     pairs = read_labels(args.labels) if args.labels else []
     if args.labels and not pairs:
         raise ValueError(f"{args.labels!r} holds no labels, or several per image, which are not supported")
@@ -109,8 +115,8 @@ def _label(args: argparse.Namespace) -> int:
         args.folder,
         path,
         classes=args.classes,
-        estimator=build_estimator(network, path / "activations"),
-        query=_strategies()[args.strategy].function,
+        estimator=None if fitting.is_default(network) else fitting.build_estimator(network, path / "activations"),
+        query=query,
         batch_size=args.batch_size,
         audit=args.audit,
         target=args.target,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sklearn.utils import check_random_state
+import numpy as np
 
 from skal.label.audit import LARGEST_SHARE, RESERVED, reserve_threshold
 from skal.label.folder import list_images
@@ -43,7 +43,7 @@ def settle(
     """
     found = project.load()
     if found is None:
-        key = os.urandom(32) if random_state is None else check_random_state(random_state).bytes(32)
+        key = os.urandom(32) if random_state is None else np.random.RandomState(random_state).bytes(32)
         found = Settings(folder, key.hex(), reserve_threshold(n_listed) if audit else 0, n_listed, audit)
     elif found.folder != folder:
         raise ValueError(f"the project {str(project.path)!r} belongs to {found.folder!r}, not to {folder!r}")

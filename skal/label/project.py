@@ -103,6 +103,11 @@ class Project:
         """Images that were given as arrays."""
         return self.path / "asked"
 
+    @property
+    def asked_files(self) -> list[str]:
+        """Their files."""
+        return sorted(str(path) for path in self.asked.glob("*.png"))
+
     def load(self) -> Settings | None:
         """The settings; None where the project is new.
 

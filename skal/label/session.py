@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from skal._validation import check_count
-from skal.label import fitting
 from skal.label.actions import Actions
-from skal.label.asked import store_images
+from skal.label.asked import Asked
 from skal.label.asking import Desk, Question
 from skal.label.audit import RESERVED
 from skal.label.background import Worker
@@ -32,11 +30,14 @@ from skal.label.reading import Reading
 from skal.label.report import Audit, Status, report
 from skal.label.review import Doubt, doubts
 from skal.label.snapshot import Snapshot
-from skal.label.state import State, path_of
+from skal.label.state import State
 from skal.label.stopping import StopTest
+from skal.label.tables import labels_table
 
 if TYPE_CHECKING:
     from typing import Self
+
+    import pandas as pd
 
 #: Seconds that opening spends on reading images, so that the first question is there at once.
 _FIRST_READING = 1.0
@@ -140,25 +141,23 @@ class LabelSession(Actions):
         self._changed = threading.Condition(threading.RLock())
         key = bytes.fromhex(settings.key)
         self._catalogue = Catalogue(root, key, settings.threshold, self.project.cache, self._state)
-        asked = sorted(str(path) for path in self.project.asked.glob("*.png"))
-        recalled = self._catalogue.recall({*paths, *asked})
+        recalled = self._catalogue.recall({*paths, *self.project.asked_files})
         self._imports = Imports(self._catalogue, self._state, self._do)
         listing = None if root is None else partial(find_paths, root)
         self._reading = Reading(
             self._catalogue, paths, self._changed, listing, recalled=recalled, taken=self._imports.read
         )
         self._desk = Desk(self._catalogue, self._state, settings.audit, self._reading.replaced)
+        self._asked = Asked(self._desk, self.project.asked, self._changed)
         snapshot = Snapshot.load(self.project.snapshot)
         self._desk.snapshot = snapshot.follow(self._state.renames_since(snapshot.n_events))
         self._test = None if settings.target is None else StopTest(settings.target, tuple(settings.looks))
-        if estimator is None:
-            estimator = fitting.default_estimator(self.project.activations, seed)
         self._modelling = Modelling(
             self._desk,
             self._reading,
             self.project,
             estimator=estimator,
-            query=fitting.default_query() if query is None else query,
+            query=query,
             batch_size=batch_size,
             seed=seed,
             changed=self._changed,
@@ -168,8 +167,8 @@ class LabelSession(Actions):
         for name in names:
             if name not in self._state.classes:
                 self.add_class(name)
-        for path in sorted(set(asked) - {one.path for one in recalled}):
-            self._take(path)
+        for path in sorted({*self.project.asked_files} - {one.path for one in recalled}):
+            self._asked.take(path)
         self._reading.read_for(_FIRST_READING)
         self._imports.resume()
         trained = self._desk.snapshot.n_labels
@@ -324,25 +323,7 @@ class LabelSession(Actions):
         The decision is "label", "unsure" or "conflict"; label is empty but for the first.
         """
         with self._changed:
-            rows = []
-            for image, decision in self._state.decisions().items():
-                event = decision.event
-                item = self._catalogue.items.get(image)
-                path = path_of(event, image) if item is None else item.path
-                rows.append(
-                    {
-                        "path": path,
-                        "label": decision.label or "",
-                        "decision": decision.kind,
-                        "why": event.get("why", event["kind"]),
-                        "image": image,
-                        "tab": event.get("tab", ""),
-                        "seconds": event.get("seconds"),
-                        "time": event.get("time"),
-                    }
-                )
-        columns = ["path", "label", "decision", "why", "image", "tab", "seconds", "time"]
-        return pd.DataFrame(rows, columns=columns)
+            return labels_table(self._state, self._catalogue)
 
     # ------------------------------------------------------------ ask a person
 
@@ -363,28 +344,7 @@ class LabelSession(Actions):
         is_answered : ndarray of shape (n,)
             False for images that the person is unsure about, that are reserved, or that time did not suffice for.
         """
-        ids = [self._take(path) for path in store_images(images, self.project.asked)]
-        with self._changed:
-            self._desk.asked.update(dict.fromkeys(i for i in ids if not self._catalogue.is_reserved(i)))
-            self._changed.notify_all()
-            open_ids = list(self._desk.asked)
-            self._changed.wait_for(lambda: all(image in self._state for image in open_ids), timeout)
-            for image in open_ids:
-                self._desk.asked.pop(image, None)
-            found = [self._state.decision(image) if not self._catalogue.is_reserved(image) else None for image in ids]
-            labels = ["" if decision is None else decision.label or "" for decision in found]
-        return np.array(labels, dtype=str), np.array([label != "" for label in labels], dtype=bool)
-
-    def _take(self, path: str) -> str:
-        """The image of a file, taken in if it is new."""
-        with self._changed:
-            inside = self._catalogue.root is not None and is_inside(path, self._catalogue.root)
-            name = os.path.relpath(os.path.realpath(path), self._catalogue.root) if inside else os.path.abspath(path)
-            fingerprint, stamp = self._catalogue.read(name)
-            if fingerprint is None:
-                raise ValueError(f"cannot read the image {str(path)!r}: {self._catalogue.unreadable[name]}")
-            self._catalogue.add(name, fingerprint, stamp, may_be_reserved=inside)
-            return fingerprint.content
+        return self._asked.ask(images, timeout)
 
     # ------------------------------------------------------------------ files
 

@@ -48,7 +48,8 @@ def act(session, rng, folder, number, monkeypatch):
             else:
                 session.answer(question.id, rng.choice(session.classes or NAMES), tab=tab, event=event)
         except ValueError:  # what reads the folder has found just now that the file is another
-            assert session.file(question.id) is None and event not in session._log
+            assert session.file(question.id) is None
+            assert event not in session._log
         else:
             assert event in session._log
     elif what == "undo":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skal import cli
-from skal.label import LabelSession, fitting, stored
+from skal.label import LabelSession, fitting
 from skal.label.stored import StoredProject
 from skal.label.tables import plain_cell, read_labels, safe_cell
 from tests.label.conftest import CLASSES, draw, label_all, settled, truth
@@ -29,11 +29,10 @@ def project(opened, tmp_path):
 def _default_network(monkeypatch, estimator):
     """Stands for the network that the command line takes."""
 
-    def build(network, cache=True):
+    def build(network, cache=True, random_state=0):
         return estimator.set_params(cache=cache)
 
-    monkeypatch.setattr(stored, "build_estimator", build)
-    monkeypatch.setattr(cli, "build_estimator", build)
+    monkeypatch.setattr(fitting, "build_estimator", build)
 
 
 def read_csv(path):
