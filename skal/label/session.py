@@ -218,6 +218,11 @@ class LabelSession(Actions):
             self._changed.wait_for(ready, timeout)
             return self._desk.questions(tab, n)
 
+    def stay(self, tab: str) -> None:
+        """Say that a tab is open; one that has said so and then falls silent for 20 seconds is as one that leaves."""
+        with self._changed:
+            self._desk.is_open(tab)
+
     def leave(self, tab: str) -> None:
         """Give the images of a tab that is closed to others."""
         with self._changed:

@@ -48,6 +48,16 @@ def test_what_a_reloaded_page_was_given_is_not_taken_back(client):
     assert third == questions
 
 
+def test_what_a_page_had_that_stopped_asking_is_given_to_others(client, monkeypatch):
+    clock = time.monotonic()
+    for tab, query in (("page", "&polls=1"), ("widget", "")):
+        questions(client, tab)
+        client.json(f"/api/status?tab={tab}{query}")
+    had = {tab: [q["id"] for q in questions(client, tab)] for tab in ("page", "widget")}
+    monkeypatch.setattr("skal.label.asking.time.monotonic", lambda: clock + 60)
+    assert [q["id"] for q in questions(client, "other")] == had["page"]
+
+
 def test_paths_are_shown_relative(client):
     assert all(not os.path.isabs(q["path"]) and q["path"].endswith(".png") for q in questions(client))
 
