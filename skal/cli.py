@@ -11,7 +11,7 @@ from pathlib import Path
 from skal.label import fitting
 from skal.label.folder import list_images, read_fingerprint
 from skal.label.opening import expected_reserve
-from skal.label.project import Project, Settings, project_beside
+from skal.label.project import Settings, find_settings, project_beside
 from skal.label.report import Status
 from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("--batch-size", type=int, default=10, help="answers between two models (default: %(default)s)")
     label.add_argument("--audit", type=float, default=0.2, help="share of audit questions (default: %(default)s)")
     label.add_argument("--target", type=float, help="accuracy to reach, as .95")
+    label.add_argument(
+        "--follow-links",
+        action=argparse.BooleanOptionalAction,
+        help="label images behind links that leave the folder too (default: as before; a new project does not)",
+    )
     label.add_argument("--import", dest="labels", metavar="SOURCE", help="labels that exist: CSV, Label Studio, folder")
     label.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     label.add_argument("--port", type=int, default=0, help="(default: a free one)")
@@ -72,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="predict the images of a folder")
     predict.add_argument("model", metavar="PROJECT_OR_MODEL")
     predict.add_argument("folder", metavar="FOLDER")
+    predict.add_argument("--follow-links", action="store_true", help="predict images behind links that leave it too")
     predict.add_argument("--output", required=True, metavar="FILE.csv")
     predict.set_defaults(run=_predict)
 
@@ -99,7 +105,7 @@ def _label(args: argparse.Namespace) -> int:
     # One core answers, the others train: PyTorch reads this when it is imported, behind the page.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     path = Path(args.project) if args.project else project_beside(args.folder)
-    stored = Project(path).load() if (path / "project.json").is_file() else None
+    stored = find_settings(path)
     given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
     network = given if stored is None or any(given.values()) else stored.network
     fitting.check_network(network)
@@ -120,6 +126,7 @@ def _label(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         audit=args.audit,
         target=args.target,
+        follow_links=args.follow_links,
     )
     with session:
         session.settings.network = network
@@ -148,8 +155,14 @@ def _greeting(status: Status, path: Path) -> list[str]:
     phones = sum(reason.startswith("HEIC") for _, reason in status.unreadable)
     if phones:
         lines.append(f"{phones} HEIC files are left out: pip install pillow-heif, and they join")
+    lines += _links(status)
     lines += [f"The log was damaged: {words}" for words in status.set_aside]
     return lines
+
+
+def _links(status: Status) -> list[str]:
+    n = len(status.links)
+    return [f"{n} links that leave the folder are left out; skal label --follow-links takes them along"] if n else []
 
 
 def _warning(settings: Settings) -> list[str]:
@@ -195,7 +208,9 @@ def describe(status: Status) -> list[str]:
             if found is None
             else f"Predictions above {found.confidence:.0%} are shown to be {often}: {found.share:.0%} of the images."
         )
-    return [*lines, status.stop_hint]
+    if status.unreadable:
+        lines.append(f"{len(status.unreadable)} files cannot be labelled, such as {': '.join(status.unreadable[0])}")
+    return [*lines, *_links(status), status.stop_hint]
 
 
 def _range(interval: tuple[float, float]) -> str:
@@ -207,7 +222,7 @@ def _predict(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if not folder.is_dir():
         raise ValueError(f"{args.folder!r} is no folder")
-    paths, left_out = list_images(folder)
+    paths, left_out = list_images(folder, follow_links=args.follow_links)
     paths.sort()
     unreadable = list(left_out)
     classes = predictor.classes

@@ -13,7 +13,7 @@ from PIL import Image
 
 from skal.label.asking import Desk
 from skal.label.catalogue import Catalogue
-from skal.label.folder import content_hash, is_inside
+from skal.label.folder import content_hash
 from skal.label.state import State
 
 
@@ -51,12 +51,12 @@ class Asked:
     def take(self, path: str) -> str:
         """The image of a file, taken in if it is new."""
         with self._changed:
-            inside = self._catalogue.root is not None and is_inside(path, self._catalogue.root)
-            name = os.path.relpath(os.path.realpath(path), self._catalogue.root) if inside else os.path.abspath(path)
+            listed = None if self._catalogue.root is None else self._catalogue.name_of(os.path.abspath(path))
+            name = os.path.abspath(path) if listed is None else listed
             fingerprint, stamp = self._catalogue.read(name)
             if fingerprint is None:
                 raise ValueError(f"cannot read the image {str(path)!r}: {self._catalogue.unreadable[name]}")
-            self._catalogue.add(name, fingerprint, stamp, may_be_reserved=inside)
+            self._catalogue.add(name, fingerprint, stamp, may_be_reserved=listed is not None)
             return fingerprint.content
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from skal.label.audit import (
     is_complete,
 )
 from skal.label.catalogue import Catalogue
+from skal.label.folder import LEAVES
 from skal.label.snapshot import Snapshot
 from skal.label.state import CONFLICT, LABEL, UNSURE, State
 from skal.label.stopping import StopTest, is_plateau
@@ -62,8 +64,9 @@ class Status:
         Of labelling until then.
     background, progress, failure : str, float or None, str or None
         What is done meanwhile, its share done, and what went wrong.
-    unreadable, duplicates, set_aside : list
-        Files that cannot be labelled, files with the content of others, and damage found in the log.
+    unreadable, links, duplicates, set_aside : list
+        Files that cannot be labelled, links that are left out since they leave the folder, files with the content of
+        others, and damage found in the log.
     """
 
     n_images: int
@@ -91,8 +94,17 @@ class Status:
     progress: float | None = None
     failure: str | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
+
+    def leave_out(self, files: Iterable[tuple[str, str]]) -> None:
+        """Add files that a folder has but the catalogue does not, with the reasons."""
+        for path, reason in files:
+            if reason == LEAVES:
+                self.links.append(path)
+            else:
+                self.unreadable.append((path, reason))
 
 
 class Audit:

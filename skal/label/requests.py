@@ -94,7 +94,7 @@ class Requests:
         for recall, values in zip(status.recalls, shown["recalls"], strict=True):
             values |= {"recall": recall.recall, "interval": recall.interval}
         shown |= {"classes": self.session.classes, "is_writable": self.session.is_writable}
-        for name in ("unreadable", "duplicates"):
+        for name in ("unreadable", "links", "duplicates"):
             shown[f"n_{name}"] = len(shown[name])
             shown[name] = shown[name][:_MOST]
         return shown

@@ -18,14 +18,14 @@ from skal.label.asking import Desk, Question
 from skal.label.audit import RESERVED
 from skal.label.background import Worker
 from skal.label.catalogue import Catalogue
-from skal.label.folder import is_inside
+from skal.label.folder import is_inside, list_images
 from skal.label.imports import Imports
 from skal.label.log import Event, EventLog, now
 from skal.label.modelling import Modelling
 from skal.label.names import check_class_name
-from skal.label.opening import find_images, find_paths, settle
+from skal.label.opening import find_images, settle
 from skal.label.predictor import Predictor, calibration
-from skal.label.project import Project
+from skal.label.project import Project, find_settings
 from skal.label.reading import Reading
 from skal.label.report import Audit, Status, report
 from skal.label.review import Doubt, doubts
@@ -72,6 +72,10 @@ class LabelSession(Actions):
     random_state : int or None, default=0
         Draws which images are reserved, the order of the images, and whatever is random in estimator and strategy.
 
+    follow_links : bool or None, default=None
+        Whether links that leave the folder are followed, and so shown. None is as it was when the project was last
+        open; a new one follows none.
+
     Attributes
     ----------
     classes : list of str
@@ -105,6 +109,7 @@ class LabelSession(Actions):
         audit: float = 0.2,
         target: float | None = None,
         random_state: int | None = 0,
+        follow_links: bool | None = None,
     ):
         check_count("batch_size", batch_size)
         if not 0 <= audit <= 1:
@@ -112,7 +117,10 @@ class LabelSession(Actions):
         if target is not None:
             StopTest.plan(target, RESERVED)
         names = [check_class_name(name) for name in classes]
-        root, paths, self._left_out = find_images(folder_or_paths)
+        if follow_links is None:
+            stored = find_settings(project)
+            follow_links = stored is not None and stored.follow_links
+        root, paths, self._left_out = find_images(folder_or_paths, follow_links)
         if root is not None and is_inside(project, root):
             raise ValueError(f"the project {str(project)!r} is inside the images' folder; it belongs beside it")
         self.project = Project(project)
@@ -120,7 +128,9 @@ class LabelSession(Actions):
         try:
             is_audited = any(event.get("why") == "audit" for event in self._log.events)
             folder = None if root is None else str(root)
-            self.settings = settle(self.project, folder, len(paths), audit, target, random_state, is_audited)
+            self.settings = settle(
+                self.project, folder, len(paths), audit, target, random_state, follow_links, is_audited
+            )
             self._state = State(self._log.events)
             self._open(root, paths, names, estimator, query, batch_size, random_state)
         except BaseException:
@@ -140,10 +150,12 @@ class LabelSession(Actions):
         settings, seed = self.settings, 0 if random_state is None else random_state
         self._changed = threading.Condition(threading.RLock())
         key = bytes.fromhex(settings.key)
-        self._catalogue = Catalogue(root, key, settings.threshold, self.project.cache, self._state)
+        self._catalogue = Catalogue(
+            root, key, settings.threshold, self.project.cache, self._state, settings.follow_links
+        )
         recalled = self._catalogue.recall({*paths, *self.project.asked_files})
         self._imports = Imports(self._catalogue, self._state, self._do)
-        listing = None if root is None else partial(find_paths, root)
+        listing = None if root is None else self._list
         self._reading = Reading(
             self._catalogue, paths, self._changed, listing, recalled=recalled, taken=self._imports.read
         )
@@ -180,6 +192,12 @@ class LabelSession(Actions):
         ]
         for worker in self._workers:
             worker.start()
+
+    def _list(self) -> list[str]:
+        """The images of the folder as they are now."""
+        assert self._catalogue.root is not None
+        paths, self._left_out = list_images(self._catalogue.root, follow_links=self.settings.follow_links)
+        return paths
 
     def _next_reading(self) -> Callable[[], None] | None:
         take = self._imports.next_task(is_last=self._reading.n_left == 0)
@@ -318,7 +336,7 @@ class LabelSession(Actions):
                 failure=self._log.failure or self._modelling.failure,
                 set_aside=list(self._log.set_aside),
             )
-            found.unreadable.extend(self._left_out)
+            found.leave_out(self._left_out)
             return found
 
     @property

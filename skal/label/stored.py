@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from skal.label import fitting
 from skal.label.catalogue import Catalogue
-from skal.label.folder import is_inside
+from skal.label.folder import is_inside, list_images
 from skal.label.log import read_events
 from skal.label.names import check_class_name
 from skal.label.predictor import Predictor, calibration
@@ -62,7 +62,10 @@ class StoredProject:
         if self.settings.target is not None:
             test = StopTest(self.settings.target, tuple(self.settings.looks))
         rows = [why for _, _, _, why in self.rows() if why != "audit"]
-        return report(self.state, self.catalogue, self.snapshot, test, self.settings.audit, n_training=len(rows))
+        found = report(self.state, self.catalogue, self.snapshot, test, self.settings.audit, n_training=len(rows))
+        if self.catalogue.root is not None and self.catalogue.root.is_dir():
+            found.leave_out(list_images(self.catalogue.root, follow_links=self.settings.follow_links)[1])
+        return found
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """Image, path, label and why it was asked, of every image that has one label."""

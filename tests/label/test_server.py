@@ -283,6 +283,16 @@ def test_links_that_leave_the_folder_are_not_served(photos, tmp_path, serve, ope
     assert session.status().n_images == 60
 
 
+def test_links_are_served_if_they_may_be(photos, tmp_path, serve, opened):
+    draw(tmp_path / "else" / "red-x.png", "red", 5)
+    (photos / "else").symlink_to(tmp_path / "else")
+    session = opened(follow_links=True)
+    while not session._reading.is_done:
+        time.sleep(0.01)
+    (image,) = [item.id for item in session._catalogue.order if item.path == "else/red-x.png"]
+    assert serve(session).get(f"/image/{image}")[0] == 200
+
+
 def test_a_file_that_is_replaced_while_it_is_served(photos, client):
     question = questions(client)[0]
     file = photos / question["path"]

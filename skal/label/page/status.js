@@ -148,6 +148,7 @@ function background(status) {
 function problems(status) {
   const lists = [
     [status.n_unreadable, "files cannot be labelled", status.unreadable.map(([path, why]) => `${path}: ${why}`)],
+    [status.n_links, "links that leave the folder are left out", status.links],
     [status.n_duplicates, "duplicates", status.duplicates.map(([path, first]) => `${path} is ${first}`)],
     [status.set_aside.length, "damaged places in the log", status.set_aside],
   ];
