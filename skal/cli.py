@@ -13,9 +13,10 @@ from skal.label.folder import list_images, read_fingerprint
 from skal.label.opening import expected_reserve
 from skal.label.project import Settings, find_settings, project_beside
 from skal.label.report import Status
+from skal.label.sources import Found, read_labels
 from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
-from skal.label.tables import read_labels, write_rows
+from skal.label.tables import write_rows
 
 _BLOCK = 64
 
@@ -114,9 +115,7 @@ def _label(args: argparse.Namespace) -> int:
         from skal.query import STRATEGIES
 
         query = STRATEGIES[args.strategy].function
-    pairs = read_labels(args.labels) if args.labels else []
-    if args.labels and not pairs:
-        raise ValueError(f"{args.labels!r} holds no labels, or several per image, which are not supported")
+    labels = read_labels(args.labels) if args.labels else Found([], {})
     session = LabelSession(
         args.folder,
         path,
@@ -131,9 +130,11 @@ def _label(args: argparse.Namespace) -> int:
     with session:
         session.settings.network = network
         session.project.save(session.settings)
-        if pairs:
-            counts = session.import_labels(pairs, str(args.labels))
+        if labels.pairs:
+            counts = session.import_labels(labels.pairs, str(args.labels))
             print(f"Labels of {args.labels}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
+            for reason, n in labels.left_out.items():
+                print(f"Left out of {args.labels}: {n} with {reason}")
             if counts["waiting"]:
                 print("Those waiting are taken over while the images are read, behind the page.")
             if counts["unknown"]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from skal.label import LabelSession, catalogue
 from skal.label.folder import list_images
-from skal.label.tables import read_labels
+from skal.label.sources import read_labels
 from tests.label.conftest import killed, label_all, settled, truth
 
 
@@ -82,7 +82,7 @@ def test_labels_of_class_folders_under_a_relative_name(photos, quiet, monkeypatc
         path.rename(photos / "sorted" / truth(path) / path.name)
     session = settled(quiet())
     monkeypatch.chdir(tmp_path)
-    counts = session.import_labels(read_labels("photos"), "photos")
+    counts = session.import_labels(read_labels("photos").pairs, "photos")
     assert counts["imported"] + counts["reserved"] == 60
 
 
