@@ -195,6 +195,8 @@ def describe(status: Status) -> list[str]:
         *(f"  {name}: {n}{recalls.get(name, '')}" for name, n in status.per_class.items()),
         f"audit: {status.n_audit} of {status.n_reserved} reserved images answered",
     ]
+    if status.not_used:
+        lines.append("imported labels not used: " + ", ".join(f"{n} {why}" for why, n in status.not_used.items()))
     if status.accuracy is None or status.interval is None:
         lines.append("accuracy: no number below 30 audit answers, or while answers are missing among them")
     else:

@@ -64,6 +64,9 @@ class Status:
         Of labelling until then.
     background, progress, failure : str, float or None, str or None
         What is done meanwhile, its share done, and what went wrong.
+    not_used : dict of str to int
+        Imported labels that are not used, by why: their images are "reserved", a person or an earlier import has
+        "decided" the same, or they are "waiting" for their files to be read.
     unreadable, links, duplicates, set_aside : list
         Files that cannot be labelled, links that are left out since they leave the folder, files with the content of
         others, and damage found in the log.
@@ -93,6 +96,7 @@ class Status:
     background: str = ""
     progress: float | None = None
     failure: str | None = None
+    not_used: dict[str, int] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
@@ -177,6 +181,7 @@ def report(
         is_plateau=plateau,
         next_look=next_look,
         seconds_left=left,
+        not_used=dict(state.not_used + Counter(waiting=sum(map(len, state.waiting.values())))),
         target=None if test is None else test.target,
         unreadable=list(catalogue.unreadable.items()),
         duplicates=list(catalogue.duplicates),

@@ -129,7 +129,9 @@ function labels(status) {
   const more = [`${status.n_labels} labels of ${status.n_images} images`, `${status.n_audit} for the audit`];
   if (status.n_unsure) more.push(`${status.n_unsure} unsure`);
   if (status.n_conflicts) more.push(`${status.n_conflicts} conflicts`);
-  return [element("p", more.join(", ")), table];
+  const imports = Object.entries(status.not_used).map(([why, n]) => `${n} ${why}`);
+  const unused = imports.length ? [element("p", `Imported labels not used: ${imports.join(", ")}`, "quiet")] : [];
+  return [element("p", more.join(", ")), ...unused, table];
 }
 
 function background(status) {
