@@ -144,6 +144,31 @@ class Audit:
     def estimate(self) -> Estimate:
         return estimate(self.labels, self.predictions)
 
+    def look(self, test: StopTest, done: int, is_whole: bool) -> dict[str, Any] | None:
+        """Test the target, if a look is due: those were fixed before the first answer, and each is taken once.
+
+        Parameters
+        ----------
+        test : StopTest
+        done : int
+            Looks taken already.
+        is_whole : bool
+            Whether all images are read, so that the size of the reserve is known.
+
+        Returns
+        -------
+        found : dict or None
+            Place of the look, n, n_right and reached; None where none is due.
+        """
+        if not self.is_complete or not self.is_predicted or not self.n_answered:
+            return None
+        place = test.due(self.n_answered, self.n_reserved if is_whole else None, done)
+        if place is None:
+            return None
+        n_right = self.estimate.n_right
+        reached = test.is_reached(n_right, self.n_answered)
+        return {"place": place, "n": self.n_answered, "n_right": n_right, "reached": reached}
+
 
 def report(
     state: State, catalogue: Catalogue, snapshot: Snapshot, test: StopTest | None, share: float, **further: Any

@@ -9,12 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from skal._validation import check_count
 from skal.label.actions import Actions
 from skal.label.asked import Asked
-from skal.label.asking import Desk, Question
+from skal.label.asking import Desk
 from skal.label.audit import RESERVED
 from skal.label.background import Worker
 from skal.label.catalogue import Catalogue
@@ -26,9 +24,9 @@ from skal.label.names import check_class_name
 from skal.label.opening import find_images, settle
 from skal.label.predictor import Predictor, calibration
 from skal.label.project import Project, find_settings
+from skal.label.questions import Questions
 from skal.label.reading import Reading
 from skal.label.report import Audit, Status, report
-from skal.label.review import Doubt, doubts
 from skal.label.snapshot import Snapshot
 from skal.label.state import State
 from skal.label.stopping import StopTest
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
 _FIRST_READING = 1.0
 
 
-class LabelSession(Actions):
+class LabelSession(Questions, Actions):
     """Label images: questions one after the other, each answer on the disk before it counts, models in the background.
 
     Some images are reserved from the start, by a keyed hash of their content. Nothing is trained on them; the share of
@@ -207,72 +205,6 @@ class LabelSession(Actions):
         with self._changed:
             task()
 
-    # ------------------------------------------------------------- questions
-
-    def next(self, tab: str = "", timeout: float | None = None) -> Question | None:
-        """The question to answer now; the same one until it is answered.
-
-        Parameters
-        ----------
-        tab : str, default=""
-            Who asks. Two tabs never have the same image at a time.
-        timeout : float or None, default=None
-            Seconds to wait where images are still being read.
-
-        Returns
-        -------
-        question : Question or None
-            None where every image is decided.
-        """
-        return next(iter(self.upcoming(1, tab, timeout)), None)
-
-    def upcoming(self, n: int = 1, tab: str = "", timeout: float | None = None) -> list[Question]:
-        """The next questions of a tab, the first of which is :meth:`next`; at least one, if there is any."""
-        with self._changed:
-
-            def ready() -> list[Question] | bool:
-                return self._desk.questions(tab, n) or self._reading.is_done
-
-            self._changed.wait_for(ready, timeout)
-            return self._desk.questions(tab, n)
-
-    def stay(self, tab: str) -> None:
-        """Say that a tab is open; one that has said so and then falls silent for 20 seconds is as one that leaves."""
-        with self._changed:
-            self._desk.is_open(tab)
-
-    def leave(self, tab: str) -> None:
-        """Give the images of a tab that is closed to others."""
-        with self._changed:
-            self._desk.forget(tab)
-            self._changed.notify_all()
-
-    # ------------------------------------------------------- grid and review
-
-    def grid(self, label: str, n: int = 24) -> list[Question]:
-        """Unlabelled images predicted as a class, the surest first; none of them is reserved.
-
-        Parameters
-        ----------
-        label : str
-        n : int, default=24
-        """
-        with self._changed:
-            found: list[Question] = []
-            for image, _ in self._desk.snapshot.ranked(label):
-                item = self._catalogue.items.get(image)
-                rejected = self._state.is_rejected(image, label)
-                if item is not None and not rejected and self._desk.can_be_asked(item):
-                    found.append(self._desk.question(item, "grid"))
-                    if len(found) == n:
-                        break
-            return found
-
-    def review(self, n: int = 24) -> list[Doubt]:
-        """Labels to look at again: conflicts, what the person was unsure about, and what the model doubts most."""
-        with self._changed:
-            return doubts(self._state, self._desk, n)
-
     # ---------------------------------------------------------------- models
 
     def fit(self) -> Self:
@@ -348,27 +280,6 @@ class LabelSession(Actions):
         with self._changed:
             return labels_table(self._state, self._catalogue)
 
-    # ------------------------------------------------------------ ask a person
-
-    def ask(self, images: Any, timeout: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Ask a person about these images before all others, and wait for the answers: ``ask_a_person`` of a loop.
-
-        Parameters
-        ----------
-        images : sequence of paths, or ndarray of uint8 images
-            Arrays are stored in the project as PNG files, under the hash of their content.
-        timeout : float or None, default=None
-            Seconds to wait.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,)
-            Empty strings where there is none.
-        is_answered : ndarray of shape (n,)
-            False for images that the person is unsure about, that are reserved, or that time did not suffice for.
-        """
-        return self._asked.ask(images, timeout)
-
     # ------------------------------------------------------------------ files
 
     def file(self, image: str) -> str | None:
@@ -396,17 +307,11 @@ class LabelSession(Actions):
             self._look()
 
     def _look(self) -> None:
-        """Test the target, if a look is due: those were fixed before the first answer, and each is taken once."""
+        """Test the target, if a look is due."""
         audit = Audit(self._state, self._catalogue, self._desk.snapshot)
-        if self._test is None or not audit.is_complete or not audit.is_predicted or not audit.n_answered:
-            return
-        n_reserved = audit.n_reserved if self._reading.is_done else None
-        place = self._test.due(audit.n_answered, n_reserved, self._state.n_looks)
-        if place is not None:
-            n_right = audit.estimate.n_right
-            reached = self._test.is_reached(n_right, audit.n_answered)
-            event = {"id": f"look:{place}", "kind": "look", "time": now(), "place": place}
-            event |= {"n": audit.n_answered, "n_right": n_right, "reached": reached}
+        found = None if self._test is None else audit.look(self._test, self._state.n_looks, self._reading.is_done)
+        if found is not None:
+            event = {"id": f"look:{found['place']}", "kind": "look", "time": now(), **found}
             self._modelling.note(event | {"model": self._desk.snapshot.version})
 
     def reopen_log(self) -> None:
