@@ -163,7 +163,7 @@ def _greeting(status: Status, path: Path) -> list[str]:
 
 def _links(status: Status) -> list[str]:
     n = len(status.links)
-    return [f"{n} links that leave the folder are left out; skal label --follow-links takes them along"] if n else []
+    return [f"links that leave the folder, left out: {n}; skal label --follow-links takes them along"] if n else []
 
 
 def _warning(settings: Settings) -> list[str]:
@@ -212,7 +212,9 @@ def describe(status: Status) -> list[str]:
             else f"Predictions above {found.confidence:.0%} are shown to be {often}: {found.share:.0%} of the images."
         )
     if status.unreadable:
-        lines.append(f"{len(status.unreadable)} files cannot be labelled, such as {': '.join(status.unreadable[0])}")
+        lines.append(
+            f"files that cannot be labelled: {len(status.unreadable)}, such as {': '.join(status.unreadable[0])}"
+        )
     return [*lines, *_links(status), status.stop_hint]
 
 

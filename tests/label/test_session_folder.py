@@ -44,7 +44,7 @@ def test_links_are_followed_if_they_may_be_also_when_the_session_is_resumed(phot
     assert (session.status().n_images, session.status().links) == (60, ["archive"])
     session.close()
     assert cli.main(["status", str(session.project.path)]) == 0
-    assert "1 links that leave the folder are left out; skal label --follow-links" in capsys.readouterr().out
+    assert "links that leave the folder, left out: 1; skal label --follow-links" in capsys.readouterr().out
     quiet(follow_links=True).close()
     session = settled(quiet())
     assert (session.status().n_images, session.status().links) == (66, [])
