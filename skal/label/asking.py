@@ -107,7 +107,7 @@ class Desk:
             if is_gone and other != tab:
                 self.forget(other)
 
-    def is_open(self, tab: str) -> None:
+    def hear(self, tab: str) -> None:
         """A tab says that it is open, as it goes on doing; when it falls silent, others are given what it had."""
         self._heard[tab] = time.monotonic()
 

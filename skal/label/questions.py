@@ -55,7 +55,7 @@ class Questions:
     def stay(self, tab: str) -> None:
         """Say that a tab is open; one that has said so and then falls silent for 20 seconds is as one that leaves."""
         with self._changed:
-            self._desk.is_open(tab)
+            self._desk.hear(tab)
 
     def leave(self, tab: str) -> None:
         """Give the images of a tab that is closed to others."""
