@@ -17,7 +17,6 @@ from skal._device import find_device
 from skal._random import draw_seed, seeded
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
-from skal.features.memory import ActivationCache
 from skal.features.prefix import Prefix, default_depth
 from skal.images.forms import as_data, is_images, unwrap
 from skal.training.fine_tuning import FineTuning
@@ -25,9 +24,6 @@ from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.problem import LastFit, Problem
 from skal.training.recipe import Recipe, Trained
-
-#: Bytes of final representations that a fitted classifier remembers.
-FINAL_BYTES = 2**28
 
 
 def train(
@@ -128,7 +124,7 @@ def train(
         "recipe_": recipe,
         "data_": data,
         "seen_": labelled,
-        "_final": ActivationCache(FINAL_BYTES),
+        "_final": problem.final,
         "_trained_by": type(recipe).__name__,
         "_attributes": list(trained.attributes),
     }

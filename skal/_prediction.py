@@ -14,11 +14,10 @@ from skorch import NeuralNetClassifier
 
 from skal._device import find_device
 from skal._fitting import checked_features, fitted_prefix, prefix_of
-from skal.backbones.backbone import Backbone, hash_tensors
-from skal.features.activations import BLOCK
+from skal.backbones.backbone import Backbone
+from skal.features.final import final_features
 from skal.features.memory import ActivationCache
 from skal.features.prefix import Prefix, run_batched
-from skal.features.stored import KeyedInputs
 from skal.gradients.cached import cached_output_change
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs
@@ -103,30 +102,9 @@ class PredictionMixin:
         ).log_softmax(1)
 
     def _final_features(self, X: Any) -> Iterator[torch.Tensor]:
-        """Final representations under the current network, in blocks of rows.
-
-        A query asks for features and for probabilities of the same pool: what one has computed the other takes.
-        """
+        """Final representations under the current network, in blocks of rows."""
         prefix, inputs = self._checked(X)
-        module = self.net_.module_.to(prefix.device).eval()
-        n_bytes = 4 * len(inputs) * self._n_features_out
-        if prefix.cache is None or n_bytes > self._final.max_bytes:
-            for block in prefix.activations(inputs):
-                yield run_batched(module.features, block, prefix.device)
-            return
-        inputs = KeyedInputs(inputs)
-        space = prefix.backbone.space + f" {prefix.n_frozen} {hash_tensors(module.body.state_dict().items())}".encode()
-        known = self._final.get(space, inputs.names)
-        done = 0
-        if len(known) == len(inputs):
-            for done in range(0, len(inputs), BLOCK):
-                yield torch.stack([known[i] for i in range(done, min(done + BLOCK, len(inputs)))])
-            return
-        for block in prefix.activations(inputs):
-            features = run_batched(module.features, block, prefix.device)
-            self._final.put(space, inputs.names[done : done + len(block)], features)
-            done += len(block)
-            yield features
+        return final_features(prefix, inputs, self.net_.module_, self._final)
 
     def transform(self, X: Any) -> np.ndarray:
         """Final representation under the current network.
@@ -178,7 +156,12 @@ class PredictionMixin:
         prefix, inputs = self._checked(X)
         current = self.__sklearn_is_fitted__() and not pretrained
         trained = self.net_.module_.to(prefix.device).body if current else None
-        return prefix.layer_activations(inputs, layers, pooled=pooled, trained=trained)
+        graph = prefix.backbone.layers
+        is_final = [current and pooled and graph.resolve(layer) is graph.features for layer in layers]
+        others = [layer for layer, final in zip(layers, is_final, strict=True) if not final]
+        found = iter(prefix.layer_activations(inputs, others, pooled=pooled, trained=trained) if others else ())
+        # The final representation is what predictions are made of: the trainable layers run once for both.
+        return [self.transform(X) if final else next(found) for final in is_final]
 
     def source_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the source classes under the pre-trained network and its own head.

@@ -12,9 +12,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
-from skal._fitting import FINAL_BYTES, fitted_prefix, prefix_of, recipe_of
+from skal._fitting import fitted_prefix, prefix_of, recipe_of
 from skal._labels import decode_labels, encode_labels
 from skal._random import seeded
+from skal.features.final import FINAL_BYTES
 from skal.features.memory import ActivationCache
 from skal.features.stored import StoredActivations
 from skal.training.checkpoint import load_models, models_state, read_checkpoint, write_checkpoint

@@ -109,7 +109,7 @@ def test_an_example_says_how_it_is_run(example, name):
         assert f"{(FOLDERS[name] / name).relative_to(EXAMPLES.parent).as_posix()}.py" in module.__doc__
 
 
-def test_quickstart_and_the_join_of_its_runs(run, images, toy_profile, tmp_path):
+def test_quickstart(run, images, toy_profile, tmp_path):
     output = tmp_path / "quickstart"
     printed = run("quickstart", "--images", images, "--profile", toy_profile, "--strategy", "adma", "random", *LOOP,
                   "--full", "--output", output)  # fmt: skip
@@ -120,12 +120,6 @@ def test_quickstart_and_the_join_of_its_runs(run, images, toy_profile, tmp_path)
     }  # fmt: skip
     assert len(pd.read_csv(output / "queried.csv")) == 6
     assert {path.name for path in output.glob("*.png")} == {"learning_curve.png", "queried.png"}
-
-    printed = run("join_records", "--run", output, "adma=ADMA", "--run", output, "adma=again", "--output", tmp_path)
-    assert set(pd.read_csv(tmp_path / "records.csv")["strategy"]) == {
-        "ADMA", "again", "random", "logistic regression", "all labels"
-    }  # fmt: skip
-    assert "again" in printed
 
 
 def test_adma_study(run, images, toy_profile, tmp_path):
@@ -144,16 +138,36 @@ def test_adma_study(run, images, toy_profile, tmp_path):
         assert (output / name).stat().st_size
 
 
-def test_compare_probe(run, images, tmp_path):
-    output = tmp_path / "probe.csv"
-    arguments = ["--images", images, "--labels", 1, 2, "--seeds", 2, "--n-frozen", 1, "--output", output]
-    run("compare_probe", *arguments)
+@pytest.mark.parametrize("chosen_by", ["random", "anywhere", "margin"])
+def test_baselines(run, images, tmp_path, chosen_by):
+    output = tmp_path / "records.csv"
+    arguments = ["--images", images, "--labels", 2, "--seeds", 2, "--chosen-by", chosen_by, "--output", output]
+    run("baselines", *arguments)
     rows = pd.read_csv(output)
-    assert rows.groupby("method").size().to_dict() == dict.fromkeys(("skal", "probe", "regression", "1 frozen"), 4)
-    run("compare_probe", *arguments)  # nothing is left to do
+    assert rows.groupby("method").size().to_dict() == dict.fromkeys(
+        ("regression", "regression, centred", "label spreading", "self-training", "probe", "probe, pool", "skal",
+         "skal, pool"), 2,
+    )  # fmt: skip
+    run("baselines", *arguments)  # nothing is left to do
     pd.testing.assert_frame_equal(pd.read_csv(output), rows)
-    run("compare_probe", "--output", output, "--table", tmp_path / "table.csv")
-    assert "logistic regression" in pd.read_csv(tmp_path / "table.csv")
+    run("baselines", "--output", output, "--tables", tmp_path)
+    table, summary = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("table", "summary"))
+    assert table["data"].tolist() == ["fashion_mnist"]
+    assert "of 1 below)" in summary["skal, pool: over regression"][0]
+
+
+def test_pool_curves(run, images, tmp_path):
+    output = tmp_path / "curves"
+    task = ["--images", images, "--rounds", 2, "--seeds", 1, "--output", output]
+    run("pool_curves", *task, "--strategy", "UHerding", "random")
+    run("pool_curves", *task, "--strategy", "UHerding", "--fine-tune")
+    run("pool_curves", "--output", output, "--table", tmp_path / "table.csv", "--figure", tmp_path / "curves.png")
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table.groupby("classifier").size().to_dict() == {
+        "logistic regression": 2, "skal's head": 2, "skal's head, pool": 2, "skal, pool": 1,
+    }  # fmt: skip
+    assert {"1", "2", "area", "90%", "95%", "99%"} < set(table)
+    assert (tmp_path / "curves.png").stat().st_size
 
 
 @pytest.mark.parametrize("kind", ["images", "npz", "digits"])

@@ -1,7 +1,7 @@
 """Remake any table or figure of the documentation.
 
     python examples/studies/all.py --list                                 their names, and the data that they need
-    python examples/studies/all.py --table quickstart lambda_fashion      remake these, and write them to docs/
+    python examples/studies/all.py --table quickstart depth      remake these, and write them to docs/
 
 Data that are not part of the project lie in ``--data`` (or $SKAL_DATA), under the names that ``--list`` prints: images
 in class folders (scenes15/train and scenes15/test), arrays X_train, y_train, X_test, y_test (cifar10.npz), and state
@@ -70,70 +70,35 @@ def profile(size: int, options: str = "") -> str:
     return study("make_source_profile", f"{{data}}/imagenet {MOBILENET} --image-size {size} {options} {output}")
 
 
-def trade_offs(images: str, network: str, rounds: str, lambdas: tuple[str, ...]) -> list[str]:
-    """ADMA at several trade-offs, and random labelling, in one figure."""
-    commands, runs = [], []
-    for lam in lambdas:
-        options = f"--strategy adma random --lam {lam} {rounds}"
-        commands.append(f"examples/quickstart.py --full {images} {network} {options} --output {{work}}/{lam}")
-        runs.append(f'--run {{work}}/{lam} "adma=ADMA, λ = {lam}"')
-    return [*commands, study("join_records", f"{' '.join(runs)} --output {{work}}/joined")]
+def baselines() -> list[str]:
+    """skal beside scikit-learn on the same features: labels at random and chosen, two networks, many classes, pairs."""
+    mobilenet, squeezenet = f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99"
 
+    def task(name: str, data: str = "", network: str = mobilenet) -> str:
+        return f'--name "{name}" {data or f"--images {{data}}/{name}"} {network}'
 
-def pool() -> list[str]:
-    """What the unlabelled pool teaches, on labels at random and on chosen ones."""
-    small, output = f"{MOBILENET} --image-size 97", "--output {work}/pool.csv"
-    scenes, textures = (f"--name {name} --images {{data}}/{name} {small}" for name in ("scenes15", "textures10"))
-    pairs = [
-        f'--name "cifar10 {name}" --arrays {{data}}/cifar10.npz --classes {classes} {small}'
-        for name, classes in (("cat/dog", "3 5"), ("car/truck", "1 9"))
+    cifar10, caltech, few = "--arrays {data}/cifar10.npz", "--images {data}/caltech101", "--labels 1 2 5 10 --seeds 3"
+    scenes, textures = task("scenes15"), task("textures10")
+    cat_dog = task("cifar10 cat/dog", f"{cifar10} --classes 3 5")
+    runs = [
+        *(f"--seeds 3 {run}" for run in (scenes, textures)),
+        cat_dog,
+        task("cifar10 car/truck", f"{cifar10} --classes 1 9"),
+        task("caltech101 crayfish/lobster", f"{caltech} --classes crayfish lobster"),
+        "--name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
+        "--name mnist --arrays {data}/mnist.npz --lenet {data}/usps.npz",
+        *(f"{few} {task(name, network=squeezenet)}" for name in ("scenes15", "textures10")),
+        f"{few} {task('cifar10', cifar10)}",
+        f"{few} {mobilenet}",
+        f"--labels 1 2 --seeds 3 {task('caltech101')}",
     ]
-    others = [
-        "--seeds 3 --name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
-        f"--seeds 3 {small}",
-        f"--seeds 3 --name cifar10 --arrays {{data}}/cifar10.npz {small}",
-        f"--seeds 2 --fine-tune {scenes}",
-    ]
-    chosen = [
-        f"--seeds 3 --labels 2 5 10 --chosen-by {strategy} {run}"
-        for strategy in ("uherding", "margin")
-        for run in (scenes, textures, pairs[0])
-    ]
-    runs = [scenes, textures, *pairs, *others, *chosen]
-    return [study("pool", f"{run} {output}") for run in runs] + [study("pool", f"{output} --table {{work}}/table.csv")]
-
-
-def pool_again() -> list[str]:
-    """The same on a second network, on many classes, and in ten draws of few labels."""
-    output = "--output {work}/pool.csv"
-    tasks = [
-        f"--name {name} --images {{data}}/{name} {net}"
-        for net in (f"{SQUEEZENET} --image-size 99", f"{MOBILENET} --image-size 97")
-        for name in ("scenes15", "textures10")
-    ]
-    runs = [f"--labels 1 2 --seeds 10 {task}" for task in tasks] + [f"--labels 5 10 {task}" for task in tasks[:2]]
-    runs.append(f"--labels 1 2 5 --seeds 3 --name caltech101 --images {{data}}/caltech101 {MOBILENET} --image-size 97")
-    return [study("pool", f"{run} {output}") for run in runs] + [study("pool", f"{output} --table {{work}}/table.csv")]
-
-
-def probe(at_random: bool) -> list[str]:
-    """The classifier against logistic regression."""
-    runs, output = [], "--output {work}/probe.csv"
-    if at_random:
-        runs = [
-            f"--labels 10 20 50 100 {output}",
-            f"--name scenes15 --images {{data}}/scenes15 {MOBILENET} --image-size 129 --labels 15 30 75 150 {output}",
-        ]
-        return [study("compare_probe", f"--random {run}") for run in runs] + [
-            study("compare_probe", f"{output} --table {{work}}/table.csv")
-        ]
-    for network in (MOBILENET, SQUEEZENET):
-        runs.append(f"{network} --image-size 96 {output}")
-        for data in ("scenes15", "caltech101"):
-            runs.append(f"--name {data} --images {{data}}/{data} {network} --image-size 129 {output}")
-    return [study("compare_probe", run) for run in runs] + [
-        study("compare_probe", f"{output} --table {{work}}/table.csv")
-    ]
+    for chosen_by in ("uherding", "margin"):
+        chosen = f"--probes --chosen-by {chosen_by} --labels 2 5 10 --seeds 3"
+        runs += [f"{chosen} {run}" for run in (scenes, textures, cat_dog)]
+    runs += [f"--chosen-by anywhere {few} {run}" for run in (scenes, textures, cat_dog)]
+    output = "--output {work}/records.csv"
+    tables = study("baselines", f"{output} --tables {{work}}/tables")
+    return [*(study("baselines", f"{run} {output}") for run in runs), tables]
 
 
 STUDIES = {
@@ -142,9 +107,10 @@ STUDIES = {
         {f"fashion/{name}": f"fashion/{name}" for name in ("learning_curve.png", "queried.png", "queried.csv",
                                                          "records.csv", "table.csv")},
     ),
-    "probe": Study(probe(False), {"probe.csv": "compare_probe.csv", "table.csv": "compare_probe_table.csv"}),
-    "probe_random": Study(
-        probe(True), {"probe.csv": "compare_probe_random.csv", "table.csv": "compare_probe_random_table.csv"}
+    "baselines": Study(
+        baselines(),
+        {"records.csv": "baselines/records.csv", "tables/table.csv": "baselines/table.csv",
+         "tables/summary.csv": "baselines/summary.csv"},
     ),
     "depth": Study(
         [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} --output {{work}}/depth.csv") for run in (
@@ -153,35 +119,21 @@ STUDIES = {
         + [study("depth", "--labels --output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
-    "pool": Study(pool(), {"pool.csv": "pool/records.csv", "table.csv": "pool/table.csv"}),
-    "pool_again": Study(pool_again(), {"pool.csv": "pool/again.csv", "table.csv": "pool/again_table.csv"}),
     "bad_pools": Study(
         [study("bad_pools", f"--images {{data}}/scenes15 --strangers {{data}}/textures10 {MOBILENET} --image-size 97 "
-                            "--seeds 3 --output {work}/bad_pools.csv --table {work}/table.csv")],
+                            f"--seeds 3 {options} --output {{work}}/bad_pools.csv")
+         for options in ("", "--fine-tune --labels 2 5")]
+        + [study("bad_pools", "--output {work}/bad_pools.csv --strangers {data}/textures10 --table {work}/table.csv")],
         {"bad_pools.csv": "pool/bad_pools.csv", "table.csv": "pool/bad_pools_table.csv"},
     ),
     "pool_curves": Study(
-        [study("pool_curves", f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97 "
-                              "--strategy UHerding random --output {work}/curves")
-         for name in ("scenes15", "textures10")]
-        + [study("pool_curves", "--output {work}/curves --table {work}/table.csv")],
-        {"table.csv": "pool/curves.csv"},
+        [study("pool_curves", f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97 {options} "
+                              "--output {work}/curves")
+         for options in ("", "--fine-tune --strategy UHerding --seeds 2") for name in ("scenes15", "textures10")]
+        + [study("pool_curves", "--output {work}/curves --table {work}/table.csv --figure {work}/curves.png")],
+        {"table.csv": "pool/curves.csv", "curves.png": "pool/curves.png"},
     ),
     "grid_search": Study([study("grid_search", "--compare --output {work}/grid")], {}),
-    "lambda_fashion": Study(
-        trade_offs("", "", "--rounds 15", ("0.01", "0.1", "0.5")),
-        {f"joined/{name}": f"fashion_lambda/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
-    ),
-    "lambda_scenes15": Study(
-        [profile(129), *trade_offs("--images {data}/scenes15", f"{PROFILED} --image-size 129",
-                                   "--batch 15 --rounds 15", ("0.01", "0.1"))],
-        {f"joined/{name}": f"scenes15/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
-    ),
-    "lambda_caltech101": Study(
-        [profile(129), *trade_offs("--images {data}/caltech101", f"{PROFILED} --image-size 129",
-                                   "--batch 50 --rounds 10", ("0.01", "0.1"))],
-        {f"joined/{name}": f"caltech101/{name}" for name in ("learning_curve.png", "records.csv", "table.csv")},
-    ),
     "adma": Study(
         [profile(129, "--two-patterns"),
          study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 129 --two-patterns --rounds 15 "

@@ -1,4 +1,4 @@
-"""Pools that could mislead: skal's probe with and without each of them, accuracy on the test set of the task.
+"""Pools that could mislead: skal with and without each of them, accuracy on the test set of the task.
 
     python examples/studies/bad_pools.py --images DIR --strangers DIR --backbone NAME --weights FILE --image-size 97
 
@@ -10,7 +10,8 @@
 - ``hidden classes``: no label of the last third of the classes yet. Accuracy is of those that have labels, and the
   table also says how many hidden classes the next batch of UHerding finds.
 
-Rows are written to --output, and with ``--table FILE`` the table.
+It is skal's head alone, or with ``--fine-tune`` the whole default. Rows are added to --output; ``--table FILE`` writes
+the table of what it holds.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tqdm import tqdm
 from skal import FrozenPrefixClassifier
 from skal.query import uherding_sampling
 
+COLUMNS = ["classifier", "pool of", "labels", "seed", "alone", "pool", "found alone", "found pool"]
+
 
 def unequal(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     """Positions of images whose classes are from 1 to 20 times as frequent."""
@@ -40,7 +43,7 @@ def unequal(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean accuracies in percent, the gain and its standard error, and hidden classes found."""
     rows = rows.assign(gain=100 * (rows["pool"] - rows["alone"]))
-    grouped = rows.groupby(["pool of", "labels"], sort=False)
+    grouped = rows.groupby(["classifier", "pool of", "labels"], sort=False)
     shown = 100 * grouped[["alone", "pool"]].mean()
     shown["gain"], shown["standard error"] = grouped["gain"].mean(), grouped["gain"].sem()
     shown[["found alone", "found with the pool"]] = grouped[["found alone", "found pool"]].mean()
@@ -55,12 +58,17 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10], help="labels a class")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("bad_pools.csv"))
-    parser.add_argument("--table", type=Path, help="write the table of --output to this file, too")
+    parser.add_argument("--fine-tune", action="store_true", help="the whole default in place of the head alone")
+    parser.add_argument("--table", type=Path, help="write the table of --output to this file, and run nothing")
     args = parser.parse_args()
+    if args.table:
+        table(pd.read_csv(args.output)).to_csv(args.table)
+        return
     X, y, X_test, y_test = load_task(args.images)
     strange = class_folders(args.strangers)[0]
-    net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size), max_epochs=0)
-    rows = []
+    net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size))
+    if not args.fine_tune:
+        net.set_params(max_epochs=0)
     for seed in tqdm(range(args.seeds)):
         rng = np.random.RandomState(seed)
         own, own_test = unequal(y, rng), unequal(y_test, rng)
@@ -84,19 +92,15 @@ def main() -> None:
                 "hidden classes": (of_known, X[rest], whole[np.isin(y_test, known)]),
             }
             for name, (labelled, pool, tested) in cases.items():
-                row = {"pool of": name, "labels": k, "seed": seed, "found alone": np.nan, "found pool": np.nan}
+                row = {"classifier": "skal" if args.fine_tune else "head", "pool of": name, "labels": k, "seed": seed}
                 for how, given in (("alone", None), ("pool", pool)):
                     fitted = clone(net).fit(X[labelled], y[labelled], X_unlabeled=given)
                     row[how] = fitted.score(X_test[tested], y_test[tested])
                     if name == "hidden classes":
                         picks = uherding_sampling(fitted, X[rest], 20, random_state=seed)
                         row[f"found {how}"] = len(set(y[rest][picks]) - set(known))
-                rows.append(row)
-        pd.DataFrame(rows).to_csv(args.output, index=False)
-    shown = table(pd.DataFrame(rows))
-    print(shown.to_string())
-    if args.table:
-        shown.to_csv(args.table)
+                columns = pd.DataFrame([row]).reindex(columns=COLUMNS)
+                columns.to_csv(args.output, mode="a", header=not args.output.exists(), index=False)
 
 
 if __name__ == "__main__":

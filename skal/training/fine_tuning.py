@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from skal.features.prefix import default_depth, run_batched
 from skal.training.batches import replay_shares
 from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
-from skal.training.unlabelled import sampled, taught_by
+from skal.training.unlabelled import sampled, taught_by, teach_again
 
 #: Share of the layers that is frozen where the depth is not given, and from so many labels a class on.
 _FROZEN, _FROZEN_LATER, _LATER = 7 / 8, 2 / 3, 10
@@ -37,7 +38,8 @@ class FineTuning(Recipe):
     Unlabelled images (``X_unlabeled`` of ``fit``, ``partial_fit`` and ``teach``) are taken for what the linear probe
     and the graph of their neighbours say together (:func:`skal.training.pseudo_labels`). The head, which then reads all
     features from the mean of the pool, is solved on them beside the labelled images; head and trainable layers are
-    fine-tuned from there on the labelled ones. Labelled images in the pool are left out. A fit that solves for new
+    fine-tuned from there on the labelled ones; and the head is solved once more, on what the pool's images are taken
+    for in the features that training has made. Labelled images in the pool are left out. A fit that solves for new
     classes only, or has labels of one class, learns from labels alone; so does one whose pool is of another kind than
     the labelled images, with a warning.
 
@@ -75,9 +77,12 @@ class FineTuning(Recipe):
 
     def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:
         """Solve the head, train all that is trainable, and average it with where it started."""
-        start = problem.start()
+        start, taught, began = problem.start(), None, time.monotonic()
         if X_unlabeled is not None and problem.solves_all:
-            start = taught_by(sampled(problem, X_unlabeled, self.max_unlabeled), problem, start)
+            pool = sampled(problem, X_unlabeled, self.max_unlabeled)
+            taught = taught_by(pool, problem, start) if len(pool) else None
+            start = taught or start
+        seconds = time.monotonic() - began
         shares, chosen = None, np.arange(len(problem.y))
         if self.replay == "misclassified":
             chosen = np.flatnonzero(~(problem.is_old & _is_right(problem)))
@@ -91,6 +96,9 @@ class FineTuning(Recipe):
         else:
             net.initialize()
         start.settle(net.module_)
+        is_time = problem.deadline is None or time.monotonic() + 2 * seconds < problem.deadline
+        if taught is not None and len(net.history) and is_time:
+            teach_again(pool, problem, net.module_)
         return Trained(net, problem.classes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,8 @@ from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 
 from skal._targets import check_labels
+from skal.features.final import FINAL_BYTES
+from skal.features.memory import ActivationCache
 from skal.features.pooling import flat
 from skal.features.prefix import Prefix, run_batched
 from skal.images.forms import as_data, is_images
@@ -103,6 +105,8 @@ class Problem:
         The fit that is continued.
     deadline : float or None, default=None
         When training ends at the latest, on ``time.monotonic``'s clock.
+    final : ActivationCache
+        Final representations that were computed for this fit, for whoever asks for them after it.
     """
 
     prefix: Prefix
@@ -114,6 +118,7 @@ class Problem:
     foretold: np.ndarray | None = None
     last: LastFit | None = None
     deadline: float | None = None
+    final: ActivationCache = field(default_factory=lambda: ActivationCache(FINAL_BYTES))
 
     # ------------------------------------------------------------ labelled rows
 

@@ -14,9 +14,10 @@ from skal.training.head import HeadPenalty, default_C, solve_head
 _NEIGHBORS, _ALPHA = 15, 0.9
 #: What each point has of every class from nowhere, as a share of what points have on average.
 _FLOOR = 0.1
-#: Mean and standard deviation of the powers of the two votes, before any evidence; that of the graph has half of it
-#: where the pool holds so many images a class.
-_POWER, _WIDTH, _HALF = 2.0, 0.5, 10.0
+#: Mean and standard deviation of the powers of the two votes, before any evidence.
+_POWER, _WIDTH = 2.0, 0.5
+#: Images a class with which a pool is half relied on.
+_HALF = 10.0
 _FOLDS = 5
 #: Equal shares of the classes count like so many times the pool, divided by the labels a class.
 _EQUAL_SHARES = 50.0
@@ -79,11 +80,16 @@ def pseudo_labels(
         for fold, (rows, told) in enumerate(zip(learned_from[1:], tells, strict=True))
         if len(told)
     ]
-    a, b = _powers(votes, np.array([_POWER, _POWER * len(pool) / (len(pool) + _HALF * n_present)]))
+    a, b = _powers(votes, np.array([_POWER, _POWER * reliance(len(pool), n_present)]))
     proba = softmax(a * log_P[n:] + b * log_Q[n:, 0], axis=1)
     out = np.zeros((len(pool), n_classes))
     out[:, present] = align(proba, n_prior=_EQUAL_SHARES * len(pool) * n_present / n)
     return out
+
+
+def reliance(n_pool: int, n_classes: int) -> float:
+    """How far a pool is relied on, from 0 to 1: a few images a class make no graph, and what it says is often wrong."""
+    return n_pool / (n_pool + _HALF * n_classes)
 
 
 def _probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from skal.features.activations import Point
+from skal.features.final import final_features
 from skal.features.pooling import flat
 from skal.features.prefix import run_batched
 from skal.features.stored import KeyedInputs
@@ -18,15 +20,19 @@ from skal.images.inputs import Inputs, JoinedInputs
 from skal.numerics.propagation import nearest_neighbors
 from skal.training.head import HeadPenalty, default_C, solve_head
 from skal.training.problem import Problem, Start
-from skal.training.pseudo_labelling import pseudo_labels
+from skal.training.pseudo_labelling import pseudo_labels, reliance
+from skal.training.suffix import Suffix
 
 #: Weight of the whole pool in the head's loss for each labelled image; an image of the pool weighs at most 1.
 _POOL_WEIGHT = 10.0
 #: C of that head, on features of length 1 and losses of weight 1 for a labelled image.
 _POOL_C = 10.0
-#: Neighbours of a labelled image that tell whether the pool is of its kind; the least share and odds of labelled ones
-#: among them where it is not.
-_NEIGHBORS, _NEAR, _ODDS, _FEWEST = 15, 0.25, 5.0, 10
+#: Neighbours of a labelled image that tell whether the pool is of its kind, and the odds of labelled ones among them
+#: where it is not; labelled images that are too few to tell.
+_NEIGHBORS, _ODDS, _FEWEST = 15, 5.0, 10
+#: Neighbours in the pool, the share of its own images than which labelled ones are farther from them where it is of
+#: another kind, and images of the pool that are compared.
+_NEAREST, _FARTHER, _COMPARED = 5, 0.7, 1000
 
 
 def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
@@ -45,9 +51,10 @@ def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
 def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     """Whether labelled images are near each other and far from a pool, as if it were of another kind.
 
-    Of the nearest neighbours of an image that was drawn from the pool, about as many are labelled as of all images. So
-    a pool is apart where more than a quarter of them are, and the odds of that are more than five times those of all.
-    Fewer than ten labelled images cannot tell, nor a pool of less than five times as many, which may lack a class.
+    Of the nearest neighbours of an image that was drawn from the pool, about as many are labelled as of all images, and
+    it is about as near to the pool as the pool's images are to each other. So a pool is apart where the odds of
+    labelled neighbours are more than five times those of all, and labelled images are farther from it than 70 % of its
+    own. Fewer than ten labelled images cannot tell, nor a pool of less than five times as many, which may lack a class.
 
     Parameters
     ----------
@@ -65,28 +72,28 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     n, m = len(labelled), len(pool)
     if n < _FEWEST or m < 5 * n:
         return False
-    n_neighbors = min(_NEIGHBORS, n - 1)
-    everything = torch.from_numpy(np.concatenate([labelled, pool]))
-    _, nearest = nearest_neighbors(everything, n_neighbors, n)
+    _, nearest = nearest_neighbors(torch.from_numpy(np.concatenate([labelled, pool])), min(_NEIGHBORS, n - 1), n)
     share = float((nearest < n).float().mean())
-    return share > _NEAR and share * m > _ODDS * (1 - share) * n
+    if share * m <= _ODDS * (1 - share) * n:
+        return False
+    every = -(-m // _COMPARED)
+    some = np.arange(m) % every == 0
+    of_pool, _ = nearest_neighbors(torch.from_numpy(np.concatenate([pool[some], pool[~some]])), _NEAREST, some.sum())
+    to_pool = functional.normalize(torch.from_numpy(labelled)) @ functional.normalize(torch.from_numpy(pool)).T
+    of_labelled = to_pool.topk(_NEAREST, dim=1).values
+    is_farther = of_labelled.mean(dim=1)[:, None] < of_pool.mean(dim=1)
+    return float(is_farther.float().mean()) > _FARTHER
 
 
-def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start:
+def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
     """A start whose head has learned from the pool too; its suffix is changed in place.
 
-    Features are read from the mean of all images, labelled and not. The head is the logistic regression on the labelled
-    images and on those of the pool as what they are taken for (:func:`pseudo_labels`). A pool of another kind than the
-    labelled images teaches nothing, with a warning.
+    A pool of another kind than the labelled images teaches nothing: None is returned, with a warning.
     """
-    if len(pool) == 0:
-        return start
     suffix, n = start.suffix, len(problem.y)
     features = torch.cat([_labelled_features(problem, suffix), _pool_features(problem, suffix, pool)])
     before = suffix.mean
-    suffix.center_by(features)
-    read = suffix.scaled(features).numpy()
-    centered = read - read.mean(axis=0)
+    centered = _centered(_read(suffix, features))
     if is_apart(centered[:n], centered[n:]):
         warnings.warn(
             "X_unlabeled is not learned from: the labelled images are near each other and far from its images, as if "
@@ -95,35 +102,64 @@ def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start:
             stacklevel=2,
         )
         suffix.mean = before
-        return start
-    weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
-    y, n_classes = problem.targets.numpy(), len(problem.classes)
-    proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
-    total = min(_POOL_WEIGHT * n, float(len(pool)))
-    weights = np.concatenate([weight, np.full(len(pool), total / len(pool))])
-    # The head's weights are scaled to a mean of 1, and the penalty with them.
-    penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
-    solve_head(suffix.head, read, np.concatenate([np.eye(n_classes)[y], proba]), penalty, sample_weight=weights)
-    suffix.center, suffix.scale = penalty.center, penalty.scale
+        return None
+    penalty = _teach(suffix, features, problem)
     of_labelled = replace(penalty, n=n, C=default_C(n))  # training goes on with labelled images alone
     return replace(start, penalty=of_labelled, probe=copy.deepcopy(suffix))
 
 
-def _labelled_features(problem: Problem, suffix: Any) -> torch.Tensor:
-    device = problem.prefix.device
-    features = run_batched(suffix.to(device).eval().features, problem.activations, device)
+def teach_again(pool: Inputs, problem: Problem, suffix: Suffix) -> None:
+    """Solve the head of a trained suffix on the pool as its own representation shows it, in place.
+
+    Training has seen the labelled images alone. In what it has made of the features the pool's images are taken for the
+    right classes more often than before.
+    """
+    pooled = torch.cat([*final_features(problem.prefix, pool, suffix, problem.final)])
+    _teach(suffix, torch.cat([_labelled_features(problem, suffix), pooled]), problem)
+
+
+def _teach(suffix: Suffix, features: torch.Tensor, problem: Problem) -> HeadPenalty:
+    """Solve the head on labelled images and, as what they are taken for, on those of the pool.
+
+    Features are read from the mean of all images. The head is the logistic regression on the labelled images and on
+    those of the pool as what they are taken for (:func:`pseudo_labels`).
+    """
+    n, read = len(problem.y), _read(suffix, features)
+    centered, n_pool = _centered(read), len(read) - n
+    weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
+    y, n_classes = problem.targets.numpy(), len(problem.classes)
+    proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
+    total = min(_POOL_WEIGHT * n, float(n_pool)) * reliance(n_pool, len(np.unique(y)))
+    weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])
+    # The head's weights are scaled to a mean of 1, and the penalty with them.
+    penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
     suffix.cpu()
-    return features
+    solve_head(suffix.head, read, np.concatenate([np.eye(n_classes)[y], proba]), penalty, sample_weight=weights)
+    suffix.center, suffix.scale = penalty.center, penalty.scale
+    return penalty
 
 
-def _pool_features(problem: Problem, suffix: Any, pool: Inputs) -> torch.Tensor:
+def _read(suffix: Suffix, features: torch.Tensor) -> np.ndarray:
+    """Features as the head reads them, from their own mean."""
+    suffix.cpu().center_by(features)
+    return suffix.scaled(features).numpy()
+
+
+def _centered(read: np.ndarray) -> np.ndarray:
+    return read - read.mean(axis=0)
+
+
+def _labelled_features(problem: Problem, suffix: Suffix) -> torch.Tensor:
+    device = problem.prefix.device
+    return run_batched(suffix.to(device).eval().features, problem.activations, device)
+
+
+def _pool_features(problem: Problem, suffix: Suffix, pool: Inputs) -> torch.Tensor:
     """Final representation (n, n_features) of the pool; of the pre-trained network it is cached."""
     prefix = problem.prefix
-    if problem.last is None:
-        return torch.cat([flat(block) for (block,) in prefix.at(pool, [Point(prefix.backbone.layers.features, True)])])
-    blocks = [
-        run_batched(suffix.to(prefix.device).eval().features, block, prefix.device)
-        for block in prefix.activations(pool)
-    ]
-    suffix.cpu()
-    return torch.cat(blocks)
+    if problem.last is not None:
+        return torch.cat([*final_features(prefix, pool, suffix, problem.final)])
+    points = [Point(prefix.backbone.layers.features, True)]
+    if problem.options.max_epochs > 0:
+        points.append(Point(prefix.cut))  # asked for after training
+    return torch.cat([flat(features) for features, *_ in prefix.at(pool, points)])

@@ -10,7 +10,6 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, adma_sampling
-from skal.features.prefix import Prefix
 from tests.query.conftest import make_world
 from tests.reference import indices_of
 from tests.reference.adma import ONE, TIE, TWO, activations, assert_picks, current_network, plain_scores
@@ -199,16 +198,12 @@ def test_named_layers_source_argument_and_pipeline(toy):
     assert_picks(adma(doubled, toy.X, 12, **options), scores, fragile, 12)
 
 
-@pytest.mark.parametrize(("batch", "runs"), [("top", 2), ("herding", 3)])
-def test_the_suffix_runs_once_for_patterns_once_for_probabilities_and_once_for_features(batch, runs, toy, monkeypatch):
-    passes = []
-    network = toy.learner.estimator
-    at = Prefix.at
-
-    def counted(self, inputs, points):
-        passes.append(len(inputs))
-        return at(self, inputs, points)
-
-    monkeypatch.setattr(Prefix, "at", counted)
-    indices_of(Query(adma_sampling, batch=batch, lam=0.5, t=1))(network, toy.X, 3)
-    assert passes.count(len(toy.X)) <= runs + 1  # the distances at layer A under the pre-trained network
+@pytest.mark.parametrize("batch", ["top", "herding"])
+def test_the_trainable_layers_run_once(batch, pixels, classifier):
+    """For patterns, probabilities and what herding covers alike, where layer A is frozen."""
+    X, y = pixels
+    net = classifier.set_params(n_frozen=-2).fit(X[:20], y[:20])
+    rows = []
+    net.net_.module_.body.get_submodule("conv3").register_forward_hook(lambda _, args, out: rows.append(len(out)))
+    indices_of(Query(adma_sampling, batch=batch, lam=0.5, t=1))(net, X, 3)
+    assert sum(rows) == len(X)

@@ -31,12 +31,13 @@ def test_the_pool_teaches(classifier, few):
     assert not np.allclose(taught.predict_proba(noisy), alone.predict_proba(noisy), atol=1e-3)
 
 
-def test_the_head_is_the_regression_on_labels_and_what_the_pool_is_taken_for(classifier, few):
-    """Without fine-tuning: an oracle by scikit-learn on repeated rows, each class once per image of the pool."""
+@pytest.mark.parametrize("max_epochs", [0, 5])
+def test_the_head_is_the_regression_on_labels_and_what_the_pool_is_taken_for(classifier, few, max_epochs):
+    """Of the features that training has made: an oracle by scikit-learn on rows repeated for each class."""
     X, y, pool, _ = few
     pool = pool[4:]
-    classifier.set_params(max_epochs=0).fit(X, y, X_unlabeled=pool)
-    features = [classifier.activations(images, [-2], pretrained=True)[0] for images in (X, pool)]
+    classifier.set_params(max_epochs=max_epochs).fit(X, y, X_unlabeled=pool)
+    features = [classifier.transform(images) for images in (X, pool)]
     unit = [F / np.linalg.norm(F, axis=1, keepdims=True) for F in features]
     mean = np.concatenate(unit).mean(axis=0)
     Z = [(F - mean) / np.linalg.norm(F - mean, axis=1, keepdims=True) for F in unit]
@@ -46,11 +47,37 @@ def test_the_head_is_the_regression_on_labels_and_what_the_pool_is_taken_for(cla
     proba = pseudo_labels(centered[:4], own, centered[4:], 4)
     rows = np.concatenate([Z[0], np.repeat(Z[1], 4, axis=0)])
     labels = np.concatenate([own, np.tile(np.arange(4), len(pool))])
-    total = min(10 * len(y), len(pool))
+    total = min(10 * len(y), len(pool)) * len(pool) / (len(pool) + 10 * 4)
     weight = np.concatenate([np.ones(4), (proba * total / len(pool)).ravel()])
     scale2 = ((both - both.mean(axis=0)) ** 2).sum(axis=1).mean()
     oracle = LogisticRegression(C=10 / scale2, tol=1e-8, max_iter=5000).fit(rows, labels, sample_weight=weight)
     np.testing.assert_allclose(classifier.predict_proba(pool), oracle.predict_proba(Z[1]), atol=5e-3)
+    pretrained = classifier.activations(pool, [-2], pretrained=True)[0]
+    assert np.allclose(features[1], pretrained, atol=1e-6) == (max_epochs == 0)
+
+
+def test_a_query_takes_what_the_end_of_the_fit_has_computed(classifier, few):
+    X, y, pool, _ = few
+    classifier.fit(X, y, X_unlabeled=pool)
+    ran = []
+    classifier.net_.module_.body.register_forward_hook(lambda _, args, out: ran.append(len(args[0])))
+    classifier.predict_proba(pool[4:])
+    assert ran == []
+    features = classifier.transform(pool[::-1])  # the labelled images alone are not known
+    assert sum(ran) == 4
+    np.testing.assert_allclose(features[-4:], classifier.transform(pool[3::-1]), atol=1e-6)
+    classifier._final.clear()
+    np.testing.assert_allclose(features, classifier.transform(pool[::-1]), atol=1e-6)
+
+
+def test_without_time_the_head_is_not_solved_again(classifier, few, monkeypatch):
+    X, y, pool, _ = few
+    again = []
+    monkeypatch.setattr("skal.training.fine_tuning.teach_again", lambda *args: again.append(args))
+    classifier.set_params(max_seconds=60).fit(X, y, X_unlabeled=pool)
+    assert len(again) == 1
+    classifier.set_params(max_seconds=1e-3).fit(X, y, X_unlabeled=pool)
+    assert len(again) == 1
 
 
 def test_labelled_images_in_the_pool_are_left_out(classifier, few):
@@ -88,7 +115,7 @@ def test_at_most_so_many_images_are_read(classifier, few, monkeypatch):
     )
     classifier.set_params(recipe=FineTuning(max_unlabeled=7))
     first = clone(classifier).fit(X, y, X_unlabeled=pool).predict_proba(pool)
-    assert asked == [7]
+    assert asked == [7, 7]  # before training and after it
     np.testing.assert_array_equal(clone(classifier).fit(X, y, X_unlabeled=pool).predict_proba(pool), first)
     other = clone(classifier).set_params(random_state=1).fit(X, y, X_unlabeled=pool).predict_proba(pool)
     assert not np.array_equal(other, first)

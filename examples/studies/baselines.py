@@ -1,17 +1,19 @@
-"""What the unlabelled pool teaches: skal with and without it, beside what scikit-learn offers on the same features.
+"""skal beside what scikit-learn offers on the same features, at a few labels a class, with the pool and without it.
 
-    python examples/studies/pool.py --images DIR --name scenes15 --backbone mobilenet_v2 --weights FILE --image-size 97
+    python examples/studies/baselines.py --images DIR --name scenes15 --backbone NAME --weights FILE --image-size 97
 
 DIR holds class folders; ``--arrays FILE`` takes X_train, y_train, X_test, y_test of an npz file instead, with
-``--classes 3 5`` two of its classes, with ``--lenet FILE`` a LeNet trained on the digits of another such file. Without
+``--lenet FILE`` a LeNet trained on the digits of another such file. ``--classes 3 5`` takes two of the classes. Without
 data it is Fashion-MNIST.
 
 Rivals, on the same network's features: logistic regression (C by cross-validation, 10 where a class has one label) on
 features scaled to length 1, and on these read from the mean of the pool and scaled again; LabelSpreading and
-SelfTrainingClassifier on the latter. skal's probe is the head alone; ``--fine-tune`` adds the whole default.
+SelfTrainingClassifier on the latter. skal's probe is the head alone (``max_epochs=0``), skal the whole default, which
+``--probes`` leaves out.
 
-``--chosen-by uherding`` labels so many images that a logistic regression with this strategy asks for, instead of
-equally many images of each class at random. Rows already in the CSV file are kept; ``--table FILE`` writes the table.
+Labels are equally many images of each class at random. ``--chosen-by anywhere`` takes as many at random from the whole
+pool, so that classes have unequal numbers and some none; ``--chosen-by uherding`` those that a logistic regression with
+this strategy asks for. Rows already in the CSV file are kept; ``--tables DIR`` writes the tables.
 """
 
 from __future__ import annotations
@@ -46,15 +48,21 @@ from skal.active import labelling_rounds
 from skal.query import margin_sampling, uherding_sampling
 
 CHOSEN_BY = {"uherding": uherding_sampling, "margin": margin_sampling}
+KEYS = ["chosen by", "data", "network", "labels"]
 RIVALS = ["regression", "regression, centred", "label spreading", "self-training"]
 OWN = ["probe", "probe, pool", "skal", "skal, pool"]
 
 
 def labelled(F: np.ndarray, y: np.ndarray, k: int, seed: int, chosen_by: str) -> np.ndarray:
-    """Positions of k images a class: of each class at random, or as many in all as a strategy asks for."""
+    """Positions of k images a class: of each class at random, or as many in all, at random or as a strategy asks."""
     if chosen_by == "random":
         return equally(y, k, np.random.RandomState(seed))
     n = len(np.unique(y))
+    if chosen_by == "anywhere":
+        rng = np.random.RandomState(seed)
+        while len(np.unique(y[few := rng.permutation(len(y))[: k * n]])) < 2:
+            continue  # one class cannot be learned
+        return few
     rounds = labelling_rounds(
         LogisticRegression(C=10, max_iter=500), CHOSEN_BY[chosen_by], F, y, n_queries=max(k - 1, 1), batch_size=n,
         n_initial=n if k > 1 else 0, seed=seed,
@@ -86,19 +94,48 @@ def rivals(F: np.ndarray, F_test: np.ndarray, y: np.ndarray, few: np.ndarray) ->
     }
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracies in percent, and what the pool gains: over the better regression, and over the fit without it."""
-    keys = ["chosen by", "data", "network", "labels"]
-    wide = rows.pivot_table(index=[*keys, "seed"], columns="method", values="accuracy") * 100
-    shown = wide[[name for name in (*RIVALS, *OWN) if name in wide]].groupby(keys).mean()
-    best = shown[["regression", "regression, centred"]].max(axis=1)
-    for own in ("probe, pool", "skal, pool"):
-        if own in wide:
-            gain = (wide[own] - wide[own.partition(",")[0]]).groupby(keys)
-            shown[f"{own}: over regression"] = shown[own] - best
-            shown[f"{own}: over the same without it"] = gain.mean()
-            shown[f"{own}: its standard error"] = gain.sem()
-    return shown.round(1)
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies in percent of each draw, what skal gains over the regressions, and what the pool gains."""
+    wide = rows.pivot_table(index=[*KEYS, "seed"], columns="method", values="accuracy") * 100
+    wide = wide[[name for name in (*RIVALS, *OWN) if name in wide]]
+    both = wide[["regression", "regression, centred"]]
+    best = both.groupby(KEYS).transform("mean").idxmax(axis=1)  # the better of the two in a row of the table
+    better = np.where(best == "regression", both["regression"], both["regression, centred"])
+    for name in OWN:
+        if name in wide:
+            wide[f"{name}: over regression"] = wide[name] - (better if "pool" in name else wide["regression"])
+    for name in ("probe", "skal"):
+        if name in wide:
+            wide[f"{name}: pool over none"] = wide[f"{name}, pool"] - wide[name]
+    return wide
+
+
+def table(wide: pd.DataFrame) -> pd.DataFrame:
+    """Means over the draws; of differences with their standard errors."""
+    grouped = wide.groupby(KEYS)
+    shown = grouped.mean()
+    for name in [name for name in wide if ":" in name]:
+        error = grouped[name].sem()
+        shown[name] = shown[name].map("{:+.1f}".format) + error.map(" ± {:.1f}".format)
+    return shown.round(1).replace({"+nan ± nan": ""})
+
+
+def summary(wide: pd.DataFrame) -> pd.DataFrame:
+    """Means over the data sets and networks, a row for each number of labels, and how many rows are below 0.
+
+    *Below* counts rows whose mean is negative by more than its standard error.
+    """
+    names = [name for name in wide if ":" in name]
+    grouped = wide.groupby(KEYS)[names]
+    mean, below = grouped.mean(), grouped.mean() < -grouped.sem()
+    by = ["chosen by", "labels"]
+    shown = mean.groupby(by).mean().round(1).astype(object)
+    counts, n = below.groupby(by).sum(), mean.notna().groupby(by).sum()
+    for name in names:
+        shown[name] = shown[name].map("{:+.1f}".format) + [
+            f" ({bad} of {all_} below)" for bad, all_ in zip(counts[name], n[name], strict=True)
+        ]
+    return shown.replace({"+nan (0 of 0 below)": ""})
 
 
 def data_of(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -125,17 +162,20 @@ def main() -> None:
     parser.add_argument("--lenet", type=Path, help="npz file of digits that LeNet is trained on first")
     parser.add_argument("--classes", nargs="+", help="the classes of the task (default: all)")
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="labels a class")
-    parser.add_argument("--chosen-by", choices=["random", *CHOSEN_BY], default="random")
-    parser.add_argument("--fine-tune", action="store_true", help="add skal's default, with the pool and without")
+    parser.add_argument("--chosen-by", choices=["random", "anywhere", *CHOSEN_BY], default="random")
+    parser.add_argument("--probes", action="store_true", help="of skal's the head alone")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--name", default="fashion_mnist", help="of the data in the table (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("pool.csv"))
-    parser.add_argument("--table", type=Path, help="write the table of --output to this file and stop")
+    parser.add_argument("--output", type=Path, default=Path("baselines.csv"))
+    parser.add_argument("--tables", type=Path, help="write the tables of --output to this folder and stop")
     args = parser.parse_args()
 
     rows = pd.read_csv(args.output) if args.output.exists() else pd.DataFrame()
-    if args.table:
-        table(rows).to_csv(args.table)
+    if args.tables:
+        wide = differences(rows)
+        args.tables.mkdir(parents=True, exist_ok=True)
+        table(wide).to_csv(args.tables / "table.csv")
+        summary(wide).to_csv(args.tables / "summary.csv")
         return
     keys = ["data", "network", "labels", "chosen by", "seed", "method"]
     done = set(map(tuple, rows[keys].to_numpy().tolist())) if len(rows) else set()
@@ -154,7 +194,7 @@ def main() -> None:
         for k in args.labels:
             few = labelled(F, y, k, seed, args.chosen_by)
             methods = rivals(F, F_test, y, few)
-            for name, epochs in (("probe", 0), ("skal", 30))[: 1 + args.fine_tune]:
+            for name, epochs in (("probe", 0), ("skal", 30))[: 1 if args.probes else 2]:
                 settings = {"random_state": seed, "max_epochs": epochs}
                 methods[name] = lambda few=few, settings=settings: own(few, **settings)
                 methods[f"{name}, pool"] = lambda few=few, settings=settings: own(few, X, **settings)
