@@ -1,28 +1,20 @@
-"""What modAL and torchvision need to run beside current scikit-learn and a CPU build of torch.
+"""What modAL needs to run beside current scikit-learn.
 
 modAL passes ``force_all_finite`` to :func:`sklearn.utils.check_X_y`. scikit-learn 1.6 renamed that keyword to
 ``ensure_all_finite`` and 1.8 dropped the old name, so every ``fit`` and ``teach`` raises a TypeError. The keyword is
 translated. A learner does not keep its parameter ``bootstrap_init``, so ``repr``, ``get_params`` and ``clone`` fail:
 its default is declared, and a clone is a learner that has not been taught. Nothing else of modAL is touched, and
 ``modAL.models.ActiveLearner`` stays the class users know.
-
-PyPI's torchvision is compiled for CUDA. Beside a CPU torch its compiled operators cannot load, and the import dies with
-"operator torchvision::nms does not exist", because torchvision describes operators that are not there. Declaring those
-operators, without an implementation, lets models and transforms work; calling such an operator still says clearly that
-it is missing.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
-from pathlib import Path
 from typing import Any
 
 import modAL.models.base
 import modAL.models.learners
-import torch
 from sklearn.base import clone
 from sklearn.utils import check_X_y
 
@@ -45,25 +37,3 @@ def repair_modal() -> None:
         for module in (modAL.models.base, modAL.models.learners):
             if hasattr(module, "check_X_y"):  # 0.4.1 checks in the first, 0.4.2 in the second
                 module.check_X_y = _check_X_y
-
-
-_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: torch.library.Library | None = None  # operators live as long as the library object
-
-
-def declare_torchvision_operators() -> None:
-    """Declare torchvision's ``nms`` and ``qnms`` where its compiled operators cannot be loaded."""
-    global _declared
-    spec = importlib.util.find_spec("torchvision")
-    if _declared is not None or spec is None or spec.origin is None or hasattr(torch.ops.torchvision, "nms"):
-        return
-    compiled = [path for path in Path(spec.origin).parent.glob("_C*") if path.suffix in {".so", ".pyd", ".dylib"}]
-    try:
-        for path in compiled:
-            torch.ops.load_library(str(path))
-    except OSError:
-        compiled = []
-    if not compiled:
-        _declared = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            _declared.define(name + _SIGNATURE)

@@ -17,7 +17,8 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from skal._validation import check_count, check_labels
+from skal._targets import check_labels
+from skal._validation import check_count
 from skal.images.forms import unwrap
 from skal.query._query import Query
 from skal.query.uherding import uherding_sampling

@@ -15,6 +15,7 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval
 from skorch import NeuralNetClassifier
 
+from skal._compat import repair_modal
 from skal._fitting import recipe_of, train
 from skal._prediction import PredictionMixin
 from skal._saving import SavingMixin, take_state
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 #: What `fit` and `partial_fit` take beside X and y, and a search or Pipeline passes on without a request.
+repair_modal()
+
 _DATA = ("X_source", "y_source", "X_unlabeled", "sample_domain")
 
 

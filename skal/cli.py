@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from skal.label.fitting import DEFAULT_BACKBONE, build_estimator
+from skal.label import fitting
 from skal.label.folder import list_images, read_fingerprint
 from skal.label.opening import expected_reserve
-from skal.label.project import Project, Settings, project_beside
+from skal.label.project import Settings, find_settings, project_beside
 from skal.label.report import Status
+from skal.label.sources import Found, read_labels
 from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
-from skal.label.tables import read_labels, write_rows
-from skal.query import STRATEGIES
+from skal.label.tables import write_rows
 
 _BLOCK = 64
 
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args))
-    except (ValueError, OSError) as error:  # a full disk is said in one line too
+    except (ValueError, OSError, ImportError) as error:  # a full disk is said in one line too
         print(f"skal: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -53,13 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("folder", metavar="FOLDER")
     label.add_argument("--project", metavar="DIR", help="where labels and model are kept (default: FOLDER.skal)")
     label.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="classes to start with")
-    label.add_argument("--backbone", help=f"torchvision or timm:NAME (default: {DEFAULT_BACKBONE})")
+    label.add_argument("--backbone", help=f"torchvision or timm:NAME (default: {fitting.DEFAULT_BACKBONE})")
     label.add_argument("--weights", help="state-dict file, or a name of torchvision's weights")
     label.add_argument("--image-size", type=int, help="side of the network's input in pixels")
-    label.add_argument("--strategy", choices=sorted(_strategies()), default="uherding", help="(default: %(default)s)")
+    label.add_argument("--strategy", choices=Strategies(), metavar="NAME", help="(default: uherding): %(choices)s")
     label.add_argument("--batch-size", type=int, default=10, help="answers between two models (default: %(default)s)")
     label.add_argument("--audit", type=float, default=0.2, help="share of audit questions (default: %(default)s)")
     label.add_argument("--target", type=float, help="accuracy to reach, as .95")
+    label.add_argument(
+        "--follow-links",
+        action=argparse.BooleanOptionalAction,
+        help="label images behind links that leave the folder too (default: as before; a new project does not)",
+    )
     label.add_argument("--import", dest="labels", metavar="SOURCE", help="labels that exist: CSV, Label Studio, folder")
     label.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     label.add_argument("--port", type=int, default=0, help="(default: a free one)")
@@ -74,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="predict the images of a folder")
     predict.add_argument("model", metavar="PROJECT_OR_MODEL")
     predict.add_argument("folder", metavar="FOLDER")
+    predict.add_argument("--follow-links", action="store_true", help="predict images behind links that leave it too")
     predict.add_argument("--output", required=True, metavar="FILE.csv")
     predict.set_defaults(run=_predict)
 
@@ -85,42 +90,51 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _strategies() -> dict[str, Any]:
-    """Those that need nothing but the images."""
-    return {name: strategy for name, strategy in STRATEGIES.items() if not strategy.needs_source}
+class Strategies:
+    """Names of the strategies that need nothing but the images; they are imported, with torch, only if one is named."""
+
+    def __iter__(self) -> Iterator[str]:
+        from skal.query import STRATEGIES
+
+        return (name for name, strategy in STRATEGIES.items() if not strategy.needs_source)
 
 
 def _label(args: argparse.Namespace) -> int:
-    import torch
-
     from skal.label.server import Server, open_browser
     from skal.label.session import LabelSession
 
-    # One core answers, the others train.
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    # One core answers, the others train: PyTorch reads this when it is imported, behind the page.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     path = Path(args.project) if args.project else project_beside(args.folder)
-    stored = Project(path).load() if (path / "project.json").is_file() else None
+    stored = find_settings(path)
     given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
     network = given if stored is None or any(given.values()) else stored.network
-    pairs = read_labels(args.labels) if args.labels else []
-    if args.labels and not pairs:
-        raise ValueError(f"{args.labels!r} holds no labels, or several per image, which are not supported")
+    fitting.check_network(network)
+    query = None
+    if args.strategy is not None:
+        from skal.query import STRATEGIES
+
+        query = STRATEGIES[args.strategy].function
+    labels = read_labels(args.labels) if args.labels else Found([], {})
     session = LabelSession(
         args.folder,
         path,
         classes=args.classes,
-        estimator=build_estimator(network, path / "activations"),
-        query=_strategies()[args.strategy].function,
+        estimator=None if fitting.is_default(network) else fitting.build_estimator(network, path / "activations"),
+        query=query,
         batch_size=args.batch_size,
         audit=args.audit,
         target=args.target,
+        follow_links=args.follow_links,
     )
     with session:
         session.settings.network = network
         session.project.save(session.settings)
-        if pairs:
-            counts = session.import_labels(pairs, str(args.labels))
+        if labels.pairs:
+            counts = session.import_labels(labels.pairs, str(args.labels))
             print(f"Labels of {args.labels}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
+            for reason, n in labels.left_out.items():
+                print(f"Left out of {args.labels}: {n} with {reason}")
             if counts["waiting"]:
                 print("Those waiting are taken over while the images are read, behind the page.")
             if counts["unknown"]:
@@ -142,8 +156,14 @@ def _greeting(status: Status, path: Path) -> list[str]:
     phones = sum(reason.startswith("HEIC") for _, reason in status.unreadable)
     if phones:
         lines.append(f"{phones} HEIC files are left out: pip install pillow-heif, and they join")
+    lines += _links(status)
     lines += [f"The log was damaged: {words}" for words in status.set_aside]
     return lines
+
+
+def _links(status: Status) -> list[str]:
+    n = len(status.links)
+    return [f"links that leave the folder, left out: {n}; skal label --follow-links takes them along"] if n else []
 
 
 def _warning(settings: Settings) -> list[str]:
@@ -175,6 +195,8 @@ def describe(status: Status) -> list[str]:
         *(f"  {name}: {n}{recalls.get(name, '')}" for name, n in status.per_class.items()),
         f"audit: {status.n_audit} of {status.n_reserved} reserved images answered",
     ]
+    if status.not_used:
+        lines.append("imported labels not used: " + ", ".join(f"{n} {why}" for why, n in status.not_used.items()))
     if status.accuracy is None or status.interval is None:
         lines.append("accuracy: no number below 30 audit answers, or while answers are missing among them")
     else:
@@ -189,7 +211,11 @@ def describe(status: Status) -> list[str]:
             if found is None
             else f"Predictions above {found.confidence:.0%} are shown to be {often}: {found.share:.0%} of the images."
         )
-    return [*lines, status.stop_hint]
+    if status.unreadable:
+        lines.append(
+            f"files that cannot be labelled: {len(status.unreadable)}, such as {': '.join(status.unreadable[0])}"
+        )
+    return [*lines, *_links(status), status.stop_hint]
 
 
 def _range(interval: tuple[float, float]) -> str:
@@ -201,7 +227,7 @@ def _predict(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if not folder.is_dir():
         raise ValueError(f"{args.folder!r} is no folder")
-    paths, left_out = list_images(folder)
+    paths, left_out = list_images(folder, follow_links=args.follow_links)
     paths.sort()
     unreadable = list(left_out)
     classes = predictor.classes

@@ -10,10 +10,12 @@ import skal
 ROOT = Path(skal.__file__).parent
 #: From what knows nothing of the others to what uses them all.
 ORDER = [
+    "_torchvision",
     "_random",
     "_validation",
     "_files",
     "_labels",
+    "_targets",
     "_compat",
     "_device",
     "_learners",

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 
-from skal._validation import check_labels
+from skal._targets import check_labels
 
 X = np.zeros((3, 2))
 NAN = float("nan")

@@ -4,14 +4,60 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from skal.images.forms import as_data, as_paths
+from skal.label.asking import Desk
+from skal.label.catalogue import Catalogue
 from skal.label.folder import content_hash
+from skal.label.state import State
+
+
+class Asked:
+    """The images that a program asks about, and the answers to them.
+
+    Parameters
+    ----------
+    desk : Desk
+    folder : Path
+        Of images that are given as arrays; made if it is needed.
+    changed : Condition
+        Notified when something is answered.
+    """
+
+    def __init__(self, desk: Desk, folder: Path, changed: threading.Condition):
+        self._desk, self._folder, self._changed = desk, folder, changed
+        self._catalogue: Catalogue = desk.catalogue
+        self._state: State = desk.state
+
+    def ask(self, images: Any, timeout: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`skal.label.LabelSession.ask`."""
+        ids = [self.take(path) for path in store_images(images, self._folder)]
+        with self._changed:
+            self._desk.asked.update(dict.fromkeys(i for i in ids if not self._catalogue.is_reserved(i)))
+            self._changed.notify_all()
+            open_ids = list(self._desk.asked)
+            self._changed.wait_for(lambda: all(image in self._state for image in open_ids), timeout)
+            for image in open_ids:
+                self._desk.asked.pop(image, None)
+            found = [self._state.decision(image) if not self._catalogue.is_reserved(image) else None for image in ids]
+            labels = ["" if decision is None else decision.label or "" for decision in found]
+        return np.array(labels, dtype=str), np.array([label != "" for label in labels], dtype=bool)
+
+    def take(self, path: str) -> str:
+        """The image of a file, taken in if it is new."""
+        with self._changed:
+            listed = None if self._catalogue.root is None else self._catalogue.name_of(os.path.abspath(path))
+            name = os.path.abspath(path) if listed is None else listed
+            fingerprint, stamp = self._catalogue.read(name)
+            if fingerprint is None:
+                raise ValueError(f"cannot read the image {str(path)!r}: {self._catalogue.unreadable[name]}")
+            self._catalogue.add(name, fingerprint, stamp, may_be_reserved=listed is not None)
+            return fingerprint.content
 
 
 def store_images(images: Any, folder: Path) -> list[str]:
@@ -28,6 +74,8 @@ def store_images(images: Any, folder: Path) -> list[str]:
     ValueError
         If they are neither.
     """
+    from skal.images.forms import as_data, as_paths  # takes torch, which the page does not wait for
+
     paths = as_paths(images)
     if paths is not None:
         return [str(path) for path in paths]

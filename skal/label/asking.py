@@ -12,6 +12,8 @@ from skal.label.state import State
 
 #: Seconds after which an image that a tab was given can be given to another.
 LEASE_SECONDS = 120
+#: Seconds after which a tab that says every two that it is open is taken for gone.
+SILENT_SECONDS = 20
 _EPSILON = 1e-9
 
 
@@ -72,6 +74,7 @@ class Desk:
         self.asked: dict[str, None] = {}  # given by the caller, to be asked before all others
         self._given: dict[str, list[Question]] = {}
         self._until: dict[str, float] = {}
+        self._heard: dict[str, float] = {}  # of the tabs that say that they are open, when they last did
         self._first = 0  # before it, nothing in the catalogue is left to ask
 
     # --------------------------------------------------------------- leases
@@ -99,13 +102,20 @@ class Desk:
 
     def _expire(self, tab: str) -> None:
         now = time.monotonic()
-        for other in [other for other, until in self._until.items() if until < now and other != tab]:
-            self.forget(other)
+        for other, until in list(self._until.items()):
+            is_gone = until < now or now - self._heard.get(other, now) > SILENT_SECONDS
+            if is_gone and other != tab:
+                self.forget(other)
+
+    def hear(self, tab: str) -> None:
+        """A tab says that it is open, as it goes on doing; when it falls silent, others are given what it had."""
+        self._heard[tab] = time.monotonic()
 
     def forget(self, tab: str) -> None:
         """Take back what a tab was given, as when it is closed; whoever asks next is given it, in the same order."""
         self.returned |= {question.id: question.why for question in self._given.pop(tab, [])}
         self._until.pop(tab, None)
+        self._heard.pop(tab, None)
 
     def put_first(self, tab: str, image: str) -> None:
         """Ask an image again, before what the tab has."""
@@ -163,7 +173,11 @@ class Desk:
         return None
 
     def _audit(self, taken: set[str], tab: str) -> Iterator[tuple[Item, str]]:
-        """Reserved images in keyed order; none behind one that another tab has, which would leave a gap."""
+        """Reserved images in keyed order; none behind one that another tab has.
+
+        The answers are a random sample as long as none is missing before the last one, so a gap would hide the accuracy
+        until the other tab has answered. What a tab that is gone had is asked first, by :meth:`_expire`.
+        """
         own = {question.id for question in self._given.get(tab, ())}
         for item in self.catalogue.reserved:
             if item.id in taken and item.id not in own:

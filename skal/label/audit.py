@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import beta
 
 #: No accuracy is shown from fewer answers than this.
 FEWEST = 30
@@ -136,8 +135,10 @@ def lower_bound(n_right: int, n: int, alpha: float) -> float:
     >>> round(lower_bound(100, 100, 0.01), 4) == round(0.01 ** (1 / 100), 4)
     True
     """
+    from scipy.special import betaincinv  # the first question does not wait for its import
+
     _check_counts(n_right, n)
-    return 0.0 if n_right == 0 else float(beta.ppf(alpha, n_right, n - n_right + 1))
+    return 0.0 if n_right == 0 else float(betaincinv(n_right, n - n_right + 1, alpha))
 
 
 def _check_counts(n_right: int, n: int) -> None:

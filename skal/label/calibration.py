@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 _TINY = 1e-12
 _LOG_RANGE = (-4.0, 4.0)
@@ -47,6 +45,9 @@ def fit_temperature(proba: ArrayLike, targets: ArrayLike) -> float:
     >>> calibrate(sure, temperature)[0].round(2).tolist()
     [0.74, 0.26]
     """
+    from scipy.optimize import minimize_scalar  # the first question does not wait for its import
+    from scipy.special import log_softmax
+
     proba, targets = np.asarray(proba, dtype=float), np.asarray(targets)
     if proba.ndim != 2 or len(proba) != len(targets) or not len(targets):
         raise ValueError(f"proba of shape {proba.shape} and {len(targets)} targets do not belong together")
@@ -75,4 +76,6 @@ def calibrate(proba: ArrayLike, temperature: float) -> np.ndarray:
     -------
     proba : ndarray of shape (n, K)
     """
+    from scipy.special import softmax
+
     return np.asarray(softmax(np.log(np.maximum(np.asarray(proba, dtype=float), _TINY)) / temperature, axis=1))

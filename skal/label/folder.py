@@ -16,6 +16,8 @@ from PIL import Image, ImageOps
 EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 #: What phones write; readable where pillow-heif is installed.
 PHONE_EXTENSIONS = frozenset([".heic", ".heif"])
+#: Why a link is left out where links are not followed.
+LEAVES = "a link that leaves the folder"
 #: Bytes of a file above which it is taken for something else than a photograph.
 LARGEST_FILE = 512 << 20
 #: Two images are near-duplicates whose hashes differ in no more bits, and whose small grey versions in no more levels.
@@ -59,7 +61,8 @@ def list_images(folder: Path, *, follow_links: bool = False) -> tuple[list[str],
     ----------
     folder : Path
     follow_links : bool, default=False
-        Whether links that lead out of the folder are followed.
+        Whether links that leave the folder are followed. Each folder is visited once, by its own name where it is below
+        this one, so that loops end.
 
     Returns
     -------
@@ -71,33 +74,49 @@ def list_images(folder: Path, *, follow_links: bool = False) -> tuple[list[str],
     paths: list[str] = []
     left_out: list[tuple[str, str]] = []
     root = os.path.realpath(folder)
-    for entry in _walk(root, root, follow_links, left_out):
-        relative = os.path.relpath(entry.path, root)
-        ending = os.path.splitext(entry.name)[1].lower()
-        if ending in known:
+    for path, reason in _walk(root, root, follow_links, set()):
+        relative = os.path.relpath(path, root)
+        ending = os.path.splitext(path)[1].lower()
+        if reason:
+            if ending in known or os.path.isdir(path):
+                left_out.append((relative, reason))
+        elif ending in known:
             paths.append(relative)
         elif ending in PHONE_EXTENSIONS:
             left_out.append((relative, "HEIC files need the package pillow-heif"))
     return paths, left_out
 
 
-def _walk(folder: str, root: str, follow_links: bool, left_out: list[tuple[str, str]]) -> Iterator[os.DirEntry[str]]:
+def _walk(folder: str, root: str, follow_links: bool, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """Files, and why each is left out, if it is; `seen` are the folders outside that have been visited."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        left_out.append((os.path.relpath(folder, root), str(error.strerror)))
+        yield folder, str(error.strerror)
         return
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        is_link = entry.is_symlink() and not follow_links
-        if is_link and not is_inside(entry.path, root) and os.path.realpath(entry.path) != root:
-            left_out.append((os.path.relpath(entry.path, root), "a link that leaves the folder"))
-        elif entry.is_dir(follow_symlinks=follow_links):
-            if not os.path.exists(os.path.join(entry.path, "project.json")):
-                yield from _walk(entry.path, root, follow_links, left_out)
+        is_link = entry.is_symlink()
+        if is_link and not os.path.exists(entry.path):
+            yield entry.path, "a link to nothing"
+            continue
+        target = os.path.realpath(entry.path) if is_link or entry.is_dir() else entry.path
+        leaves = is_link and not _is_within(target, root)
+        if leaves and not follow_links:
+            yield entry.path, LEAVES
+        elif entry.is_dir(follow_symlinks=leaves):
+            is_new = target == entry.path or not (_is_within(target, root) or target in seen)
+            seen.add(target)
+            if is_new and not os.path.exists(os.path.join(entry.path, "project.json")):
+                yield from _walk(entry.path, root, follow_links, seen)
         elif entry.is_file():
-            yield entry
+            yield entry.path, ""
+
+
+def _is_within(path: str, root: str) -> bool:
+    """Whether a path without links is a folder, or below it."""
+    return path == root or path.startswith(os.path.join(root, ""))
 
 
 def is_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
@@ -108,8 +127,8 @@ def is_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> b
     >>> is_inside("/a/b/../../c", "/a"), is_inside("/a/b", "/a")
     (False, True)
     """
-    root = os.path.realpath(folder)
-    return os.path.realpath(path).startswith(os.path.join(root, ""))
+    real, root = os.path.realpath(path), os.path.realpath(folder)
+    return real != root and _is_within(real, root)
 
 
 def read_fingerprint(path: str | os.PathLike[str]) -> Fingerprint:

@@ -102,7 +102,8 @@ class Imports:
             else:
                 taken[image, label] = [image, path, label]
             counts[what] += 1
-        if taken or paths:
+        if rows or paths:
             event = {"id": uuid.uuid4().hex, "kind": "import", "time": now(), "source": source}
-            self._record(event | {"labels": list(taken.values()), "read": paths})
+            not_used = {what: n for what, n in counts.items() if what != "imported"}
+            self._record(event | {"labels": list(taken.values()), "read": paths, "not_used": not_used})
         return counts

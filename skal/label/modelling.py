@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class Modelling:
     ):
         self._desk, self._reading, self._project = desk, reading, project
         self._catalogue, self._state = desk.catalogue, desk.state
-        self._estimator, self._query = estimator, query
+        self._given, self._query = estimator, query
         self._batch_size, self._seed = batch_size, seed
         self._changed, self._record, self._swapped = changed, record, swapped
         self._share = Share()
@@ -92,6 +92,13 @@ class Modelling:
         self.model: Any = None
         self.doing = ""
         self.failure: str | None = None
+
+    @cached_property
+    def _estimator(self) -> Any:
+        """Made by the first task that needs it, since what the default is made of takes seconds to import."""
+        if self._given is None:
+            return fitting.build_estimator({}, self._project.activations, self._seed)
+        return self._given
 
     # ---------------------------------------------------------------- tasks
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sklearn.utils import check_random_state
+import numpy as np
 
 from skal.label.audit import LARGEST_SHARE, RESERVED, reserve_threshold
 from skal.label.folder import list_images
@@ -21,6 +21,7 @@ def settle(
     audit: float,
     target: float | None,
     random_state: int | None,
+    follow_links: bool,
     is_audited: bool,
 ) -> Settings:
     """The settings of a project, made or found; the key and the size of the reserve are never changed.
@@ -31,7 +32,7 @@ def settle(
     folder : str or None
     n_listed : int
         Images found.
-    audit, target, random_state
+    audit, target, random_state, follow_links
         As in :class:`skal.label.LabelSession`.
     is_audited : bool
         Whether there is an audit answer already; the target stays then.
@@ -43,7 +44,7 @@ def settle(
     """
     found = project.load()
     if found is None:
-        key = os.urandom(32) if random_state is None else check_random_state(random_state).bytes(32)
+        key = os.urandom(32) if random_state is None else np.random.RandomState(random_state).bytes(32)
         found = Settings(folder, key.hex(), reserve_threshold(n_listed) if audit else 0, n_listed, audit)
     elif found.folder != folder:
         raise ValueError(f"the project {str(project.path)!r} belongs to {found.folder!r}, not to {folder!r}")
@@ -54,6 +55,7 @@ def settle(
                 "target chosen afterwards would not be tested"
             )
         found.target, found.looks = target, list(StopTest.plan(target, expected_reserve(found)).looks)
+    found.follow_links = follow_links
     project.save(found)
     return found
 
@@ -63,22 +65,17 @@ def expected_reserve(settings: Settings) -> int:
     return round(min(RESERVED, settings.n_listed * LARGEST_SHARE)) if settings.threshold else 0
 
 
-def find_images(given: Any) -> tuple[Path | None, list[str], list[tuple[str, str]]]:
+def find_images(given: Any, follow_links: bool) -> tuple[Path | None, list[str], list[tuple[str, str]]]:
     """The folder, the images, and what was left out."""
     if isinstance(given, (str, os.PathLike)):
         root = Path(given)
         if not root.is_dir():
             raise ValueError(f"{str(given)!r} is no folder")
         root = root.resolve()
-        paths, left_out = list_images(root)
+        paths, left_out = list_images(root, follow_links=follow_links)
         return root, paths, left_out
     paths = [os.path.abspath(path) for path in given]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise ValueError(f"{len(missing)} of {len(paths)} paths name no file, the first is {missing[0]!r}")
     return None, list(dict.fromkeys(paths)), []
-
-
-def find_paths(root: Path) -> list[str]:
-    """The images of a folder as they are now."""
-    return list_images(root)[0]

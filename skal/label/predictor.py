@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from skal.label.audit import FEWEST
 from skal.label.calibration import calibrate, fit_temperature
 from skal.label.fitting import BLOCK
 from skal.label.snapshot import Snapshot, renamed
 from skal.label.state import State
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Predictor:
 
     def table(self, paths: Sequence[str]) -> pd.DataFrame:
         """Predictions as columns path, label, confidence, probability, and the probability of each class."""
+        import pandas as pd
+
         parts = [self.predict(paths[start : start + BLOCK]) for start in range(0, len(paths), BLOCK)]
         empty = np.zeros((0, len(self.classes)))
         confidence = np.concatenate([empty, *(own for own, _ in parts)])

@@ -33,6 +33,8 @@ class Settings:
     network : dict
         How the command line made the estimator: backbone, weights, image_size and strategy; empty for an object of
         the caller's.
+    follow_links : bool
+        Whether links that leave the folder are followed.
     """
 
     folder: str | None
@@ -43,6 +45,7 @@ class Settings:
     target: float | None = None
     looks: list[int] = field(default_factory=list)
     network: dict[str, Any] = field(default_factory=dict)
+    follow_links: bool = False
 
 
 class Project:
@@ -103,6 +106,11 @@ class Project:
         """Images that were given as arrays."""
         return self.path / "asked"
 
+    @property
+    def asked_files(self) -> list[str]:
+        """Their files."""
+        return sorted(str(path) for path in self.asked.glob("*.png"))
+
     def load(self) -> Settings | None:
         """The settings; None where the project is new.
 
@@ -130,6 +138,11 @@ class Project:
             os.fsync(file.fileno())
         os.replace(temporary, self.settings_file)
         sync_folder(self.path)
+
+
+def find_settings(path: str | os.PathLike[str]) -> Settings | None:
+    """The settings of a project; None where there is none, and nothing is made."""
+    return Project(path).load() if (Path(path) / "project.json").is_file() else None
 
 
 def project_beside(folder: str | os.PathLike[str]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from skal.label.audit import (
     is_complete,
 )
 from skal.label.catalogue import Catalogue
+from skal.label.folder import LEAVES
 from skal.label.snapshot import Snapshot
 from skal.label.state import CONFLICT, LABEL, UNSURE, State
 from skal.label.stopping import StopTest, is_plateau
@@ -62,8 +64,12 @@ class Status:
         Of labelling until then.
     background, progress, failure : str, float or None, str or None
         What is done meanwhile, its share done, and what went wrong.
-    unreadable, duplicates, set_aside : list
-        Files that cannot be labelled, files with the content of others, and damage found in the log.
+    not_used : dict of str to int
+        Imported labels that are not used, by why: their images are "reserved", a person or an earlier import has
+        "decided" the same, or they are "waiting" for their files to be read.
+    unreadable, links, duplicates, set_aside : list
+        Files that cannot be labelled, links that are left out since they leave the folder, files with the content of
+        others, and damage found in the log.
     """
 
     n_images: int
@@ -90,9 +96,19 @@ class Status:
     background: str = ""
     progress: float | None = None
     failure: str | None = None
+    not_used: dict[str, int] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
+
+    def leave_out(self, files: Iterable[tuple[str, str]]) -> None:
+        """Add files that a folder has but the catalogue does not, with the reasons."""
+        for path, reason in files:
+            if reason == LEAVES:
+                self.links.append(path)
+            else:
+                self.unreadable.append((path, reason))
 
 
 class Audit:
@@ -127,6 +143,31 @@ class Audit:
     @property
     def estimate(self) -> Estimate:
         return estimate(self.labels, self.predictions)
+
+    def look(self, test: StopTest, done: int, is_whole: bool) -> dict[str, Any] | None:
+        """Test the target, if a look is due: those were fixed before the first answer, and each is taken once.
+
+        Parameters
+        ----------
+        test : StopTest
+        done : int
+            Looks taken already.
+        is_whole : bool
+            Whether all images are read, so that the size of the reserve is known.
+
+        Returns
+        -------
+        found : dict or None
+            Place of the look, n, n_right and reached; None where none is due.
+        """
+        if not self.is_complete or not self.is_predicted or not self.n_answered:
+            return None
+        place = test.due(self.n_answered, self.n_reserved if is_whole else None, done)
+        if place is None:
+            return None
+        n_right = self.estimate.n_right
+        reached = test.is_reached(n_right, self.n_answered)
+        return {"place": place, "n": self.n_answered, "n_right": n_right, "reached": reached}
 
 
 def report(
@@ -165,6 +206,7 @@ def report(
         is_plateau=plateau,
         next_look=next_look,
         seconds_left=left,
+        not_used=dict(state.not_used + Counter(waiting=sum(map(len, state.waiting.values())))),
         target=None if test is None else test.target,
         unreadable=list(catalogue.unreadable.items()),
         duplicates=list(catalogue.duplicates),

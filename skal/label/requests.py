@@ -35,7 +35,7 @@ class Requests:
         self._thumbnails = Thumbnails()
         self._visits: dict[str, Any] = {}  # the last one of each tab
         self.reads: dict[str, Callable[[Any], dict[str, Any]]] = {
-            "/api/status": lambda query: self.status(),
+            "/api/status": self.status,
             "/api/questions": self.questions,
             "/api/grid": self.grid,
             "/api/review": self.review,
@@ -86,13 +86,15 @@ class Requests:
         shown["path"] = os.path.basename(question.path) if root is None else os.path.relpath(question.path, root)
         return shown
 
-    def status(self) -> dict[str, Any]:
+    def status(self, query: Any) -> dict[str, Any]:
+        if query.get("polls"):  # the page asks every two seconds
+            self.session.stay(str(query.get("tab", "")))
         status = self.session.status()
         shown = asdict(status)
         for recall, values in zip(status.recalls, shown["recalls"], strict=True):
             values |= {"recall": recall.recall, "interval": recall.interval}
         shown |= {"classes": self.session.classes, "is_writable": self.session.is_writable}
-        for name in ("unreadable", "duplicates"):
+        for name in ("unreadable", "links", "duplicates"):
             shown[f"n_{name}"] = len(shown[name])
             shown[name] = shown[name][:_MOST]
         return shown

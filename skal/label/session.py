@@ -9,40 +9,39 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
 from skal._validation import check_count
-from skal.label import fitting
 from skal.label.actions import Actions
-from skal.label.asked import store_images
-from skal.label.asking import Desk, Question
+from skal.label.asked import Asked
+from skal.label.asking import Desk
 from skal.label.audit import RESERVED
 from skal.label.background import Worker
 from skal.label.catalogue import Catalogue
-from skal.label.folder import is_inside
+from skal.label.folder import is_inside, list_images
 from skal.label.imports import Imports
 from skal.label.log import Event, EventLog, now
 from skal.label.modelling import Modelling
 from skal.label.names import check_class_name
-from skal.label.opening import find_images, find_paths, settle
+from skal.label.opening import find_images, settle
 from skal.label.predictor import Predictor, calibration
-from skal.label.project import Project
+from skal.label.project import Project, find_settings
+from skal.label.questions import Questions
 from skal.label.reading import Reading
 from skal.label.report import Audit, Status, report
-from skal.label.review import Doubt, doubts
 from skal.label.snapshot import Snapshot
-from skal.label.state import State, path_of
+from skal.label.state import State
 from skal.label.stopping import StopTest
+from skal.label.tables import labels_table
 
 if TYPE_CHECKING:
     from typing import Self
+
+    import pandas as pd
 
 #: Seconds that opening spends on reading images, so that the first question is there at once.
 _FIRST_READING = 1.0
 
 
-class LabelSession(Actions):
+class LabelSession(Questions, Actions):
     """Label images: questions one after the other, each answer on the disk before it counts, models in the background.
 
     Some images are reserved from the start, by a keyed hash of their content. Nothing is trained on them; the share of
@@ -70,6 +69,10 @@ class LabelSession(Actions):
         Accuracy to be reached, for the advice when to stop. It cannot be changed after the first audit answer.
     random_state : int or None, default=0
         Draws which images are reserved, the order of the images, and whatever is random in estimator and strategy.
+
+    follow_links : bool or None, default=None
+        Whether links that leave the folder are followed, and so shown. None is as it was when the project was last
+        open; a new one follows none.
 
     Attributes
     ----------
@@ -104,6 +107,7 @@ class LabelSession(Actions):
         audit: float = 0.2,
         target: float | None = None,
         random_state: int | None = 0,
+        follow_links: bool | None = None,
     ):
         check_count("batch_size", batch_size)
         if not 0 <= audit <= 1:
@@ -111,7 +115,10 @@ class LabelSession(Actions):
         if target is not None:
             StopTest.plan(target, RESERVED)
         names = [check_class_name(name) for name in classes]
-        root, paths, self._left_out = find_images(folder_or_paths)
+        if follow_links is None:
+            stored = find_settings(project)
+            follow_links = stored is not None and stored.follow_links
+        root, paths, self._left_out = find_images(folder_or_paths, follow_links)
         if root is not None and is_inside(project, root):
             raise ValueError(f"the project {str(project)!r} is inside the images' folder; it belongs beside it")
         self.project = Project(project)
@@ -119,7 +126,9 @@ class LabelSession(Actions):
         try:
             is_audited = any(event.get("why") == "audit" for event in self._log.events)
             folder = None if root is None else str(root)
-            self.settings = settle(self.project, folder, len(paths), audit, target, random_state, is_audited)
+            self.settings = settle(
+                self.project, folder, len(paths), audit, target, random_state, follow_links, is_audited
+            )
             self._state = State(self._log.events)
             self._open(root, paths, names, estimator, query, batch_size, random_state)
         except BaseException:
@@ -139,26 +148,26 @@ class LabelSession(Actions):
         settings, seed = self.settings, 0 if random_state is None else random_state
         self._changed = threading.Condition(threading.RLock())
         key = bytes.fromhex(settings.key)
-        self._catalogue = Catalogue(root, key, settings.threshold, self.project.cache, self._state)
-        asked = sorted(str(path) for path in self.project.asked.glob("*.png"))
-        recalled = self._catalogue.recall({*paths, *asked})
+        self._catalogue = Catalogue(
+            root, key, settings.threshold, self.project.cache, self._state, settings.follow_links
+        )
+        recalled = self._catalogue.recall({*paths, *self.project.asked_files})
         self._imports = Imports(self._catalogue, self._state, self._do)
-        listing = None if root is None else partial(find_paths, root)
+        listing = None if root is None else self._list
         self._reading = Reading(
             self._catalogue, paths, self._changed, listing, recalled=recalled, taken=self._imports.read
         )
         self._desk = Desk(self._catalogue, self._state, settings.audit, self._reading.replaced)
+        self._asked = Asked(self._desk, self.project.asked, self._changed)
         snapshot = Snapshot.load(self.project.snapshot)
         self._desk.snapshot = snapshot.follow(self._state.renames_since(snapshot.n_events))
         self._test = None if settings.target is None else StopTest(settings.target, tuple(settings.looks))
-        if estimator is None:
-            estimator = fitting.default_estimator(self.project.activations, seed)
         self._modelling = Modelling(
             self._desk,
             self._reading,
             self.project,
             estimator=estimator,
-            query=fitting.default_query() if query is None else query,
+            query=query,
             batch_size=batch_size,
             seed=seed,
             changed=self._changed,
@@ -168,8 +177,8 @@ class LabelSession(Actions):
         for name in names:
             if name not in self._state.classes:
                 self.add_class(name)
-        for path in sorted(set(asked) - {one.path for one in recalled}):
-            self._take(path)
+        for path in sorted({*self.project.asked_files} - {one.path for one in recalled}):
+            self._asked.take(path)
         self._reading.read_for(_FIRST_READING)
         self._imports.resume()
         trained = self._desk.snapshot.n_labels
@@ -182,6 +191,12 @@ class LabelSession(Actions):
         for worker in self._workers:
             worker.start()
 
+    def _list(self) -> list[str]:
+        """The images of the folder as they are now."""
+        assert self._catalogue.root is not None
+        paths, self._left_out = list_images(self._catalogue.root, follow_links=self.settings.follow_links)
+        return paths
+
     def _next_reading(self) -> Callable[[], None] | None:
         take = self._imports.next_task(is_last=self._reading.n_left == 0)
         return self._reading.next_task() if take is None else partial(self._held, take)
@@ -189,67 +204,6 @@ class LabelSession(Actions):
     def _held(self, task: Callable[[], None]) -> None:
         with self._changed:
             task()
-
-    # ------------------------------------------------------------- questions
-
-    def next(self, tab: str = "", timeout: float | None = None) -> Question | None:
-        """The question to answer now; the same one until it is answered.
-
-        Parameters
-        ----------
-        tab : str, default=""
-            Who asks. Two tabs never have the same image at a time.
-        timeout : float or None, default=None
-            Seconds to wait where images are still being read.
-
-        Returns
-        -------
-        question : Question or None
-            None where every image is decided.
-        """
-        return next(iter(self.upcoming(1, tab, timeout)), None)
-
-    def upcoming(self, n: int = 1, tab: str = "", timeout: float | None = None) -> list[Question]:
-        """The next questions of a tab, the first of which is :meth:`next`; at least one, if there is any."""
-        with self._changed:
-
-            def ready() -> list[Question] | bool:
-                return self._desk.questions(tab, n) or self._reading.is_done
-
-            self._changed.wait_for(ready, timeout)
-            return self._desk.questions(tab, n)
-
-    def leave(self, tab: str) -> None:
-        """Give the images of a tab that is closed to others."""
-        with self._changed:
-            self._desk.forget(tab)
-            self._changed.notify_all()
-
-    # ------------------------------------------------------- grid and review
-
-    def grid(self, label: str, n: int = 24) -> list[Question]:
-        """Unlabelled images predicted as a class, the surest first; none of them is reserved.
-
-        Parameters
-        ----------
-        label : str
-        n : int, default=24
-        """
-        with self._changed:
-            found: list[Question] = []
-            for image, _ in self._desk.snapshot.ranked(label):
-                item = self._catalogue.items.get(image)
-                rejected = self._state.is_rejected(image, label)
-                if item is not None and not rejected and self._desk.can_be_asked(item):
-                    found.append(self._desk.question(item, "grid"))
-                    if len(found) == n:
-                        break
-            return found
-
-    def review(self, n: int = 24) -> list[Doubt]:
-        """Labels to look at again: conflicts, what the person was unsure about, and what the model doubts most."""
-        with self._changed:
-            return doubts(self._state, self._desk, n)
 
     # ---------------------------------------------------------------- models
 
@@ -314,7 +268,7 @@ class LabelSession(Actions):
                 failure=self._log.failure or self._modelling.failure,
                 set_aside=list(self._log.set_aside),
             )
-            found.unreadable.extend(self._left_out)
+            found.leave_out(self._left_out)
             return found
 
     @property
@@ -324,67 +278,7 @@ class LabelSession(Actions):
         The decision is "label", "unsure" or "conflict"; label is empty but for the first.
         """
         with self._changed:
-            rows = []
-            for image, decision in self._state.decisions().items():
-                event = decision.event
-                item = self._catalogue.items.get(image)
-                path = path_of(event, image) if item is None else item.path
-                rows.append(
-                    {
-                        "path": path,
-                        "label": decision.label or "",
-                        "decision": decision.kind,
-                        "why": event.get("why", event["kind"]),
-                        "image": image,
-                        "tab": event.get("tab", ""),
-                        "seconds": event.get("seconds"),
-                        "time": event.get("time"),
-                    }
-                )
-        columns = ["path", "label", "decision", "why", "image", "tab", "seconds", "time"]
-        return pd.DataFrame(rows, columns=columns)
-
-    # ------------------------------------------------------------ ask a person
-
-    def ask(self, images: Any, timeout: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Ask a person about these images before all others, and wait for the answers: ``ask_a_person`` of a loop.
-
-        Parameters
-        ----------
-        images : sequence of paths, or ndarray of uint8 images
-            Arrays are stored in the project as PNG files, under the hash of their content.
-        timeout : float or None, default=None
-            Seconds to wait.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,)
-            Empty strings where there is none.
-        is_answered : ndarray of shape (n,)
-            False for images that the person is unsure about, that are reserved, or that time did not suffice for.
-        """
-        ids = [self._take(path) for path in store_images(images, self.project.asked)]
-        with self._changed:
-            self._desk.asked.update(dict.fromkeys(i for i in ids if not self._catalogue.is_reserved(i)))
-            self._changed.notify_all()
-            open_ids = list(self._desk.asked)
-            self._changed.wait_for(lambda: all(image in self._state for image in open_ids), timeout)
-            for image in open_ids:
-                self._desk.asked.pop(image, None)
-            found = [self._state.decision(image) if not self._catalogue.is_reserved(image) else None for image in ids]
-            labels = ["" if decision is None else decision.label or "" for decision in found]
-        return np.array(labels, dtype=str), np.array([label != "" for label in labels], dtype=bool)
-
-    def _take(self, path: str) -> str:
-        """The image of a file, taken in if it is new."""
-        with self._changed:
-            inside = self._catalogue.root is not None and is_inside(path, self._catalogue.root)
-            name = os.path.relpath(os.path.realpath(path), self._catalogue.root) if inside else os.path.abspath(path)
-            fingerprint, stamp = self._catalogue.read(name)
-            if fingerprint is None:
-                raise ValueError(f"cannot read the image {str(path)!r}: {self._catalogue.unreadable[name]}")
-            self._catalogue.add(name, fingerprint, stamp, may_be_reserved=inside)
-            return fingerprint.content
+            return labels_table(self._state, self._catalogue)
 
     # ------------------------------------------------------------------ files
 
@@ -413,17 +307,11 @@ class LabelSession(Actions):
             self._look()
 
     def _look(self) -> None:
-        """Test the target, if a look is due: those were fixed before the first answer, and each is taken once."""
+        """Test the target, if a look is due."""
         audit = Audit(self._state, self._catalogue, self._desk.snapshot)
-        if self._test is None or not audit.is_complete or not audit.is_predicted or not audit.n_answered:
-            return
-        n_reserved = audit.n_reserved if self._reading.is_done else None
-        place = self._test.due(audit.n_answered, n_reserved, self._state.n_looks)
-        if place is not None:
-            n_right = audit.estimate.n_right
-            reached = self._test.is_reached(n_right, audit.n_answered)
-            event = {"id": f"look:{place}", "kind": "look", "time": now(), "place": place}
-            event |= {"n": audit.n_answered, "n_right": n_right, "reached": reached}
+        found = None if self._test is None else audit.look(self._test, self._state.n_looks, self._reading.is_done)
+        if found is not None:
+            event = {"id": f"look:{found['place']}", "kind": "look", "time": now(), **found}
             self._modelling.note(event | {"model": self._desk.snapshot.version})
 
     def reopen_log(self) -> None:

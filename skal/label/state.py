@@ -52,6 +52,8 @@ class State:
         Events of these kinds.
     waiting : dict of str to list of str
         Imported labels of files that are not read yet, by path.
+    not_used : Counter of str
+        Imported labels that were not used, by why: "reserved" or "decided".
 
     Raises
     ------
@@ -82,6 +84,7 @@ class State:
         self._alone: Counter[str] = Counter()
         self.audited: dict[str, int] = {}
         self.waiting: dict[str, list[str]] = {}
+        self.not_used: Counter[str] = Counter()
         self.models: list[Event] = []
         self.looks: list[Event] = []
         self._stacks: dict[str, list[Event]] = {}
@@ -117,6 +120,7 @@ class State:
                 self._histories.setdefault(image, []).append((event, number))
             for path in event.get("read", ()):
                 self.waiting.pop(path, None)
+            self.not_used.update(event.get("not_used", {}))
         elif kind == "waiting":
             for path, label in event["labels"]:
                 self.waiting.setdefault(path, []).append(label)

@@ -7,15 +7,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from skal import FrozenPrefixClassifier
+from skal.label import fitting
 from skal.label.catalogue import Catalogue
-from skal.label.fitting import build_estimator
-from skal.label.folder import is_inside
+from skal.label.folder import is_inside, list_images
 from skal.label.log import read_events
 from skal.label.names import check_class_name
-from skal.label.onnx_file import check_exporter, write_onnx
 from skal.label.predictor import Predictor, calibration
 from skal.label.project import Project
 from skal.label.report import Status, report
@@ -23,6 +21,9 @@ from skal.label.snapshot import Snapshot
 from skal.label.state import State, path_of
 from skal.label.stopping import StopTest
 from skal.label.tables import to_label_studio, write_rows
+
+if TYPE_CHECKING:
+    from skal import FrozenPrefixClassifier
 
 FORMATS = ("csv", "imagefolder", "labelstudio", "model", "onnx")
 
@@ -61,7 +62,10 @@ class StoredProject:
         if self.settings.target is not None:
             test = StopTest(self.settings.target, tuple(self.settings.looks))
         rows = [why for _, _, _, why in self.rows() if why != "audit"]
-        return report(self.state, self.catalogue, self.snapshot, test, self.settings.audit, n_training=len(rows))
+        found = report(self.state, self.catalogue, self.snapshot, test, self.settings.audit, n_training=len(rows))
+        if self.catalogue.root is not None and self.catalogue.root.is_dir():
+            found.leave_out(list_images(self.catalogue.root, follow_links=self.settings.follow_links)[1])
+        return found
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """Image, path, label and why it was asked, of every image that has one label."""
@@ -127,6 +131,8 @@ class StoredProject:
         if not self.project.model.is_file() or not self.snapshot.version:
             raise ValueError(f"{str(self.project.path)!r} has no model yet: label images of two classes first")
         if form == "onnx":
+            from skal.label.onnx_file import check_exporter, write_onnx
+
             check_exporter()
         temperature, n_calibration = calibration(self.state, self.snapshot)
         predictor = Predictor(None, self.renames, temperature)
@@ -165,7 +171,7 @@ class StoredProject:
     def _load_model(self) -> FrozenPrefixClassifier:
         if not self.project.model.is_file():
             raise ValueError(f"{str(self.project.path)!r} holds no model: label images of two classes first")
-        return build_estimator(self.settings.network, cache=False).load(self.project.model)
+        return fitting.build_estimator(self.settings.network, cache=False).load(self.project.model)
 
 
 def load_predictor(path: str | os.PathLike[str]) -> Predictor:
@@ -187,4 +193,6 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         renames = [(str(label), str(to)) for label, to in described["renames"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(folder / 'model.json')!r} does not describe a model: {error}") from error
-    return Predictor(build_estimator(network, cache=False).load(folder / "model.safetensors"), renames, temperature)
+    return Predictor(
+        fitting.build_estimator(network, cache=False).load(folder / "model.safetensors"), renames, temperature
+    )

@@ -7,10 +7,12 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from skal._compat import repair_modal
 from skal.query._pool import score_pool
 from skal.query._query import Query
 from skal.query._registry import STRATEGIES, Strategy
 
+repair_modal()
 for _module in sorted(module.name for module in iter_modules(__path__)):
     if not _module.startswith("_"):
         import_module(f"{__name__}.{_module}")

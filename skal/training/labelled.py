@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from skal._validation import check_labels, check_sample_weight
+from skal._targets import check_labels, check_sample_weight
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs, PathInputs
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 
-from skal._validation import check_labels
+from skal._targets import check_labels
 from skal.features.final import FINAL_BYTES
 from skal.features.memory import ActivationCache
 from skal.features.pooling import flat

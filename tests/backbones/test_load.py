@@ -30,8 +30,8 @@ def test_import_works_beside_a_cpu_torch():
     assert done.stdout.strip() == "torch.Size([1, 1000])", done.stderr
 
 
-def test_import_of_skal_does_not_wait_for_torchvision():
-    code = "import sys, skal; print('torchvision' in sys.modules)"
+def test_import_of_the_classifier_does_not_wait_for_torchvision():
+    code = "import sys, skal; skal.FrozenPrefixClassifier; print('torchvision' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

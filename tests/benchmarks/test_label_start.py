@@ -58,24 +58,14 @@ def seconds_to_the_first_image(folder, *further):
             process.send_signal(signal.SIGINT)
 
 
-def seconds_to_import():
-    """What any command that trains a network spends before it begins."""
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import skal.label.server, torch, torchvision"], check=True)
-    return time.perf_counter() - start
-
-
 def test_a_person_starts_at_once(tmp_path, capsys):
-    """With 10,000 photographs as with 20: all but a second is Python importing PyTorch."""
+    """With 10,000 photographs as with 20, since PyTorch is imported behind the page."""
     folders = [photographs(tmp_path / str(n), n) for n in (20, 10_000)]
-    imports = seconds_to_import()
     few, many = [seconds_to_the_first_image(folder) for folder in folders]
     labels = tmp_path / "labels.csv"
     labels.write_text("path,label\n" + "".join(f"{i:06d}.jpg,{'ab'[i % 2]}\n" for i in range(10_000)))
     project = str(tmp_path / "imported.skal")
     imported = seconds_to_the_first_image(folders[1], "--import", str(labels), "--project", project)
     with capsys.disabled():
-        print(f"imports alone {imports:.2f} s; first image of 20: {few:.2f} s, of 10,000: {many:.2f} s, ", end="")
-        print(f"with 10,000 labels: {imported:.2f} s")
-    assert many < 1.3 * max(few, imports) + 1
-    assert imported < 1.3 * max(few, imports) + 2
+        print(f"first image of 20: {few:.2f} s, of 10,000: {many:.2f} s, with 10,000 labels: {imported:.2f} s")
+    assert max(few, many, imported) < 5

@@ -125,6 +125,7 @@ import sys, time
 import sklearn.linear_model, sklearn.pipeline, torch, torch.utils.data
 start = time.process_time()
 import skal
+skal.FrozenPrefixClassifier
 print(time.process_time() - start)
 assert "torchvision" not in sys.modules and "matplotlib" not in sys.modules
 """

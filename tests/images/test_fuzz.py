@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 from PIL import Image, features
 
-from skal._validation import check_labels
+from skal._targets import check_labels
 from skal.images.decode import UnreadableImageError, decode
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import InputSpec

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skal import cli
 from skal.label import LabelSession, catalogue
 from skal.label.folder import list_images
-from skal.label.tables import read_labels
+from skal.label.sources import read_labels
 from tests.label.conftest import killed, label_all, settled, truth
 
 
@@ -57,12 +58,29 @@ def test_labels_of_files_that_are_not_read_yet_wait(quiet, photos, tmp_path, mon
     assert time.monotonic() - start < 10
     with killed(settled(session), tmp_path, 0) as finished:
         assert finished._state.waiting == {}
+        n_reserved = finished.status().n_reserved
+        assert finished.status().not_used == {"reserved": n_reserved}
+        assert finished.status().n_labels + n_reserved == 60
     for one in (session, LabelSession(photos, copied, estimator=session._modelling._estimator, batch_size=10_000)):
         labels = settled(one).labels
         assert len(labels) == 60 - one.status().n_reserved
         assert list(labels.label) == [truth(path) for path in labels.path]
         assert one._state.waiting == {}
     one.close()
+
+
+def test_imported_labels_that_are_not_used_are_counted(photos, quiet, capsys):
+    (photos / "broken.png").write_bytes(b"x")
+    session = settled(quiet())
+    reserved, one = (next(i for i in session._catalogue.order if i.is_reserved is kind) for kind in (True, False))
+    session.answer(one.id, "red")
+    pairs = [(reserved.path, "red"), (one.path, "red"), (one.path, "green"), ("broken.png", "red")]
+    counts = session.import_labels(pairs, "x")
+    assert (counts["reserved"] + counts["decided"], counts["waiting"]) == (3, 1)
+    assert settled(session).status().not_used == {"reserved": 1, "decided": 2, "waiting": 1}
+    session.close()
+    assert cli.main(["status", str(session.project.path)]) == 0
+    assert "imported labels not used: 1 reserved, 2 decided, 1 waiting" in capsys.readouterr().out
 
 
 def test_imported_labels_that_differ_are_a_conflict(quiet):
@@ -82,7 +100,7 @@ def test_labels_of_class_folders_under_a_relative_name(photos, quiet, monkeypatc
         path.rename(photos / "sorted" / truth(path) / path.name)
     session = settled(quiet())
     monkeypatch.chdir(tmp_path)
-    counts = session.import_labels(read_labels("photos"), "photos")
+    counts = session.import_labels(read_labels("photos").pairs, "photos")
     assert counts["imported"] + counts["reserved"] == 60
 
 

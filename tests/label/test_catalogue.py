@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from skal.label.catalogue import Catalogue, in_keyed_order
-from skal.label.folder import list_images, read_fingerprint
+from skal.label.folder import LEAVES, list_images, read_fingerprint
 from skal.label.thumbnails import SIDES, ChangedError, Thumbnails, make_thumbnail
 from tests.label.conftest import draw
 
@@ -37,8 +37,33 @@ def test_listing(photos, tmp_path):
     assert len(paths) == 61
     assert "sub/deep/UPPER.PNG" in paths
     assert [path for path, _ in left_out] == ["out"]
-    paths, left_out = list_images(photos, follow_links=False)
-    assert len(paths) == 61
+    paths, left_out = list_images(photos, follow_links=True)
+    assert len(paths) == 62
+    assert "out/y.png" in paths
+    assert left_out == []
+
+
+def test_links_end_however_they_run(photos, tmp_path):
+    """In circles, to what holds the folder, twice to one folder, to themselves and to nothing."""
+    draw(tmp_path / "else" / "y.png", "red", 3)
+    (tmp_path / "else" / "back").symlink_to(photos)
+    (tmp_path / "else" / "day").symlink_to(photos / "day0")
+    (tmp_path / "else" / "self").symlink_to(tmp_path / "else")
+    (photos / "all").symlink_to(tmp_path)
+    for name in ("out", "again"):
+        (photos / name).symlink_to(tmp_path / "else")
+    (photos / "one.png").symlink_to(tmp_path / "else" / "y.png")
+    (photos / "notes.txt").symlink_to("/etc/hostname")
+    (photos / "round.png").symlink_to("round.png")
+    (photos / "gone.png").symlink_to("nothing.png")
+    paths, left_out = list_images(photos, follow_links=True)
+    assert sorted(path for path in paths if not path.startswith("day")) == ["again/y.png", "one.png"]
+    assert len(paths) == 62
+    assert dict(left_out) == dict.fromkeys(["round.png", "gone.png"], "a link to nothing")
+    paths, left_out = list_images(photos)
+    assert len(paths) == 60
+    assert {path for path, why in left_out if why == LEAVES} == {"all", "out", "again", "one.png"}
+    assert len(left_out) == 6
 
 
 def test_a_project_in_the_folder_is_passed_over(photos):

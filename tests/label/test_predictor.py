@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from skal import ImageTransform, cli
-from skal.label import fitting, stored
+from skal.label import fitting
 from skal.label.calibration import calibrate, fit_temperature
 from skal.label.predictor import calibration
 from skal.label.stored import FORMATS, StoredProject, load_predictor
@@ -19,7 +19,7 @@ from tests.label.test_stored import read_csv
 @pytest.fixture(autouse=True)
 def _default_network(monkeypatch, estimator):
     """Stands for the network that the command line takes."""
-    monkeypatch.setattr(stored, "build_estimator", lambda network, cache=True: estimator.set_params(cache=cache))
+    monkeypatch.setattr(fitting, "build_estimator", lambda network, cache=True: estimator.set_params(cache=cache))
 
 
 @pytest.fixture

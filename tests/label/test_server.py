@@ -48,6 +48,16 @@ def test_what_a_reloaded_page_was_given_is_not_taken_back(client):
     assert third == questions
 
 
+def test_what_a_page_had_that_stopped_asking_is_given_to_others(client, monkeypatch):
+    clock = time.monotonic()
+    for tab, query in (("page", "&polls=1"), ("widget", "")):
+        questions(client, tab)
+        client.json(f"/api/status?tab={tab}{query}")
+    had = {tab: [q["id"] for q in questions(client, tab)] for tab in ("page", "widget")}
+    monkeypatch.setattr("skal.label.asking.time.monotonic", lambda: clock + 60)
+    assert [q["id"] for q in questions(client, "other")] == had["page"]
+
+
 def test_paths_are_shown_relative(client):
     assert all(not os.path.isabs(q["path"]) and q["path"].endswith(".png") for q in questions(client))
 
@@ -271,6 +281,16 @@ def test_links_that_leave_the_folder_are_not_served(photos, tmp_path, serve, ope
     files = [os.path.realpath(session.file(image)) for image in list(session._catalogue.items)]
     assert all(".." not in os.path.relpath(file, photos) for file in files)
     assert session.status().n_images == 60
+
+
+def test_links_are_served_if_they_may_be(photos, tmp_path, serve, opened):
+    draw(tmp_path / "else" / "red-x.png", "red", 5)
+    (photos / "else").symlink_to(tmp_path / "else")
+    session = opened(follow_links=True)
+    while not session._reading.is_done:
+        time.sleep(0.01)
+    (image,) = [item.id for item in session._catalogue.order if item.path == "else/red-x.png"]
+    assert serve(session).get(f"/image/{image}")[0] == 200
 
 
 def test_a_file_that_is_replaced_while_it_is_served(photos, client):

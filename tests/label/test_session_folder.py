@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from skal import cli
 from skal.label import reading
 from tests.label.conftest import CLASSES, draw, label_all, settled
 from tests.label.test_kill import Colours
@@ -25,13 +28,60 @@ def test_duplicates_and_unreadable_files_are_listed(photos, quiet):
     assert sorted(path for path, _ in status.unreadable) == [
         "broken.jpg",
         "empty.png",
-        "outside.png",
         "phone.heic",
         "truncated.png",
     ]
-    assert dict(status.unreadable)["outside.png"] == "a link that leaves the folder"
+    assert status.links == ["outside.png"]
     ((first, second),) = status.duplicates
     assert {first, second} == {"again.png", "day0/blue-00.png"}
+
+
+def test_links_are_followed_if_they_may_be_also_when_the_session_is_resumed(photos, tmp_path, quiet, capsys):
+    for i in range(6):
+        draw(tmp_path / "archive" / f"{CLASSES[i % 3]}-a{i}.png", CLASSES[i % 3], 100 + i)
+    (photos / "archive").symlink_to(tmp_path / "archive")
+    session = settled(quiet())
+    assert (session.status().n_images, session.status().links) == (60, ["archive"])
+    session.close()
+    assert cli.main(["status", str(session.project.path)]) == 0
+    assert "links that leave the folder, left out: 1; skal label --follow-links" in capsys.readouterr().out
+    quiet(follow_links=True).close()
+    session = settled(quiet())
+    assert (session.status().n_images, session.status().links) == (66, [])
+    counts = session.import_labels([(photos / "archive" / "red-a2.png", "red"), ("archive/red-a5.png", "red")], "x")
+    assert counts["imported"] + counts["reserved"] == 2
+    before = list(session._catalogue.order)
+    session.ask([tmp_path / "photos" / "archive" / "blue-a0.png"], timeout=0.1)
+    assert session._catalogue.order == before
+    session.close()
+    assert cli.main(["status", str(session.project.path)]) == 0
+    assert "links" not in capsys.readouterr().out
+    session = quiet(follow_links=False)
+    assert session.status().links == ["archive"]
+    assert not any(path.startswith("archive") for path in session._reading.known)
+
+
+def test_a_link_that_comes_while_the_session_is_open_is_counted(photos, quiet, monkeypatch):
+    monkeypatch.setattr("skal.label.reading.RESCAN_SECONDS", 0.05)
+    session = settled(quiet())
+    (photos / "late.png").symlink_to("/etc/hostname")
+    end = time.monotonic() + 30
+    while session.status().links != ["late.png"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_file_that_becomes_a_link_out_of_the_folder_is_not_read(photos, tmp_path, quiet):
+    draw(tmp_path / "secret.png", "red", 4321)
+    session = settled(quiet())
+    question = session.next()
+    path = Path(question.path)
+    path.unlink()
+    path.symlink_to(tmp_path / "secret.png")
+    session.set_aside(question.id, "changed")  # as when its picture is asked for
+    settled(session)
+    assert session.status().n_images == 59
+    assert dict(session.status().unreadable)[str(path.relative_to(photos))] == "a link that leaves the folder"
 
 
 def test_near_duplicates_are_one_group(tmp_path, quiet):

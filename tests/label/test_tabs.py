@@ -29,6 +29,36 @@ def test_a_lease_ends(quiet, monkeypatch):
     assert session.next("b").id == question.id
 
 
+def test_what_a_tab_had_that_is_gone_does_not_hold_up_the_audit(quiet, monkeypatch):
+    """A tab that falls silent gives back the reserved image it had, and no image of the audit is passed over."""
+    session = quiet()
+    first, second = [item.id for item in session._catalogue.reserved[:2]]
+    session.stay("a")
+    assert first in [q.id for q in session.upcoming(5, "a")]
+    label_all(session, 4, "b")
+    assert "audit" not in [q.why for q in session.upcoming(6, "b")]
+    clock = time.monotonic()
+    monkeypatch.setattr("skal.label.asking.time.monotonic", lambda: clock + 19)
+    assert "audit" not in [q.why for q in session.upcoming(6, "b")]
+    session.stay("b")
+    monkeypatch.setattr("skal.label.asking.time.monotonic", lambda: clock + 30)
+    reserved = [q.id for q in session.upcoming(20, "b") if q.why == "audit"]
+    assert reserved[:2] == [first, second]
+
+
+def test_a_tab_that_thinks_keeps_its_image(quiet, monkeypatch):
+    """Whether it says that it is open, as the page does, or never did, as a program."""
+    session = quiet()
+    questions = {tab: session.next(tab) for tab in ("page", "program")}
+    clock = time.monotonic()
+    session.stay("page")
+    for seconds in range(2, 60, 2):
+        monkeypatch.setattr("skal.label.asking.time.monotonic", lambda now=clock + seconds: now)
+        session.stay("page")
+        assert session.next("other").id not in [q.id for q in questions.values()]
+        assert {tab: session._desk.given(q.id) for tab, q in questions.items()} == questions
+
+
 def test_what_a_closed_tab_had_comes_next_in_the_same_order(opened):
     session = settled(opened())
     label_all(session, 12)

@@ -106,7 +106,7 @@ let first = true;
 async function poll() {
   try {
     const { changes } = classes;
-    const status = await get("/api/status");
+    const status = await get("/api/status", { polls: 1 });
     if (changes === classes.changes) setClasses(status.classes); // else it may be from before the change
     showStatus(status);
     if (!status.is_writable) showBanner(status.failure, true);

@@ -129,7 +129,9 @@ function labels(status) {
   const more = [`${status.n_labels} labels of ${status.n_images} images`, `${status.n_audit} for the audit`];
   if (status.n_unsure) more.push(`${status.n_unsure} unsure`);
   if (status.n_conflicts) more.push(`${status.n_conflicts} conflicts`);
-  return [element("p", more.join(", ")), table];
+  const imports = Object.entries(status.not_used).map(([why, n]) => `${n} ${why}`);
+  const unused = imports.length ? [element("p", `Imported labels not used: ${imports.join(", ")}`, "quiet")] : [];
+  return [element("p", more.join(", ")), ...unused, table];
 }
 
 function background(status) {
@@ -147,9 +149,10 @@ function background(status) {
 
 function problems(status) {
   const lists = [
-    [status.n_unreadable, "files cannot be labelled", status.unreadable.map(([path, why]) => `${path}: ${why}`)],
-    [status.n_duplicates, "duplicates", status.duplicates.map(([path, first]) => `${path} is ${first}`)],
-    [status.set_aside.length, "damaged places in the log", status.set_aside],
+    [status.n_unreadable, "Files that cannot be labelled", status.unreadable.map(([path, why]) => `${path}: ${why}`)],
+    [status.n_links, "Links that leave the folder, left out", status.links],
+    [status.n_duplicates, "Duplicates", status.duplicates.map(([path, first]) => `${path} is ${first}`)],
+    [status.set_aside.length, "Damaged places in the log", status.set_aside],
   ];
   return lists
     .filter(([n]) => n)
@@ -157,7 +160,7 @@ function problems(status) {
       const made = element("details");
       const list = element("ul");
       list.append(...items.map((item) => element("li", item)));
-      made.append(element("summary", `${n} ${what}`), list);
+      made.append(element("summary", `${what}: ${n}`), list);
       return made;
     });
 }

@@ -1,0 +1,85 @@
+"""Labels and weights of rows, checked before any work."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import assert_all_finite
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
+
+
+def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
+    """Class labels (n,) as an array, each as it was given.
+
+    Raises
+    ------
+    ValueError or TypeError
+        If labels are missing, of several kinds, no classes, not finite or not as many as `X`; the message names `y`.
+    """
+    if y is None:
+        raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
+    y = _as_given(y)
+    try:
+        labels: np.ndarray = column_or_1d(y, warn=True)
+        if labels.dtype.kind in "Vc":
+            raise ValueError(f"labels of type {labels.dtype} are no classes")
+        assert_all_finite(labels, input_name="y")
+        with warnings.catch_warnings():
+            # With few labels of many classes, most of them are different: that is what skal is for.
+            warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
+            warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)  # of 1e300
+            check_classification_targets(labels)
+    except (ValueError, TypeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"y is no array of class labels: {error}") from error
+    try:
+        check_consistent_length(X, labels)
+    except ValueError as error:
+        raise ValueError(f"X and y are not of one length: {error}") from error
+    return labels
+
+
+def _as_given(y: Any) -> Any:
+    """Labels before numpy makes text of them; a ValueError if one is missing, or they are of several kinds."""
+    if np.ma.is_masked(y):
+        raise ValueError("y is a masked array; drop the rows without a label")
+    dtype = getattr(y, "dtype", None)
+    is_nullable = isinstance(dtype, pd.api.extensions.ExtensionDtype)
+    is_mixable = isinstance(dtype, np.dtype) and dtype.kind in "OmM" and np.ndim(y) == 1
+    values = list(y) if isinstance(y, (list, tuple)) or is_nullable or is_mixable else []
+    kinds: dict[str, Any] = {}
+    for i, label in enumerate(values):
+        is_single = np.isscalar(label) or label is pd.NA or label is pd.NaT
+        if label is None or (is_single and pd.isna(label)):
+            raise ValueError(f"Input y contains NaN or None: y[{i}] is {label!r}; drop the row or give it a label")
+        kinds.setdefault(_kind(label), label)
+    if len(kinds) > 1:
+        named = " and ".join(f"{label!r} ({kind})" for kind, label in list(kinds.items())[:2])
+        raise ValueError(f"y holds labels of several kinds, such as {named}; make them one, as by [str(k) for k in y]")
+    # scikit-learn would make floats of pandas's nullable integers.
+    number = getattr(dtype, "numpy_dtype", None)
+    return y.to_numpy(dtype=number) if is_nullable and number is not None and values else y
+
+
+def _kind(label: Any) -> str:
+    for name, kind in (("str", str), ("bytes", bytes), ("bool", (bool, np.bool_)), ("number", (Number, np.number))):
+        if isinstance(label, kind):
+            return name
+    return type(label).__name__
+
+
+def check_sample_weight(sample_weight: Any, y: np.ndarray) -> np.ndarray | None:
+    """Weights (n,) of rows as an array; a ValueError if they are negative, all 0, not finite or not as many as `y`."""
+    if sample_weight is None:
+        return None
+    weights: np.ndarray = _check_sample_weight(sample_weight, y, dtype=np.float64)
+    if (weights < 0).any():
+        raise ValueError(f"sample_weight holds {weights.min()}, but a weight is at least 0")
+    if not weights.any():
+        raise ValueError("sample_weight is 0 for every row: there is nothing to learn from, not even a class")
+    return weights

@@ -1,0 +1,54 @@
+"""What torchvision needs to run beside a CPU build of torch.
+
+PyPI's torchvision is compiled for CUDA. Beside a CPU torch its compiled operators cannot load, and the import dies with
+"operator torchvision::nms does not exist", because torchvision describes operators that are not there. Declaring those
+operators, without an implementation, lets models and transforms work; calling such an operator still says clearly that
+it is missing. They are declared when torchvision is imported: that takes torch, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_declared: Any = None  # operators live as long as the library object
+
+
+class _Declaring:
+    """Finds no module; declares the operators when torchvision is about to be imported, once."""
+
+    def __init__(self) -> None:
+        self._is_over = False
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        if fullname == "torchvision" and not self._is_over:
+            self._is_over = True
+            _declare()
+
+
+def declare_torchvision_operators() -> None:
+    """When torchvision is imported, declare ``nms`` and ``qnms`` where its compiled operators cannot be loaded."""
+    if "torchvision" not in sys.modules:
+        sys.meta_path.insert(0, _Declaring())
+
+
+def _declare() -> None:
+    import torch
+
+    global _declared
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None or hasattr(torch.ops.torchvision, "nms"):
+        return
+    compiled = [path for path in Path(spec.origin).parent.glob("_C*") if path.suffix in {".so", ".pyd", ".dylib"}]
+    try:
+        for path in compiled:
+            torch.ops.load_library(str(path))
+    except OSError:
+        compiled = []
+    if not compiled:
+        _declared = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            _declared.define(name + _SIGNATURE)
