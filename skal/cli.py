@@ -108,8 +108,10 @@ def _label(args: argparse.Namespace) -> int:
     path = Path(args.project) if args.project else project_beside(args.folder)
     stored = find_settings(path)
     given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
-    network = given if stored is None or any(given.values()) else stored.network
+    before = {} if stored is None else stored.network
+    network = given if stored is None or any(given.values()) else before
     fitting.check_network(network)
+    is_default = fitting.is_default(network) and fitting.is_default(before)
     query = None
     if args.strategy is not None:
         from skal.query import STRATEGIES
@@ -120,7 +122,7 @@ def _label(args: argparse.Namespace) -> int:
         args.folder,
         path,
         classes=args.classes,
-        estimator=None if fitting.is_default(network) else fitting.build_estimator(network, path / "activations"),
+        estimator=None if is_default else fitting.build_estimator(network, path / "activations"),
         query=query,
         batch_size=args.batch_size,
         audit=args.audit,

@@ -42,6 +42,8 @@ class Modelling:
     project : Project
     estimator, query
         As in :class:`skal.label.LabelSession`.
+    network : dict
+        What the project's settings name, where no estimator is given.
     batch_size : int
         Changes of labels between two models.
     seed : int
@@ -69,6 +71,7 @@ class Modelling:
         project: Project,
         *,
         estimator: Any,
+        network: dict[str, Any],
         query: Any,
         batch_size: int,
         seed: int,
@@ -78,7 +81,7 @@ class Modelling:
     ):
         self._desk, self._reading, self._project = desk, reading, project
         self._catalogue, self._state = desk.catalogue, desk.state
-        self._given, self._query = estimator, query
+        self._given, self._network, self._query = estimator, network, query
         self._batch_size, self._seed = batch_size, seed
         self._changed, self._record, self._swapped = changed, record, swapped
         self._share = Share()
@@ -97,7 +100,7 @@ class Modelling:
     def _estimator(self) -> Any:
         """Made by the first task that needs it, since what the default is made of takes seconds to import."""
         if self._given is None:
-            return fitting.build_estimator({}, self._project.activations, self._seed)
+            return fitting.build_estimator(self._network, self._project.activations, self._seed)
         return self._given
 
     # ---------------------------------------------------------------- tasks

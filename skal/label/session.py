@@ -57,8 +57,9 @@ class LabelSession(Questions, Actions):
     classes : sequence of str, default=()
         Classes to start with; others may come at any time.
     estimator : classifier of image paths or None, default=None
-        Cloned for every fit. None takes EfficientNet-Lite0 in a :class:`skal.FrozenPrefixClassifier` that is not
-        fine-tuned (``max_epochs=0``), since models must follow each other quickly.
+        Cloned for every fit. None takes the network that the project was made with on the command line, or
+        EfficientNet-Lite0, in a :class:`skal.FrozenPrefixClassifier` that is not fine-tuned (``max_epochs=0``), since
+        models must follow each other quickly.
     query : strategy or None, default=None
         ``query(learner, paths, n_instances=n)``; None takes :func:`skal.query.uherding_sampling`.
     batch_size : int, default=10
@@ -129,6 +130,9 @@ class LabelSession(Questions, Actions):
             self.settings = settle(
                 self.project, folder, len(paths), audit, target, random_state, follow_links, is_audited
             )
+            if estimator is not None and self.settings.network:
+                self.settings.network = {}  # no command can make it
+                self.project.save(self.settings)
             self._state = State(self._log.events)
             self._open(root, paths, names, estimator, query, batch_size, random_state)
         except BaseException:
@@ -167,6 +171,7 @@ class LabelSession(Questions, Actions):
             self._reading,
             self.project,
             estimator=estimator,
+            network=settings.network,
             query=query,
             batch_size=batch_size,
             seed=seed,

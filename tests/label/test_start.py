@@ -12,9 +12,11 @@ import pytest
 import skal
 from skal import cli
 from skal.backbones import load
-from skal.label import catalogue
+from skal.label import LabelSession, catalogue, modelling
+from skal.label.project import find_settings
 from skal.label.reading import _FIRST
-from tests.label.conftest import draw
+from tests.label.conftest import draw, never, settled
+from tests.label.test_kill import Colours
 
 
 @pytest.mark.parametrize("n_files", [40, 400])
@@ -105,3 +107,20 @@ def test_a_strategy_that_is_none_is_refused_with_the_names_there_are(photos, cap
     with pytest.raises(SystemExit):
         cli.main(["label", "--help"])
     assert "uherding" in capsys.readouterr().out
+
+
+def test_a_project_keeps_its_network(photos, tmp_path, monkeypatch):
+    """Opened from Python too; an estimator of the caller's takes its place."""
+    project = tmp_path / "photos.skal"
+    made = []
+    monkeypatch.setattr(modelling.fitting, "build_estimator", lambda network, *_: made.append(network) or Colours())
+    network = {"backbone": "resnet18", "weights": None, "image_size": 32}
+    with LabelSession(photos, project, query=never) as session:
+        session.settings.network = network
+        session.project.save(session.settings)
+    with LabelSession(photos, project, query=never) as session:
+        settled(session)
+        assert session._modelling._estimator is not None
+    assert made[-1] == network
+    with LabelSession(photos, project, estimator=Colours(), query=never):
+        assert find_settings(project).network == {}
