@@ -4,7 +4,7 @@ UHerding, the default strategy, against random labelling, and against logistic r
 network.
 
     python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (two minutes)
-    python examples/quickstart.py --full                twice the rounds, three seeds, and all labels (ten minutes)
+    python examples/quickstart.py --full                twice the rounds, three seeds, and all labels
     python examples/quickstart.py --images DIR          the same on a folder of class folders
 
 DIR holds one folder a class, or two folders ``train`` and ``test`` that do. Another network needs its own source
@@ -143,7 +143,7 @@ def main() -> None:
     add_images_option(parser)
     add_network_options(parser)
     add_profile_option(parser)
-    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: follows the labels)")
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=["uherding", "random"])
     parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
     parser.add_argument("--rounds", type=int, help="queries (default: 6, with --full 12)")
@@ -194,8 +194,8 @@ def main() -> None:
             )
             pd.DataFrame(records).to_csv(args.output / "records.csv", index=False)
             draw(pd.DataFrame(records), args.output / "learning_curve.png")
-        if args.full:
-            records.append(with_all_labels(net, task, seed))
+    if args.full:
+        records.append(with_all_labels(net, task, 0))
 
     frame = pd.DataFrame(records)
     frame.to_csv(args.output / "records.csv", index=False)

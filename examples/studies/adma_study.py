@@ -62,7 +62,7 @@ def main() -> None:
     add_images_option(parser)
     add_network_options(parser)
     add_profile_option(parser)
-    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: follows the labels)")
     parser.add_argument("--two-patterns", action="store_true", help="also ADMA-2")
     parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=12, help="queries (default: %(default)s)")

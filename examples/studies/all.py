@@ -105,7 +105,7 @@ def baselines() -> list[str]:
 
 STUDIES = {
     "quickstart": Study(
-        ["examples/quickstart.py --full --output {work}/fashion"],
+        ["examples/quickstart.py --rounds 10 --seeds 3 --output {work}/fashion"],
         {f"fashion/{name}": f"fashion/{name}" for name in ("learning_curve.png", "queried.png", "queried.csv",
                                                          "records.csv", "table.csv")},
     ),

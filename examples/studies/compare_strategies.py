@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, nargs=2, metavar=("SOURCE", "TARGET"), help="files of arrays")
     add_network_options(parser)
     add_profile_option(parser)
-    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: follows the labels)")
     parser.add_argument("--pool", type=int, help="images of the pool that are used (default: all)")
     parser.add_argument("--test", type=int, help="test images that are used (default: all)")
     parser.add_argument("--strategy", nargs="+", metavar="NAME", help='only these, such as margin or "LR, random"')
