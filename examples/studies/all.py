@@ -124,7 +124,7 @@ STUDIES = {
     "bad_pools": Study(
         [study("bad_pools", f"--images {{data}}/scenes15 --strangers {{data}}/textures10 {MOBILENET} --image-size 97 "
                             f"--seeds 3 {options} --output {{work}}/bad_pools.csv")
-         for options in ("", "--fine-tune --labels 2 5")]
+         for options in ("", "--fine-tune --labels 2")]
         + [study("bad_pools", "--output {work}/bad_pools.csv --strangers {data}/textures10 --table {work}/table.csv")],
         {"bad_pools.csv": "pool/bad_pools.csv", "table.csv": "pool/bad_pools_table.csv"},
     ),
