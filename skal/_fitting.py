@@ -128,7 +128,7 @@ def train(
         "recipe_": recipe,
         "data_": data,
         "seen_": labelled,
-        "_final": ActivationCache(FINAL_BYTES),
+        "_final": ActivationCache(FINAL_BYTES, warn=False),
         "_trained_by": type(recipe).__name__,
         "_attributes": list(trained.attributes),
     }

@@ -16,12 +16,13 @@ from skal._device import find_device
 from skal._fitting import checked_features, fitted_prefix, prefix_of
 from skal.backbones.backbone import Backbone, hash_tensors
 from skal.features.activations import BLOCK
+from skal.features.gathered import Gathered
 from skal.features.memory import ActivationCache
 from skal.features.prefix import Prefix, run_batched
 from skal.features.stored import KeyedInputs
 from skal.gradients.cached import cached_output_change
 from skal.images.forms import as_data, is_images
-from skal.images.inputs import Inputs
+from skal.images.inputs import Inputs, JoinedInputs
 from skal.source import SourceProfile
 from skal.training.suffix import Suffix
 
@@ -95,19 +96,19 @@ class PredictionMixin:
         if len(models) == 1:
             last = models[0]
             logits = [
-                run_batched(lambda x: last.head(last.scaled(x)), block, device) for block in self._final_features(X)
+                run_batched(lambda x: last.head(last.scaled(x)), block, device)
+                for block in self._final_features(*self._checked(X))
             ]
             return torch.cat(logits).log_softmax(1)
         return self._run_suffix(
             X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
         ).log_softmax(1)
 
-    def _final_features(self, X: Any) -> Iterator[torch.Tensor]:
+    def _final_features(self, prefix: Prefix, inputs: Inputs) -> Iterator[torch.Tensor]:
         """Final representations under the current network, in blocks of rows.
 
         A query asks for features and for probabilities of the same pool: what one has computed the other takes.
         """
-        prefix, inputs = self._checked(X)
         module = self.net_.module_.to(prefix.device).eval()
         n_bytes = 4 * len(inputs) * self._n_features_out
         if prefix.cache is None or n_bytes > self._final.max_bytes:
@@ -116,13 +117,17 @@ class PredictionMixin:
             return
         inputs = KeyedInputs(inputs)
         space = prefix.backbone.space + f" {prefix.n_frozen} {hash_tensors(module.body.state_dict().items())}".encode()
-        known = self._final.get(space, inputs.names)
         done = 0
-        if len(known) == len(inputs):
-            for done in range(0, len(inputs), BLOCK):
-                yield torch.stack([known[i] for i in range(done, min(done + BLOCK, len(inputs)))])
+        for start in range(0, len(inputs), BLOCK):
+            known = self._final.get(space, inputs.names[start : start + BLOCK])
+            if len(known) < min(BLOCK, len(inputs) - start):
+                break
+            yield torch.stack([known[i] for i in range(len(known))])
+            done += len(known)
+        if done == len(inputs):
             return
-        for block in prefix.activations(inputs):
+        left = JoinedInputs((inputs, range(done, len(inputs)))) if done else inputs
+        for block in prefix.activations(left):
             features = run_batched(module.features, block, prefix.device)
             self._final.put(space, inputs.names[done : done + len(block)], features)
             done += len(block)
@@ -142,7 +147,11 @@ class PredictionMixin:
         features : ndarray of shape (n, n_features_out)
         """
         check_is_fitted(self)
-        return torch.cat([*self._final_features(X)]).numpy()
+        prefix, inputs = self._checked(X)
+        features = Gathered(len(inputs))
+        for block in self._final_features(prefix, inputs):
+            features.add(block)
+        return features.rows.numpy()
 
     @property
     def _n_features_out(self) -> int:

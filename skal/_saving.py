@@ -193,7 +193,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         "n_frozen_": prefix.n_frozen,
         "data_": dict.fromkeys(described["data"]),
         "seen_": labelled,
-        "_final": ActivationCache(FINAL_BYTES),
+        "_final": ActivationCache(FINAL_BYTES, warn=False),
         "recipe_": recipe if type(recipe).__name__ == described["recipe"] else None,
         "_trained_by": described["recipe"],
         "_attributes": [],
