@@ -105,7 +105,7 @@ def test_coverage_beside_exact_at_100_000(features, n_features, n_picks, capsys)
 
 @pytest.mark.parametrize("pool", ["memory map", "Dask"])
 def test_a_batch_of_100_from_a_large_pool(pool, tmp_path, capsys):
-    """From 100,000 memory-mapped rows, or as many as SKAL_ROWS says: 1 GB above the data, and coverage in five minutes."""
+    """From 100,000 memory-mapped rows, or as many as SKAL_ROWS says: 1 GB above the data at most."""
     n = os.environ.get("SKAL_ROWS", "100000")
     command = [sys.executable, SCALE, "--features", tmp_path / "features.npy", "--sizes", n]
     command += ["--output", tmp_path / "scale.csv", "--strategies", "max_herding", "uherding", "probcover"]
