@@ -110,7 +110,7 @@ def test_decoding_beside_a_network_on_another_device(photographs, share, monkeyp
         net = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     convolution.register_forward_hook(lambda module, args, out: time.sleep(per_image[0] * len(out)))
     backbone = load_backbone(net, preprocess=ImageTransform(256, 224))
-    inputs = backbone.inputs.check(np.tile(photographs, 4))
+    inputs = backbone.inputs.check(np.tile(photographs, 6))
     ready = backbone.inputs.check(np.zeros((len(inputs), 3, 224, 224), dtype=np.float32))
     points = [Point(backbone.layers.features, pooled=True)]
 
