@@ -15,13 +15,14 @@ from skorch import NeuralNetClassifier
 from skal._device import find_device
 from skal._fitting import checked_features, fitted_prefix, prefix_of
 from skal.backbones.backbone import Backbone
-from skal.features.final import final_features
+from skal.features.gathered import Gathered
 from skal.features.memory import ActivationCache
 from skal.features.prefix import Prefix, run_batched
 from skal.gradients.cached import cached_output_change
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs
 from skal.source import SourceProfile
+from skal.training.final import final_features
 from skal.training.suffix import Suffix
 
 
@@ -94,16 +95,16 @@ class PredictionMixin:
         if len(models) == 1:
             last = models[0]
             logits = [
-                run_batched(lambda x: last.head(last.scaled(x)), block, device) for block in self._final_features(X)
+                run_batched(lambda x: last.head(last.scaled(x)), block, device)
+                for block in self._final_features(*self._checked(X))
             ]
             return torch.cat(logits).log_softmax(1)
         return self._run_suffix(
             X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
         ).log_softmax(1)
 
-    def _final_features(self, X: Any) -> Iterator[torch.Tensor]:
+    def _final_features(self, prefix: Prefix, inputs: Inputs) -> Iterator[torch.Tensor]:
         """Final representations under the current network, in blocks of rows."""
-        prefix, inputs = self._checked(X)
         return final_features(prefix, inputs, self.net_.module_, self._final)
 
     def transform(self, X: Any) -> np.ndarray:
@@ -120,7 +121,11 @@ class PredictionMixin:
         features : ndarray of shape (n, n_features_out)
         """
         check_is_fitted(self)
-        return torch.cat([*self._final_features(X)]).numpy()
+        prefix, inputs = self._checked(X)
+        features = Gathered(len(inputs))
+        for block in self._final_features(prefix, inputs):
+            features.add(block)
+        return features.rows.numpy()
 
     @property
     def _n_features_out(self) -> int:

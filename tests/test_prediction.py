@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import blobs, on_features
+
 
 def test_activations_before_and_after_the_cut(classifier, convnet, pixels, device):
     X, y = pixels
@@ -61,3 +63,27 @@ def test_memory_maps_are_read_block_by_block(classifier, pixels, tmp_path):
     tensors[3] = 1e300
     with pytest.raises(ValueError, match="NaN or infinity, first in row 3"):
         classifier.predict(tensors)
+
+
+def test_final_representations_are_found_block_by_block_and_the_rest_computed(monkeypatch):
+    """As far as they fit, silently: those of a pool that is scored in parts fill the bound."""
+    X, y = blobs(400)
+    classifier = on_features().fit(X[:30], y[:30])
+    expected = classifier.transform(X)
+    computed = []
+    run = type(classifier.net_.module_).features
+    monkeypatch.setattr(
+        type(classifier.net_.module_), "features", lambda self, x: computed.append(len(x)) or run(self, x)
+    )
+    for fits, lacking in ((400, 400), (256, 144), (300, 144), (0, 400)):
+        classifier._final.clear()
+        classifier._final.max_bytes = 400 * expected.shape[1] * 4  # what a call asks for is within the bound
+        if fits:
+            classifier.transform(X[:fits])
+        computed.clear()
+        np.testing.assert_allclose(classifier.transform(X), expected, atol=1e-6)
+        assert sum(computed) == (0 if fits == 400 else lacking)
+    classifier._final.max_bytes = 200 * expected.shape[1] * 4
+    for _ in range(3):
+        parts = [classifier.transform(X[start : start + 150]) for start in range(0, 400, 150)]
+        np.testing.assert_allclose(np.concatenate(parts), expected, atol=1e-6)

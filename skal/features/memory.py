@@ -28,6 +28,8 @@ class ActivationCache:
     max_bytes : int or None, default=None
         Most bytes held, over all networks and points. None takes a quarter of the machine's memory, or of what its
         container may use, and at least 1 GiB.
+    warn : bool, default=True
+        Whether that warning is given.
 
     Examples
     --------
@@ -37,8 +39,9 @@ class ActivationCache:
     {0: tensor([2.])}
     """
 
-    def __init__(self, max_bytes: int | None = None):
+    def __init__(self, max_bytes: int | None = None, warn: bool = True):
         self.max_bytes = max(_LEAST_BYTES, memory_of_machine() // 4) if max_bytes is None else max_bytes
+        self._warn = warn
         self._lock = Lock()
         self.clear()
 
@@ -78,7 +81,8 @@ class ActivationCache:
                 self._blocks[self._count] = (space, [keys[i] for i in new], rows[new])
                 self._places.setdefault(space, {}).update({keys[i]: (self._count, row) for row, i in enumerate(new)})
                 self._bytes += self._blocks[self._count][2].nbytes
-            lacking = self._admission.refuse(space, [keys[i] for i in refused], row_bytes) if refused else 0
+            names = [keys[i] for i in refused] if self._warn else []
+            lacking = self._admission.refuse(space, names, row_bytes)
             needed = self._bytes + lacking
         if lacking:
             warnings.warn(
@@ -130,7 +134,7 @@ class ActivationCache:
         return self  # clones and copies of an estimator share its cache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.max_bytes,)  # another process starts with an empty one
+        return type(self), (self.max_bytes, self._warn)  # another process starts with an empty one
 
 
 def memory_of_machine() -> int:

@@ -13,6 +13,7 @@ from torch import fx, nn
 from skal.backbones import Backbone
 from skal.features.activations import Point, frozen_activations
 from skal.features.cache import Cache
+from skal.features.gathered import Gathered
 from skal.features.pooling import pool
 from skal.features.stored import StoredActivations
 from skal.images.forms import as_data
@@ -127,19 +128,19 @@ class Prefix:
         after = [node for node in distinct if trained is not None and graph.is_before(cut, node)]
         frozen = [node for node in distinct if node not in after and node is not cut]
         suffix = graph.segment(cut, after, root=trained).eval() if after else None
-        parts: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in nodes}
+        found = {node: Gathered(len(inputs)) for node in nodes}
         # The cut is always among the points: whoever asks for activations will train or predict on it next.
         for at_cut, *others in self.at(inputs, [Point(cut), *(Point(node, pooled) for node in frozen)]):
             for node, values in zip(frozen, others, strict=True):
-                parts[node].append(values.flatten(1))
-            if cut in parts:
-                parts[cut].append(pool(at_cut, pooled).flatten(1))
+                found[node].add(values.flatten(1))
+            if cut in found:
+                found[cut].add(pool(at_cut, pooled).flatten(1))
             if suffix is not None:
                 with torch.inference_mode():
                     for batch in at_cut.split(_INFERENCE_BATCH):
                         for node, values in zip(after, suffix(batch.to(self.device)), strict=True):
-                            parts[node].append(pool(values, pooled).flatten(1).cpu())
-        return [torch.cat(parts[node]).numpy() for node in nodes]
+                            found[node].add(pool(values, pooled).flatten(1))
+        return [found[node].rows.numpy() for node in nodes]
 
     def source_proba(self, inputs: Inputs) -> np.ndarray:
         """Probabilities (n, n_outputs) of the source classes under the pre-trained network and its own head."""

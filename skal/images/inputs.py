@@ -126,7 +126,7 @@ class PathInputs:
 
     def _input(self, path: str) -> torch.Tensor | UnreadableImageError:
         try:
-            return self.transform(decode(path, self.transform.background)[None])
+            return self.transform(decode(path, self.transform.background, self.transform.resize)[None])
         except UnreadableImageError as error:
             return error
 

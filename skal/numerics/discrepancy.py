@@ -20,6 +20,7 @@ from scipy.optimize import nnls
 
 from skal._validation import check_count
 from skal.numerics.greedy import squared_distances, squared_norms
+from skal.numerics.points import tensor_of
 
 ESTIMATORS = ("biased", "unbiased", "linear")
 _ROWS = 1024  # rows of a block of pairs
@@ -53,9 +54,11 @@ def median_bandwidths(X: Any, Y: Any, n: int = 5) -> np.ndarray:
     array([1.   , 1.414, 2.   ])
     """
     check_count("n", n)
-    joint = torch.cat(_checked(X, Y)).detach()
-    if len(joint) > _MEDIAN_ROWS:
-        joint = joint[torch.linspace(0, len(joint) - 1, _MEDIAN_ROWS).long()]
+    X, Y = _checked(X, Y)
+    n_rows = len(X) + len(Y)
+    looked_at = torch.linspace(0, n_rows - 1, min(n_rows, _MEDIAN_ROWS)).long()
+    of_X = looked_at < len(X)
+    joint = torch.cat([X[looked_at[of_X]], Y[looked_at[~of_X] - len(X)]]).detach()
     joint = joint - joint.mean(0)
     above = torch.ones(len(joint), len(joint), dtype=torch.bool, device=joint.device).triu(1)
     squared = squared_distances(joint, joint)[above].cpu().numpy()
@@ -252,7 +255,7 @@ def _checked(X: Any, Y: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Two samples as floating tensors of one type."""
     tensors = []
     for name, sample in (("X", X), ("Y", Y)):
-        tensor = sample if isinstance(sample, torch.Tensor) else torch.from_numpy(np.array(sample))
+        tensor = sample if isinstance(sample, torch.Tensor) else tensor_of(np.ascontiguousarray(sample))
         if tensor.ndim != 2 or len(tensor) == 0:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but must be (n, D) with rows")
         tensors.append(tensor if tensor.is_floating_point() else tensor.double())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
-from threadpoolctl import threadpool_info
 
 _BLOCK = 128  # rows at a time: their sort keys fit the cache
 _SHORT = 16  # places of a block whose pairs are compared directly; 16 * 15 / 2 fits a byte
@@ -53,7 +53,7 @@ def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     if x.shape[1] < 2:
         return np.full(len(x), np.nan)
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(x), _BLOCK)]
-    threads = max((pool["num_threads"] for pool in threadpool_info()), default=1)
+    threads = torch.get_num_threads()
     if threads == 1 or len(blocks) < 2:
         return np.concatenate([_tau_b(x[block], y[block]) for block in blocks]) if blocks else np.empty(0)
     with ThreadPoolExecutor(min(threads, len(blocks))) as pool:  # numpy sorts without the interpreter's lock

@@ -199,6 +199,7 @@ def adma_sampling(
     source: SourceProfile | None = None,
     n_initial: int = 0,
     verbose: bool = False,
+    random_state: int | np.random.RandomState | None = None,
 ) -> Any:
     """Query the images that are most distinctive of the target task, and increasingly the uncertain ones.
 
@@ -235,6 +236,9 @@ def adma_sampling(
         Number of labels before the first query.
     verbose : bool, default=False
         Whether a bar shows the progress through the pool.
+    random_state : int, RandomState or None, default=None
+        Draws the sample on which ``batch="herding"`` estimates coverage of more than 8,192 images; nothing else is
+        random.
 
     Returns
     -------
@@ -266,7 +270,7 @@ def adma_sampling(
     >>> images.shape
     (2, 5)
     """
-    context = Context(learner, X_pool, n_instances)
+    context = Context(learner, X_pool, n_instances, random_state)
     members = [
         _pattern_scores(estimator, context.X_pool, alpha, layers, aggregate, source, verbose)
         for estimator in context.estimators

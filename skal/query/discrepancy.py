@@ -138,9 +138,8 @@ def discrepancy_coreset_sampling(
     context = Context(learner, X_pool, n_instances, random_state)
     features, source = _with_source(context, X_source, profile)
     removal = Removal(features, source, bandwidths, context.generator)
-    centered = features.centered()
-    X = centered.pool.whole()
-    norms, nearest = squared_norms(X), nearest_squared(X, centered.labelled)
+    X, labelled = removal.rows
+    norms, nearest = squared_norms(X), nearest_squared(X, labelled)
     picks: list[int] = []
     for _ in range(n_instances):
         a, b = removal.gains(), nearest.sqrt().double()
@@ -169,22 +168,29 @@ class Removal:
         bandwidths: ArrayLike | None,
         generator: np.random.RandomState,
     ):
-        joined = features.joined.whole()
-        mean = joined.mean(0)
-        self._X, source = joined - mean, source.to(joined) - mean
+        self._X = torch.cat([features.pool.whole(), features.labelled])  # a copy, so that it is centred in place
+        mean = self._X.mean(0)
+        source = source.to(self._X) - mean
+        self._X -= mean
         self._norms = squared_norms(self._X)
         if bandwidths is None:
             bandwidths = median_bandwidths(source, self._X)
         self._sigmas, self._beta = check_kernels(bandwidths, None)
-        self._n_pool, self._n = len(features.pool), len(joined)
-        if len(joined) * (len(joined) + len(source)) <= _PAIRS:
+        self._n_pool = len(features.pool)
+        self._n = n = len(self._X)
+        if n * (n + len(source)) <= _PAIRS:
             self._b = row_sums(self._X, self._X, self._sigmas, self._beta)
             self._c = row_sums(self._X, source, self._sigmas, self._beta) / len(source)
         else:
             self._b, self._c = self._by_random_features(source, generator)
         self._A, self._sum_c = float(self._b.sum()), float(self._c.sum())
-        self._is_left = torch.ones(len(joined), dtype=torch.bool, device=joined.device)
+        self._is_left = torch.ones(n, dtype=torch.bool, device=self._X.device)
         self._is_left[self._n_pool :] = False  # labelled images stay
+
+    @property
+    def rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the pool and of the labelled images, read from their mean."""
+        return self._X[: self._n_pool], self._X[self._n_pool :]
 
     def gains(self) -> torch.Tensor:
         """How much the removal of each pool image lowers the MMD², up to a constant; -inf for those removed."""

@@ -15,13 +15,13 @@ from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 
 from skal._targets import check_labels
-from skal.features.final import FINAL_BYTES
 from skal.features.memory import ActivationCache
 from skal.features.pooling import flat
 from skal.features.prefix import Prefix, run_batched
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.batches import LabelledRows
+from skal.training.final import FINAL_BYTES
 from skal.training.head import HeadPenalty, solve_head
 from skal.training.net import Options, SuffixNet, build_net
 from skal.training.suffix import Suffix, head_for, interpolate
@@ -118,7 +118,7 @@ class Problem:
     foretold: np.ndarray | None = None
     last: LastFit | None = None
     deadline: float | None = None
-    final: ActivationCache = field(default_factory=lambda: ActivationCache(FINAL_BYTES))
+    final: ActivationCache = field(default_factory=lambda: ActivationCache(FINAL_BYTES, warn=False))
 
     # ------------------------------------------------------------ labelled rows
 

@@ -12,12 +12,12 @@ import torch
 from torch.nn import functional
 
 from skal.features.activations import Point
-from skal.features.final import final_features
 from skal.features.pooling import flat
 from skal.features.prefix import run_batched
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.numerics.propagation import nearest_neighbors
+from skal.training.final import final_features
 from skal.training.head import HeadPenalty, default_C, solve_head
 from skal.training.problem import Problem, Start
 from skal.training.pseudo_labelling import pseudo_labels, reliance

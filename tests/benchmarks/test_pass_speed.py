@@ -6,6 +6,7 @@ Run alone: python -m pytest tests/benchmarks/test_pass_speed.py -s
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from torch import nn
 
 from skal._random import seeded
 from skal.backbones import load_backbone
-from skal.features import ActivationCache
+from skal.features import ActivationCache, activations
 from skal.features.activations import Point, frozen_activations
 from skal.images import ImageTransform
+from skal.images.decode import decode
 
 SIZES = [(1600, 1200), (2592, 1944), (3264, 2448), (4000, 3000)]  # 2, 5, 8 and 12 megapixels
 
@@ -95,6 +97,58 @@ def test_decoding_ahead_of_the_network(photographs, threads, capsys):
         )
         print(f"{together / (parallel + forward):.2f} x the sum, {together / (serial + forward):.2f} x one by one")
     assert together < 1.15 * (serial + forward)
+
+
+@pytest.mark.parametrize("share", [0.5, 1, 2])
+def test_decoding_beside_a_network_on_another_device(photographs, share, monkeypatch, capsys):
+    """A network that takes no processor, and so many times as long as decoding on all cores: it sleeps."""
+    threads, per_image = torch.get_num_threads(), [0.0]
+    torch.set_num_threads(torch.multiprocessing.cpu_count())
+    monkeypatch.setattr(activations, "loads_ahead", lambda inputs, device: True)
+    with seeded(0):
+        convolution = nn.Conv2d(3, 4, 8, stride=32)
+        net = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    convolution.register_forward_hook(lambda module, args, out: time.sleep(per_image[0] * len(out)))
+    backbone = load_backbone(net, preprocess=ImageTransform(256, 224))
+    inputs = backbone.inputs.check(np.tile(photographs, 6))
+    ready = backbone.inputs.check(np.zeros((len(inputs), 3, 224, 224), dtype=np.float32))
+    points = [Point(backbone.layers.features, pooled=True)]
+
+    def decode_only():
+        for i in range(0, len(inputs), 32):
+            inputs.load(range(i, i + 32))
+
+    def whole(of):
+        return lambda: list(frozen_activations(backbone, of, points, batch_size=32, cache=None))
+
+    decoding = timed(decode_only)
+    per_image[0] = share * decoding / len(inputs)
+    forward, together = timed(whole(ready)), timed(whole(inputs))
+    decoding = (decoding + timed(decode_only)) / 2
+    torch.set_num_threads(threads)
+    with capsys.disabled():
+        print(f"\n{len(inputs)} photographs, decoding {decoding:.1f} s, the network {forward:.1f} s; ", end="")
+        print(f"both {together:.1f} s = {together / max(decoding, forward):.2f} x the longer")
+    assert together < 1.2 * max(decoding, forward)
+
+
+def test_decoding_at_a_part_of_the_size(photographs, capsys):
+    """JPEG files for a network of 224 pixels, by processor time, and how far their pixels differ."""
+    transform = ImageTransform(256, 224, mean=(0, 0, 0), std=(1, 1, 1))
+
+    def load(path, needed):
+        return transform(decode(path, needed=needed)[None])
+
+    for path, size in zip(photographs, SIZES, strict=False):
+        whole, small = (
+            min(timed(partial(load, path, needed), time.process_time) for _ in range(5)) for needed in (None, 256)
+        )
+        difference = 255 * float((load(path, None) - load(path, 256)).abs().mean())
+        with capsys.disabled():
+            print(f"\n{size[0]} x {size[1]}: {small * 1e3:.0f} ms, whole {whole * 1e3:.0f} ms, ", end="")
+            print(f"{whole / small:.1f} times as long; pixels differ by {difference:.2f} of 255 on average")
+        assert difference < 1
+    assert whole / small > 1.7
 
 
 def test_a_warm_pass_of_cached_rows(capsys):

@@ -5,6 +5,7 @@ import os
 import struct
 import warnings
 import zlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -215,3 +216,61 @@ def test_arrays_of_one_image_are_checked():
     ):
         with pytest.raises(ValueError, match=r"it has shape|it is of type"):
             pixels_of(wrong)
+
+
+@cache
+def scene(width, height):
+    """Smooth colours, sharp edges and noise."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8))
+    image = coarse.resize((width, height), Image.Resampling.BICUBIC)
+    for _ in range(20):
+        (x, y), side = rng.integers(0, (width, height)), rng.integers(5, 90)
+        colour = tuple(rng.integers(0, 256, 3).tolist())
+        ImageDraw.Draw(image).ellipse((x, y, x + side, y + side), fill=colour)
+    pixels = np.asarray(image) + rng.normal(0, 4, (height, width, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "fine colours", "turned", "L", "CMYK", "MPO"])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_a_large_photograph_is_decoded_smaller_and_differs_by_a_few_levels(kind, factor, tmp_path):
+    image, path = scene(1216, 800), tmp_path / "a.jpg"
+    needed = 400 // factor
+    if kind in ("L", "CMYK"):
+        image = image.convert(kind)
+    options = {
+        "progressive": {"progressive": True},
+        "fine colours": {"subsampling": 0},
+        "turned": {"exif": Image.Exif()},
+        "MPO": {"format": "MPO", "save_all": True, "append_images": [image.rotate(180)]},
+    }.get(kind, {})
+    if kind == "turned":
+        options["exif"][0x0112] = 6
+    saved(image, path, quality=90, **options)
+    whole, small = decode(path), decode(path, needed=needed)
+    assert [side // factor for side in whole.shape[:2]] == list(small.shape[:2])
+    assert (whole.shape[0] > whole.shape[1]) == (kind == "turned")
+    for interpolation in ("bilinear", "bicubic"):
+        transform = ImageTransform(needed, needed, (0, 0, 0), (1, 1, 1), interpolation)
+        difference = (transform(whole[None]) - transform(small[None])).abs() * 255
+        assert difference.mean() < 1.5
+        assert difference.max() < 20
+        assert_array_equal(InputSpec(transform).check([path]).load([0]), transform(small[None]))
+
+
+@pytest.mark.parametrize(
+    ("size", "suffix", "needed"),
+    [((1216, 800), ".jpg", 201), ((1217, 800), ".jpg", 100), ((1216, 800), ".png", 100), ((40, 30), ".jpg", 32)],
+    ids=["small", "odd", "PNG", "smaller than needed"],
+)
+def test_other_files_are_decoded_whole(size, suffix, needed, tmp_path):
+    path = saved(scene(1280, 800).resize(size), tmp_path / f"a{suffix}")
+    assert_array_equal(decode(path, needed=needed), decode(path))
+
+
+def test_a_damaged_photograph_raises_also_where_it_is_decoded_smaller(tmp_path):
+    data = saved(scene(1216, 800), tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        decode(tmp_path / "cut.jpg", needed=50)

@@ -1,5 +1,6 @@
 """Median bandwidths and MK-MMD² against double loops, closed forms and cases worked by hand."""
 
+import tracemalloc
 from math import exp, sqrt
 
 import numpy as np
@@ -59,6 +60,18 @@ def test_bandwidths_of_large_samples_are_those_of_rows_at_equal_steps(monkeypatc
     monkeypatch.setattr(discrepancy, "_MEDIAN_ROWS", 9)
     rows = np.vstack([X, Y])[[0, 5, 10, 15, 20, 25, 30, 35, 40]]
     assert_allclose(median_bandwidths(X, Y), ref_bandwidths(rows[:4], rows[4:]), rtol=1e-6)
+
+
+def test_samples_are_not_copied(monkeypatch):
+    """A large sample may be a memory map."""
+    monkeypatch.setattr(discrepancy, "_MEDIAN_ROWS", 100)
+    X, Y = two_samples(100_000, 50, n_features=16)
+    X.flags.writeable = False
+    tracemalloc.start()
+    median_bandwidths(X, Y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < X.nbytes / 10
 
 
 def test_sums_of_rows_do_not_depend_on_the_block(monkeypatch):

@@ -1,5 +1,7 @@
 """ADMA's queries against its plain version, image by image."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
+import skal.query._context
 from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, adma_sampling
+from skal.query._batch import cover
 from tests.query.conftest import make_world
 from tests.reference import indices_of
 from tests.reference.adma import ONE, TIE, TWO, activations, assert_picks, current_network, plain_scores
@@ -207,3 +211,11 @@ def test_the_trainable_layers_run_once(batch, pixels, classifier):
     net.net_.module_.body.get_submodule("conv3").register_forward_hook(lambda _, args, out: rows.append(len(out)))
     indices_of(Query(adma_sampling, batch=batch, lam=0.5, t=1))(net, X, 3)
     assert sum(rows) == len(X)
+
+
+def test_a_seed_draws_the_sample_of_a_large_pool(toy, monkeypatch):
+    """Coverage of many images is estimated on a sample."""
+    monkeypatch.setattr(skal.query._context, "cover", partial(cover, max_reference=30))
+    seeded = indices_of(adma_sampling)
+    picks = [seeded(toy.learner, toy.images(90), 8, random_state=seed).tolist() for seed in (0, 0, 1)]
+    assert picks[0] == picks[1] != picks[2]

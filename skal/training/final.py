@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import chain
 
 import torch
 
 from skal.backbones.backbone import hash_tensors
+from skal.features.activations import BLOCK
 from skal.features.memory import ActivationCache
 from skal.features.prefix import Prefix, run_batched
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
+from skal.training.suffix import Suffix
 
 #: Most bytes of final representations that a fitted classifier keeps.
 FINAL_BYTES = 2**28
 
 
-def final_features(prefix: Prefix, inputs: Inputs, suffix: Any, known: ActivationCache) -> Iterator[torch.Tensor]:
+def final_features(prefix: Prefix, inputs: Inputs, suffix: Suffix, known: ActivationCache) -> Iterator[torch.Tensor]:
     """Final representations in blocks of rows.
 
     The end of a fit, and a query for features and for probabilities, ask for those of the same pool: what one has
@@ -44,17 +46,30 @@ def final_features(prefix: Prefix, inputs: Inputs, suffix: Any, known: Activatio
         return
     keyed = KeyedInputs(inputs)
     space = prefix.backbone.space + f" {prefix.n_frozen} {hash_tensors(suffix.body.state_dict().items())}".encode()
-    found = known.get(space, keyed.names)
-    missing = [row for row in range(len(keyed)) if row not in found]
-    ready = done = 0
-    for block in prefix.activations(JoinedInputs((keyed, missing))) if missing else ():
+    blocks = [range(start, min(start + BLOCK, len(keyed))) for start in range(0, len(keyed), BLOCK)]
+    missing = [row for rows in blocks for row in _missing(known, space, keyed.names, rows)]
+    computed = _computed(prefix, keyed, suffix, missing, space, known)
+    if len(missing) == len(keyed):
+        yield from computed
+        return
+    lacking, fresh = set(missing), chain.from_iterable(computed)
+    for rows in blocks:
+        found = known.get(space, keyed.names[rows.start : rows.stop])
+        yield torch.stack([next(fresh) if row in lacking else found[row - rows.start] for row in rows])
+
+
+def _missing(known: ActivationCache, space: bytes, names: list[bytes], rows: range) -> list[int]:
+    found = known.get(space, names[rows.start : rows.stop])
+    return [row for row in rows if row - rows.start not in found]
+
+
+def _computed(
+    prefix: Prefix, keyed: KeyedInputs, suffix: Suffix, rows: list[int], space: bytes, known: ActivationCache
+) -> Iterator[torch.Tensor]:
+    """Representations of some rows, block by block, which are known then."""
+    done = 0
+    for block in prefix.activations(JoinedInputs((keyed, rows))) if rows else ():
         features = run_batched(suffix.features, block, prefix.device)
-        rows = missing[done : done + len(block)]
-        known.put(space, [keyed.names[row] for row in rows], features)
-        found.update(zip(rows, features, strict=True))
+        known.put(space, [keyed.names[row] for row in rows[done : done + len(block)]], features)
         done += len(block)
-        end = missing[done] if done < len(missing) else len(keyed)
-        yield torch.stack([found.pop(row) for row in range(ready, end)])
-        ready = end
-    if ready < len(keyed):
-        yield torch.stack([found[row] for row in range(ready, len(keyed))])
+        yield features
