@@ -75,14 +75,14 @@ def test_final_representations_are_found_block_by_block_and_the_rest_computed(mo
     monkeypatch.setattr(
         type(classifier.net_.module_), "features", lambda self, x: computed.append(len(x)) or run(self, x)
     )
-    for fits, lacking in ((400, 400), (256, 144), (300, 144), (0, 400)):
+    for fits, lacking in ((400, 0), (256, 144), (300, 100), (0, 400)):
         classifier._final.clear()
         classifier._final.max_bytes = 400 * expected.shape[1] * 4  # what a call asks for is within the bound
         if fits:
             classifier.transform(X[:fits])
         computed.clear()
         np.testing.assert_allclose(classifier.transform(X), expected, atol=1e-6)
-        assert sum(computed) == (0 if fits == 400 else lacking)
+        assert sum(computed) == lacking
     classifier._final.max_bytes = 200 * expected.shape[1] * 4
     for _ in range(3):
         parts = [classifier.transform(X[start : start + 150]) for start in range(0, 400, 150)]
