@@ -191,7 +191,7 @@ append = RecordFile.append
 def slow(*args):
     append(*args)
     print("recorded", flush=True)
-    time.sleep(0.05)
+    time.sleep(0.3)  # time for the signal, on a busy machine too
 RecordFile.append = slow
 iris(sys.argv[1], n_jobs=int(sys.argv[2]))
 """

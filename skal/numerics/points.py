@@ -200,4 +200,7 @@ def _squared_norms(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _sum(rows: torch.Tensor) -> torch.Tensor:
-    return rows.sum(0).double()  # of a block; adding each number in double precision takes seven times as long
+    """In double precision, so that it does not depend on the blocks; NumPy is twice as fast at it as torch."""
+    if rows.is_cuda:
+        return rows.sum(0, dtype=torch.float64)
+    return torch.from_numpy(rows.numpy().sum(0, dtype=np.float64))
