@@ -131,7 +131,8 @@ STUDIES = {
     "pool_curves": Study(
         [study("pool_curves", f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97 {options} "
                               "--output {work}/curves")
-         for options in ("", "--fine-tune --strategy UHerding --seeds 2") for name in ("scenes15", "textures10")]
+         for name, options in (("scenes15", ""), ("textures10", ""),
+                               ("scenes15", "--fine-tune --strategy UHerding --seeds 2"))]
         + [study("pool_curves", "--output {work}/curves --table {work}/table.csv --figure {work}/curves.png")],
         {"table.csv": "pool/curves.csv", "curves.png": "pool/curves.png"},
     ),

@@ -77,9 +77,10 @@ def draw(records: pd.DataFrame, file: Path) -> None:
             mean = own[own["classifier"] == name].groupby("n_labels")["accuracy"].mean()
             ax.plot(mean.index, mean, color=f"C{i}", marker="o", markersize=3, label=name)
         ax.axhline(full.loc[task, "accuracy"], color="0.4", linestyle="--", linewidth=1)
-        ax.set(title=f"{task}, {strategy}", xlabel="labels", ylabel="accuracy")
-        ax.label_outer()
+        ax.set(title=f"{task}, {strategy}", xlabel="labels")
         ax.grid(alpha=0.3)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     figure.savefig(file, dpi=110)
 
