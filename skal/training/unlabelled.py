@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from skal.features.activations import Point
@@ -128,13 +129,15 @@ def _teach(suffix: Suffix, features: torch.Tensor, problem: Problem) -> HeadPena
     centered, n_pool = _centered(read), len(read) - n
     weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
     y, n_classes = problem.targets.numpy(), len(problem.classes)
-    proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
     total = min(_POOL_WEIGHT * n, float(n_pool)) * reliance(n_pool, len(np.unique(y)))
     weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])
     # The head's weights are scaled to a mean of 1, and the penalty with them.
     penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
     suffix.cpu()
-    solve_head(suffix.head, read, np.concatenate([np.eye(n_classes)[y], proba]), penalty, sample_weight=weights)
+    with threadpool_limits(1, "blas"):  # threads cost more than they save on problems of this size
+        proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
+        targets = np.concatenate([np.eye(n_classes)[y], proba])
+        solve_head(suffix.head, read, targets, penalty, sample_weight=weights)
     suffix.center, suffix.scale = penalty.center, penalty.scale
     return penalty
 
