@@ -121,7 +121,9 @@ class PredictionMixin:
         features : ndarray of shape (n, n_features_out)
         """
         check_is_fitted(self)
-        prefix, inputs = self._checked(X)
+        return self._transformed(*self._checked(X))
+
+    def _transformed(self, prefix: Prefix, inputs: Inputs) -> np.ndarray:
         features = Gathered(len(inputs))
         for block in self._final_features(prefix, inputs):
             features.add(block)
@@ -166,7 +168,7 @@ class PredictionMixin:
         others = [layer for layer, final in zip(layers, is_final, strict=True) if not final]
         found = iter(prefix.layer_activations(inputs, others, pooled=pooled, trained=trained) if others else ())
         # The final representation is what predictions are made of: the trainable layers run once for both.
-        return [self.transform(X) if final else next(found) for final in is_final]
+        return [self._transformed(prefix, inputs) if final else next(found) for final in is_final]
 
     def source_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the source classes under the pre-trained network and its own head.

@@ -15,11 +15,9 @@ from skorch import NeuralNetClassifier
 from skal._fitting import fitted_prefix, prefix_of, recipe_of
 from skal._labels import decode_labels, encode_labels
 from skal._random import seeded
-from skal.features.memory import ActivationCache
 from skal.features.stored import StoredActivations
 from skal.training.checkpoint import load_models, models_state, read_checkpoint, write_checkpoint
 from skal.training.export import WholeNetwork
-from skal.training.final import FINAL_BYTES
 from skal.training.labelled import Labelled
 from skal.training.net import Options
 from skal.training.problem import Problem
@@ -194,7 +192,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         "n_frozen_": prefix.n_frozen,
         "data_": dict.fromkeys(described["data"]),
         "seen_": labelled,
-        "_final": ActivationCache(FINAL_BYTES, warn=False),
+        "_final": problem.final,
         "recipe_": recipe if type(recipe).__name__ == described["recipe"] else None,
         "_trained_by": described["recipe"],
         "_attributes": [],

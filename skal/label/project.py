@@ -31,8 +31,7 @@ class Settings:
     target : float or None
     looks : list of int
     network : dict
-        How the command line made the estimator: backbone, weights, image_size and strategy; empty for an object of
-        the caller's.
+        How the command line made the estimator: backbone, weights and image_size; empty for an object of the caller's.
     follow_links : bool
         Whether links that leave the folder are followed.
     """

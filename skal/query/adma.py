@@ -323,11 +323,11 @@ def _distinctiveness(
     """Mean over the patterns."""
     X = earlier(X)
     patterns, weights = _observed(network, X, profile, pairs), _weights(network, X, alpha, profile, pairs)
-    of_patterns = [
+    scores = [
         distinctiveness(observed, expected_pattern(weight, profile.patterns(pair)))
         for observed, weight, pair in zip(patterns, weights, pairs, strict=True)
     ]
-    return np.mean(of_patterns, axis=0)
+    return np.mean(scores, axis=0)
 
 
 def _observed(network: Any, X: Any, profile: SourceProfile, pairs: list[LayerPair]) -> list[np.ndarray]:

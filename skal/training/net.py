@@ -132,12 +132,12 @@ class SuffixNet(NeuralNetClassifier):
 
     def _weighted_loss(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Mean of the rows' losses, weighted by their own weights and those of their classes."""
-        of_rows = copy.copy(self.criterion_)
-        of_rows.reduction = "none"
+        criterion = copy.copy(self.criterion_)
+        criterion.reduction = "none"
         target, weight = target.to(logits.device), weight.to(logits.device)
-        by_class = getattr(of_rows, "weight", None)
+        by_class = getattr(criterion, "weight", None)
         total = weight if by_class is None else weight * by_class[target]
-        return (of_rows(logits, target) * weight).sum() / total.sum()
+        return (criterion(logits, target) * weight).sum() / total.sum()
 
 
 def build_net(

@@ -79,10 +79,11 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
         return False
     every = -(-m // _COMPARED)
     some = np.arange(m) % every == 0
-    of_pool, _ = nearest_neighbors(torch.from_numpy(np.concatenate([pool[some], pool[~some]])), _NEAREST, some.sum())
-    to_pool = functional.normalize(torch.from_numpy(labelled)) @ functional.normalize(torch.from_numpy(pool)).T
-    of_labelled = to_pool.topk(_NEAREST, dim=1).values
-    is_farther = of_labelled.mean(dim=1)[:, None] < of_pool.mean(dim=1)
+    own_cosines, _ = nearest_neighbors(
+        torch.from_numpy(np.concatenate([pool[some], pool[~some]])), _NEAREST, some.sum()
+    )
+    cosines = functional.normalize(torch.from_numpy(labelled)) @ functional.normalize(torch.from_numpy(pool)).T
+    is_farther = cosines.topk(_NEAREST, dim=1).values.mean(dim=1)[:, None] < own_cosines.mean(dim=1)
     return float(is_farther.float().mean()) > _FARTHER
 
 
@@ -94,7 +95,8 @@ def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
     suffix, n = start.suffix, len(problem.y)
     features = torch.cat([_labelled_features(problem, suffix), _pool_features(problem, suffix, pool)])
     before = suffix.mean
-    centered = _centered(_read(suffix, features))
+    read = _read(suffix, features)
+    centered = _centered(read)
     if is_apart(centered[:n], centered[n:]):
         warnings.warn(
             "X_unlabeled is not learned from: the labelled images are near each other and far from its images, as if "
@@ -104,9 +106,8 @@ def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
         )
         suffix.mean = before
         return None
-    penalty = _teach(suffix, features, problem)
-    of_labelled = replace(penalty, n=n, C=default_C(n))  # training goes on with labelled images alone
-    return replace(start, penalty=of_labelled, probe=copy.deepcopy(suffix))
+    penalty = replace(_teach(suffix, read, problem), n=n, C=default_C(n))  # training goes on with labelled images alone
+    return replace(start, penalty=penalty, probe=copy.deepcopy(suffix))
 
 
 def teach_again(pool: Inputs, problem: Problem, suffix: Suffix) -> None:
@@ -116,24 +117,19 @@ def teach_again(pool: Inputs, problem: Problem, suffix: Suffix) -> None:
     right classes more often than before.
     """
     pooled = torch.cat([*final_features(problem.prefix, pool, suffix, problem.final)])
-    _teach(suffix, torch.cat([_labelled_features(problem, suffix), pooled]), problem)
+    _teach(suffix, _read(suffix, torch.cat([_labelled_features(problem, suffix), pooled])), problem)
 
 
-def _teach(suffix: Suffix, features: torch.Tensor, problem: Problem) -> HeadPenalty:
-    """Solve the head on labelled images and, as what they are taken for, on those of the pool.
-
-    Features are read from the mean of all images. The head is the logistic regression on the labelled images and on
-    those of the pool as what they are taken for (:func:`pseudo_labels`).
-    """
-    n, read = len(problem.y), _read(suffix, features)
-    centered, n_pool = _centered(read), len(read) - n
+def _teach(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty:
+    """Solve the head on labelled images and, as what :func:`pseudo_labels` takes them for, on those of the pool."""
+    n, centered = len(problem.y), _centered(read)
+    n_pool = len(read) - n
     weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
     y, n_classes = problem.targets.numpy(), len(problem.classes)
     total = min(_POOL_WEIGHT * n, float(n_pool)) * reliance(n_pool, len(np.unique(y)))
     weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])
     # The head's weights are scaled to a mean of 1, and the penalty with them.
     penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
-    suffix.cpu()
     with threadpool_limits(1, "blas"):  # threads cost more than they save on problems of this size
         proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
         targets = np.concatenate([np.eye(n_classes)[y], proba])
@@ -143,7 +139,7 @@ def _teach(suffix: Suffix, features: torch.Tensor, problem: Problem) -> HeadPena
 
 
 def _read(suffix: Suffix, features: torch.Tensor) -> np.ndarray:
-    """Features as the head reads them, from their own mean."""
+    """Features of all images as the head reads them, from their mean; the suffix is on the CPU then."""
     suffix.cpu().center_by(features)
     return suffix.scaled(features).numpy()
 
