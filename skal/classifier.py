@@ -57,8 +57,8 @@ class FrozenPrefixClassifier(
         Files are state dicts (``.safetensors``, or what ``torch.load(weights_only=True)`` reads).
     n_frozen : int or None, default=None
         Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
-        number leaves so many trainable below the head. None freezes the first seven eighths, and from 10 labels a class
-        on two thirds; under other recipes than fine-tuning, and of a probe (``max_epochs=0``), up to layer A of the
+        number leaves so many trainable below the head. None freezes the first seven eighths, and from 20 labels on
+        two thirds; under other recipes than fine-tuning, and of a probe (``max_epochs=0``), up to layer A of the
         transformation pattern, the fourth weight layer from the end. A fit that continues keeps its depth. The ADMA
         paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
     recipe : Recipe or None, default=None

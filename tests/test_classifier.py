@@ -87,7 +87,7 @@ def test_the_default_depth_follows_the_labels_and_is_layer_A_where_it_is_read_or
         deep = nn.Sequential(*[layer for _ in range(24) for layer in (nn.Linear(5, 5), nn.ReLU())], nn.Linear(5, 2))
     X, y = np.random.default_rng(0).normal(size=(20, 5)), np.arange(20) % 2
     classifier = FrozenPrefixClassifier(deep, max_epochs=1, min_steps=0, random_state=0)
-    few = clone(classifier).fit(X[:18], y[:18])
+    few = clone(classifier).fit(X[:19], y[:19])
     assert few.n_frozen_ == 21  # of 24 below the head
     assert few.partial_fit(X, y).n_frozen_ == 21  # a fit that continues keeps its depth
     assert clone(classifier).fit(X, y).n_frozen_ == 16

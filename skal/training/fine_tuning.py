@@ -16,8 +16,8 @@ from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
 from skal.training.unlabelled import sampled, taught_by, teach_again
 
-#: Share of the layers that is frozen where the depth is not given, and from so many labels a class on.
-_FROZEN, _FROZEN_LATER, _LATER = 7 / 8, 2 / 3, 10
+#: Share of the layers that is frozen where the depth is not given, and from so many labels on.
+_FROZEN, _FROZEN_LATER, _LATER = 7 / 8, 2 / 3, 20
 
 
 class FineTuning(Recipe):
@@ -70,9 +70,9 @@ class FineTuning(Recipe):
         self.replay = replay
         self.max_unlabeled = max_unlabeled
 
-    def default_depth(self, backbone: Backbone, per_class: float) -> int:
-        """Seven eighths; from 10 labels a class on two thirds, which costs four times as much and is worth it then."""
-        share = _FROZEN_LATER if per_class >= _LATER else _FROZEN
+    def default_depth(self, backbone: Backbone, n_labels: int) -> int:
+        """Seven eighths; from 20 labels on two thirds, a fit twice as long or more: all classes share these layers."""
+        share = _FROZEN_LATER if n_labels >= _LATER else _FROZEN
         return min(default_depth(backbone), int(share * len(backbone.layers.weight_layers)))
 
     def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:

@@ -86,8 +86,8 @@ class Recipe(BaseEstimator, ABC):
         parameters = inspect.signature(self.train).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
-    def default_depth(self, backbone: Backbone, per_class: float) -> int:
-        """Number of frozen layers under ``n_frozen=None``, with so many labels a class; here those up to layer A."""
+    def default_depth(self, backbone: Backbone, n_labels: int) -> int:
+        """Number of frozen layers under ``n_frozen=None``, with so many labelled images; here those up to layer A."""
         return default_depth(backbone)
 
     def arrange(self, X: Any, y: Any, data: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
