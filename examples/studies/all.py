@@ -132,7 +132,8 @@ STUDIES = {
         [study("pool_curves", f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97 {options} "
                               "--output {work}/curves")
          for name, options in (("scenes15", ""), ("textures10", ""),
-                               ("scenes15", "--fine-tune --strategy UHerding --seeds 2"))]
+                               ("scenes15", "--fine-tune --strategy UHerding --seeds 2"),
+                               ("textures10", "--fine-tune --strategy UHerding --seeds 2"))]
         + [study("pool_curves", "--output {work}/curves --table {work}/table.csv --figure {work}/curves.png")],
         {"table.csv": "pool/curves.csv", "curves.png": "pool/curves.png"},
     ),
