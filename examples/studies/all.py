@@ -33,9 +33,6 @@ MADE_WITH = re.compile(r"^\*`(?P<name>[\w/.]+)`: skal (?P<version>\S+), code of 
 MOBILENET = "--backbone mobilenet_v2 --weights {data}/mobilenet_v2.pth"
 SQUEEZENET = "--backbone squeezenet1_1 --weights {data}/squeezenet1_1.pth"
 PROFILED = f"{MOBILENET} --profile {{work}}/profile.safetensors"
-DEEP = "--n-frozen 45 --rounds 8 --batch 60 --test 1000"
-BEST = 'random uherding max_herding typiclust "margin, herding" "adma, herding" "LR, random" "LR, max_herding"'
-WIDTHS = '"LR, uherding" "LR, uherding, least distance"'
 DIGITS = "{data}/mnist.npz {data}/usps.npz"
 
 
@@ -154,35 +151,14 @@ STUDIES = {
         {"batches.csv": "distinctive_batches_scenes15.csv"},
     ),
     "strategies": Study(
-        [profile(97), *(study("compare_strategies", f"{run} --output {{work}}/tables") for run in (
-            f"--name scenes15 --images {{data}}/scenes15 {PROFILED} --image-size 97 --batch 15 --test 1000",
-            f"--name cifar10 --npz {{data}}/cifar10.npz {PROFILED} --image-size 97 --pool 2000 --test 1000",
-            f"--name usps --digits {DIGITS} --n-frozen 2 --pool 2000",
-            f"--name caltech101 --images {{data}}/caltech101 {PROFILED} --image-size 97 --rounds 6 --batch 50 "
-            "--pool 1500 --test 1000"))],
+        [profile(97), *(study("compare_strategies", f"{run} --probe --seeds 3 --test 1000 --output {{work}}/tables")
+                        for run in (
+            f"--name scenes15 --images {{data}}/scenes15 {PROFILED} --image-size 97 --batch 15",
+            f"--name usps --digits {DIGITS} --pool 2000",
+            f"--name cifar10 --npz {{data}}/cifar10.npz {PROFILED} --image-size 97 --pool 2000"))],
         {f"tables/{name}": f"strategies/{name}" for name in (
-            "areas.csv", "ranks.csv", "needed.csv", "seconds.csv", "curves.png", "scenes15.csv", "cifar10.csv",
-            "usps.csv", "caltech101.csv")},
-    ),
-    "strategies_deep": Study(
-        [profile(97), *(study("compare_strategies", f"{run} --strategy {BEST} --output {{work}}/tables") for run in (
-            f"--name scenes15 --images {{data}}/scenes15 {PROFILED} --image-size 97 {DEEP}",
-            f"--name cifar10 --npz {{data}}/cifar10.npz {PROFILED} --image-size 97 {DEEP} --pool 2000",
-            f"--name usps --digits {DIGITS} --n-frozen 0 --rounds 10 --batch 40 --pool 2000",
-            f"--name caltech101 --images {{data}}/caltech101 {PROFILED} --image-size 97 {DEEP} --rounds 5 --batch 100 "
-            "--pool 1500 --seeds 2"))],
-        {f"tables/{name}": f"strategies_deep/{name}" for name in (
-            "areas.csv", "needed.csv", "curves.png", "scenes15.csv", "cifar10.csv", "usps.csv", "caltech101.csv")},
-    ),
-    "kernel_width": Study(
-        [profile(97), *(study("compare_strategies", f"{run} --ceilings 0 --output {{work}}/tables") for run in (
-            f"--name scenes15 --images {{data}}/scenes15 {PROFILED} --image-size 97 --batch 15 --test 1000 "
-            f"--strategy {WIDTHS}",
-            f"--name cifar10 --npz {{data}}/cifar10.npz {PROFILED} --image-size 97 --pool 2000 --test 1000 "
-            f"--strategy {WIDTHS}",
-            f"--name usps --digits {DIGITS} --n-frozen 2 --pool 2000 --strategy {WIDTHS} uherding "
-            '"uherding, least distance"'))],
-        {},
+            "areas.csv", "ranks.csv", "needed.csv", "seconds.csv", "curves.png", "scenes15.csv", "usps.csv",
+            "cifar10.csv")},
     ),
     "exploration_cifar10": Study(
         [study("continuous_exploration", "--npz {data}/cifar10.npz --known 5 --novel 5 --steps 12 --iterations 50 "

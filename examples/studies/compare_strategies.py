@@ -1,4 +1,4 @@
-"""Which images to label: every query strategy on one task after another, with real fine-tuning.
+"""Which images to label: every query strategy on one task after another, with the pool teaching.
 
     python examples/studies/compare_strategies.py                          EfficientNet-Lite0 on Fashion-MNIST
     python examples/studies/compare_strategies.py --images DIR ...         class folders; networks as in quickstart.py
@@ -6,8 +6,9 @@
     python examples/studies/compare_strategies.py --digits MNIST USPS      a LeNet that was trained on the first
     python examples/studies/compare_strategies.py --tables                 the tables and figures alone
 
-Beside skal's strategies stand what a user would otherwise do: logistic regression on the features of the same network,
-with the strategies that need no more ("LR, ..."). Every curve starts from zero labels. A run that was stopped
+Beside skal's strategies stand what a user would otherwise do: logistic regression (C = 10) on the features of the same
+network, scaled to length 1, read from the mean of the pool and scaled again, with the strategies that need no more
+("LR, ..."). ``--probe`` trains skal's head alone. Every curve starts from zero labels. A run that was stopped
 continues, and tasks may be added: all of them are in --output, as NAME.csv and in the tables areas.csv (area under the
 accuracy curve, mean ± std), ranks.csv, needed.csv (labels for 90, 95 and 99 % of the accuracy with all labels),
 seconds.csv (a query) and in curves.png.
@@ -33,6 +34,7 @@ from _common import (
     network,
     pixels,
     trained_lenet,
+    unit,
     with_all_labels,
 )
 from sklearn.base import clone
@@ -129,6 +131,8 @@ def load(args: argparse.Namespace) -> tuple[Task, FrozenPrefixClassifier]:
 def compare(args: argparse.Namespace) -> pd.DataFrame:
     """Records of all strategies on one task, those of the rivals, and of training on all labels."""
     task, net = load(args)
+    if args.probe:
+        net.set_params(max_epochs=0)
     compared = strategies(net.source is not None)
     rivals = {f"LR, {name}": compared[name] for name in (*RIVALS, LEAST_DISTANCE)}
     chosen = args.strategy or [*compared, *rivals]
@@ -139,9 +143,10 @@ def compare(args: argparse.Namespace) -> pd.DataFrame:
     run = partial(run_experiment, folder=args.output / "runs", **loop)
     records = []
     if rivals:  # first: from a cache that the others have filled, features differ in their last digits
-        F, F_test = (net.activations(X, [-2], pooled=True)[0] for X in (task.X_pool, task.X_test))
-        features = task._replace(X_pool=F, X_test=F_test)
-        records.append(run(LogisticRegression(max_iter=1000), rivals, {args.name: features}))
+        F, F_test = (unit(net.activations(X, [-2], pooled=True)[0]) for X in (task.X_pool, task.X_test))
+        mean = F.mean(axis=0)
+        features = task._replace(X_pool=unit(F - mean), X_test=unit(F_test - mean))
+        records.append(run(LogisticRegression(C=10, max_iter=1000), rivals, {args.name: features}))
     if compared:
         records.append(run(net, compared, {args.name: task}))
     full = [with_all_labels(net, task, seed) for seed in range(args.ceilings)]
@@ -202,6 +207,7 @@ def main() -> None:
     add_network_options(parser)
     add_profile_option(parser)
     parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: follows the labels)")
+    parser.add_argument("--probe", action="store_true", help="the head alone, without fine-tuning")
     parser.add_argument("--pool", type=int, help="images of the pool that are used (default: all)")
     parser.add_argument("--test", type=int, help="test images that are used (default: all)")
     parser.add_argument("--strategy", nargs="+", metavar="NAME", help='only these, such as margin or "LR, random"')
