@@ -117,18 +117,20 @@ class PathInputs:
         return names
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        paths = self.paths[rows]
+        paths, side = self.paths[rows], self.transform.crop
+        batch = torch.empty(len(paths), self.transform.channels, side, side)
         # As many threads as torch computes with, which processes of joblib share out among them.
         with ThreadPoolExecutor(min(len(paths), torch.get_num_threads())) as threads:
-            images = list(threads.map(self._input, paths))  # all are tried, so that one error names all
-        _raise_for([(one.path, one.reason) for one in images if isinstance(one, UnreadableImageError)], len(paths))
-        return torch.cat([one for one in images if isinstance(one, torch.Tensor)])
+            problems = list(threads.map(self._read, paths, batch))  # all are tried, so that one error names all
+        _raise_for([(one.path, one.reason) for one in problems if one is not None], len(paths))
+        return batch
 
-    def _input(self, path: str) -> torch.Tensor | UnreadableImageError:
+    def _read(self, path: str, into: torch.Tensor) -> UnreadableImageError | None:
         try:
-            return self.transform(decode(path, self.transform.background, self.transform.resize)[None])
+            into.copy_(self.transform(decode(path, self.transform.background, self.transform.resize)[None])[0])
         except UnreadableImageError as error:
             return error
+        return None
 
     def with_transform(self, transform: ImageTransform | None) -> PathInputs:
         return PathInputs(self.paths, transform or self.transform)

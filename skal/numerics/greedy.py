@@ -34,19 +34,17 @@ def nearest_squared(X: Points | torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
     return Points.of(X).each(partial(_nearest, Y=Y, norms=squared_norms(Y)))
 
 
-def farthest_first(
-    X: Points | torch.Tensor, n_picks: int, nearest: torch.Tensor, first: int | None = None
-) -> np.ndarray:
+def farthest_first(X: Points | torch.Tensor, n_picks: int, centers: torch.Tensor, first: int = 0) -> np.ndarray:
     """k-centre greedy: repeatedly the point farthest from those chosen before.
 
     Parameters
     ----------
     X : Points or Tensor of shape (n, D)
     n_picks : int
-    nearest : Tensor of shape (n,)
-        Squared distance from the nearest centre that is there already.
-    first : int, default=None
-        The first pick, where there is no centre yet.
+    centers : Tensor of shape (m, D)
+        Centres that are there already.
+    first : int, default=0
+        The first pick where there are none.
 
     Returns
     -------
@@ -61,27 +59,27 @@ def farthest_first(
     Examples
     --------
     >>> X = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
-    >>> farthest_first(X, 3, nearest_squared(X, X[:1]))
+    >>> farthest_first(X, 3, X[:1])
     array([3, 2, 1])
     """
     X = Points.of(X)
-    norms = X.norms()
-    picks = [] if first is None else [first]
-    # What a point is from the first `seen` picks; further ones can only be nearer, so only the farthest are looked at.
-    nearest = torch.minimum(nearest, nearest_squared(X, X[picks]))
+    picks = [] if len(centers) else [first]
+    centers = X[picks] if picks else centers
+    norms, nearest = X.each(partial(_norm_and_nearest, Y=centers, Y_norms=squared_norms(centers))).T.contiguous()
     nearest[picks] = -1
+    chosen, chosen_norms = centers.new_empty(n_picks, centers.shape[1]), norms.new_empty(n_picks)
+    chosen[: len(picks)], chosen_norms[: len(picks)] = centers[: len(picks)], norms[picks]
+    # What a point is from the first `seen` picks; further ones can only be nearer, so only the farthest are looked at.
     seen = torch.full((len(X),), len(picks), device=norms.device)
-    while len(picks) < n_picks:
-        while picks and int(seen[best := int(nearest.argmax())]) < len(picks):
-            least = int(seen[best])
-            again = torch.where(seen < len(picks), nearest, -torch.inf).topk(min(_AT_ONCE, len(X))).indices
+    while (n := len(picks)) < n_picks:
+        while (least := int(seen[best := int(nearest.argmax())])) < n:
+            again = torch.where(seen < n, nearest, -torch.inf).topk(min(_AT_ONCE, len(X))).indices
             again = again[seen[again] >= least]
-            to_picks = squared_distances(X[again], X[picks[least:]], norms[again], norms[picks[least:]])
-            nearest[again] = torch.minimum(nearest[again], to_picks.amin(1))
-            nearest[picks] = -1
-            seen[again] = len(picks)
-        picks.append(int(nearest.argmax()))
-        nearest[picks] = -1
+            to_picks = squared_distances(X[again], chosen[least:n], norms[again], chosen_norms[least:n])
+            nearest[again] = torch.fmin(nearest[again], to_picks.amin(1))  # a pick stays at -1
+            seen[again] = n
+        chosen[n], chosen_norms[n], nearest[best] = X[[best]][0], norms[best], -1
+        picks.append(best)
     return np.array(picks)
 
 
@@ -122,6 +120,11 @@ def d2_sampling(
         sums = weights.cumsum(0).cpu().numpy()
         picks.append(int(np.searchsorted(sums, generator.random_sample() * sums[-1], side="right")))
     return np.array(picks)
+
+
+def _norm_and_nearest(rows: torch.Tensor, Y: torch.Tensor, Y_norms: torch.Tensor) -> torch.Tensor:
+    norms = squared_norms(rows)
+    return torch.stack([norms, squared_distances(rows, Y, norms, Y_norms).amin(1)], 1)
 
 
 def _nearest(rows: torch.Tensor, Y: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skal.numerics.greedy import farthest_first, nearest_squared
+from skal.numerics.greedy import farthest_first
 from skal.query._context import Context
 from skal.query._registry import strategy
 
@@ -51,7 +51,5 @@ def coreset_sampling(
     """
     context = Context(learner, X_pool, n_instances, random_state)
     features = context.features().centered()  # so that distances between near points stay exact
-    labelled = features.labelled
-    first = None if len(labelled) else int(context.generator.randint(context.n))
-    nearest = nearest_squared(features.pool, labelled)
-    return context.result(farthest_first(features.pool, n_instances, nearest, first))
+    first = 0 if len(features.labelled) else int(context.generator.randint(context.n))
+    return context.result(farthest_first(features.pool, n_instances, features.labelled, first))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from skal.numerics.greedy import d2_sampling, farthest_first, nearest_squared, squared_distances
+from skal.numerics.points import Points
 
 
 def points(seed, n, D=6, copies=0):
@@ -29,8 +30,7 @@ def test_distances():
 @pytest.mark.parametrize("n_labelled", [0, 4])
 def test_farthest_first(seed, n_labelled):
     X, labelled = points(seed, 60, copies=5), points(seed + 100, n_labelled)
-    first = None if n_labelled else 7
-    picks = farthest_first(X, 12, nearest_squared(X, labelled), first)
+    picks = farthest_first(X, 12, labelled, first=7)
     chosen = []
     for _ in range(12):
         centers = torch.cat([labelled, X[chosen]])
@@ -42,7 +42,21 @@ def test_farthest_first(seed, n_labelled):
 
 def test_farthest_first_of_points_that_coincide_are_distinct():
     X = torch.ones(5, 2)
-    assert sorted(farthest_first(X, 5, nearest_squared(X, X[:1])).tolist()) == [0, 1, 2, 3, 4]
+    assert sorted(farthest_first(X, 5, X[:1]).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_farthest_first_of_distances_that_overflow_are_distinct():
+    X = 1e25 * points(0, 8).float()
+    assert sorted(farthest_first(X, 8, X[:1]).tolist()) == list(range(8))
+
+
+def test_farthest_first_reads_all_points_once(monkeypatch):
+    passes = []
+    each = Points.each
+    monkeypatch.setattr(Points, "each", lambda self, function: (passes.append(len(self)), each(self, function))[1])
+    X = points(0, 1500)
+    farthest_first(Points([X]), 20, X[:3])
+    assert passes.count(1500) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
