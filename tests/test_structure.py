@@ -14,6 +14,7 @@ ORDER = [
     "_random",
     "_validation",
     "_files",
+    "_threads",
     "_labels",
     "_targets",
     "_compat",

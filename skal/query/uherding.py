@@ -10,8 +10,8 @@ from scipy.optimize import minimize_scalar
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.utils._param_validation import Interval
-from threadpoolctl import threadpool_limits
 
+from skal._threads import one_blas_thread
 from skal.numerics.coverage import MAX_REFERENCE
 from skal.query._batch import DUPLICATES, cover, kernel_width
 from skal.query._context import Context
@@ -109,7 +109,7 @@ def temperature(context: Context) -> float:
         return 1.0
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=context.generator)
     try:
-        with threadpool_limits(1, "blas"):  # threads cost more than they save on problems this small
+        with one_blas_thread():
             proba = cross_val_predict(_quick(context.estimators[0]), X, y, cv=folds, method="predict_proba")
     except ValueError:
         return 1.0

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
+from skal._threads import one_blas_thread
 from skal.features.activations import Point
 from skal.features.pooling import flat
 from skal.features.prefix import run_batched
@@ -130,7 +130,7 @@ def _teach(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty:
     weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])
     # The head's weights are scaled to a mean of 1, and the penalty with them.
     penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
-    with threadpool_limits(1, "blas"):  # threads cost more than they save on problems of this size
+    with one_blas_thread():
         proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
         targets = np.concatenate([np.eye(n_classes)[y], proba])
         solve_head(suffix.head, read, targets, penalty, sample_weight=weights)
