@@ -104,9 +104,12 @@ def namespace(monkeypatch, convnet, pixels, files, source_images, tmp_path):
         folder = tmp_path / "sorted" / ("audit" if i % 4 == 0 else "train") / label
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{i}.png")
+    (tmp_path / "model").mkdir()
     source = np.concatenate([255 - X, X // 2, 255 - X // 2])
+    net = quick(convnet, random_state=0).fit(X[:8], y[:8])
+    net.save("model/model.safetensors")
     given = {
-        "net": quick(convnet, random_state=0).fit(X[:8], y[:8]),
+        "net": net,
         "module": nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),  # takes pixels as they are
         "toy": convnet,
         "GridSearchCV": GridSearchCV,
