@@ -118,6 +118,13 @@ STUDIES = {
         + [study("depth", "--labels --output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
+    "all_labels": Study(
+        [study("all_labels", f"--name {name} --images {{data}}/{name} {run} --output {{work}}/all_labels.csv")
+         for run in (f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99")
+         for name in ("scenes15", "textures10")]
+        + [study("all_labels", "--output {work}/all_labels.csv --table {work}/table.csv")],
+        {"all_labels.csv": "all_labels.csv", "table.csv": "all_labels_table.csv"},
+    ),
     "bad_pools": Study(
         [study("bad_pools", f"--images {{data}}/scenes15 --strangers {{data}}/textures10 {MOBILENET} --image-size 97 "
                             f"--seeds 3 {options} --output {{work}}/bad_pools.csv")
