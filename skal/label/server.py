@@ -75,10 +75,10 @@ class Pages:
 
     async def index(self, request: Request) -> Response:
         path = self.session.project.path
-        found = {"write_token": self.keys.write, "link": str(link_of(path)), "next": predict_command(path)}
+        found = {"write_token": self.keys.write, "link": str(link_of(path)), "next": predict_command(path.absolute())}
         page = self._index
         for name, value in {**found, "project": path.stem}.items():
-            page = page.replace("{%s}" % name, html.escape(value))
+            page = page.replace("{" + name + "}", html.escape(value))
         return Response(page, media_type="text/html")
 
     async def enter(self, request: Request) -> Response:

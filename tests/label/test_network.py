@@ -144,10 +144,10 @@ def test_what_is_named_before_goes_on_but_not_to_another_backbone(project, photo
 
 
 def test_ctrl_c_trains_on_the_last_answers_and_says_what_comes_next(project, photos, tmp_path, monkeypatch, capsys):
-    assert label(monkeypatch, photos, then=lambda session: label_all(session, 5)) == 130
+    assert label(monkeypatch, photos, then=lambda session: label_all(session, 20)) == 130
     out = capsys.readouterr().out
     assert "The model is trained on the last answers" in out
-    assert f"55 labels are kept in {project}" in out
+    assert f"70 labels are kept in {project}" in out
     assert f"skal predict {project} NEW/ --output predictions.csv" in out
     stored = StoredProject(project)
     assert stored.n_newer == 0
@@ -157,7 +157,7 @@ def test_ctrl_c_trains_on_the_last_answers_and_says_what_comes_next(project, pho
 def test_newer_answers_are_counted_wherever_the_model_is_used(project, photos, tmp_path, capsys):
     with LabelSession(photos, project, query=never, batch_size=10_000) as session:
         n = session.status().n_training
-        label_all(session, 8)
+        label_all(session, 20)
         n_newer = session.status().n_training - n
         assert session.status().n_newer == n_newer > 0
     said = f"{n_newer} newer answers are not in this model: skal label trains it on them when it ends"

@@ -51,7 +51,9 @@ async function post(path, body) {
 // Of a server that was started again, the browser may have the cookie by now; its page then has another token.
 async function renew() {
   const response = await send("/");
-  if (response.ok) token = meta(new DOMParser().parseFromString(await response.text(), "text/html"), "write-token");
+  if (!response.ok) return;
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (meta(page, "link") === link) token = meta(page, "write-token"); // else it is another project's
 }
 
 export function leave() {
