@@ -63,9 +63,13 @@ class StoredProject:
         if self.settings.target is not None:
             test = StopTest(self.settings.target, tuple(self.settings.looks))
         rows = [why for _, _, _, why in self.rows() if why != "audit"]
-        found = report(self.state, self.catalogue, self.snapshot, test, self.settings.audit, n_training=len(rows))
-        if self.catalogue.root is not None and self.catalogue.root.is_dir():
-            found.leave_out(list_images(self.catalogue.root, follow_links=self.settings.follow_links)[1])
+        root, links = self.catalogue.root, self.settings.follow_links
+        paths, left_out = ([], []) if root is None or not root.is_dir() else list_images(root, follow_links=links)
+        is_whole = {*paths} <= {*self.catalogue.contents(), *self.catalogue.unreadable}
+        found = report(
+            self.state, self.catalogue, self.snapshot, test, self.settings.audit, is_whole, n_training=len(rows)
+        )
+        found.leave_out(left_out)
         return found
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:

@@ -188,8 +188,8 @@ _SHOWN = """status => import('/page/status.js').then(({showStatus}) => {
   showStatus({
     accuracy: 0.9, interval: [0.8, 0.95], bounds: [0.9, 0.9], acceptance: null, target: 0.9, stop_hint: '',
     seconds_left: null, per_class: {}, recalls: [], n_labels: 0, n_images: 0, n_audit: 30, n_unsure: 0, n_conflicts: 0,
-    not_used: {}, background: '', model: 3, n_newer: 0, progress: 1, failure: null, curve: [], unreadable: [], links: [],
-    duplicates: [], set_aside: [], ...status});
+    not_used: {}, background: '', model: 3, n_newer: 0, progress: 1, failure: null, curve: [], unreadable: [],
+    links: [], duplicates: [], set_aside: [], ...status});
   return document.getElementById('status').innerText; })"""
 
 
