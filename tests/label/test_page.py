@@ -218,11 +218,12 @@ def test_a_recall_is_counted_and_newer_answers_are_said(serve, opened, visit):
     assert "up to date" in page.evaluate(_SHOWN, {})
 
 
-def test_a_new_class_is_named_and_added_in_one_line(serve, opened, visit):
-    page = visit(serve(opened(batch_size=10_000)))
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_new_class_is_named_and_added_in_one_line(serve, opened, visit, width):
+    page = visit(serve(opened(batch_size=10_000)), width)
     page.keyboard.press("/")
     page.wait_for_selector("#class-dialog[open]")
     field, button = (page.locator(one).bounding_box() for one in ("#new-class", "#add-class"))
     label_box = page.locator("label[for=new-class]").bounding_box()
     assert abs(field["y"] + field["height"] / 2 - button["y"] - button["height"] / 2) < 3
-    assert field["x"] - label_box["x"] - label_box["width"] >= 4
+    assert field["x"] - label_box["x"] - label_box["width"] >= 8
