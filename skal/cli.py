@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (ValueError, OSError, ImportError) as error:  # a full disk is said in one line too
-        words = " ".join(str(error).split()).replace("weights=FILE", "--weights FILE")
+        words = " ".join(str(error).split())
+        words = words.replace("weights=FILE, or pass weights=None for random weights", "--weights FILE")
         print(f"skal: {words}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import pytest
 import skal
 from skal import cli
 from skal.backbones import load
+from skal.backbones.weights import download_error
 from skal.label import LabelSession, catalogue, modelling
 from skal.label.project import find_settings
 from skal.label.reading import _FIRST
@@ -153,3 +154,13 @@ def quiet_settings(quiet, **options):
     session = quiet(**options)
     session.close()
     return session.settings
+
+
+def test_weights_that_cannot_be_downloaded_are_named_as_on_the_command_line(photos, capsys, monkeypatch):
+    def fail(*args, **options):
+        raise download_error("resnet18", "DEFAULT", None, OSError("no network"))
+
+    monkeypatch.setattr("skal.backbones.load_backbone", fail)
+    error = refused(capsys, photos, "--backbone", "resnet18")
+    assert "--weights FILE" in error
+    assert "weights=" not in error
