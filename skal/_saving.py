@@ -142,10 +142,9 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     prefix = prefix_of(classifier, n_features=described["n_features_in"])
     backbone = prefix.backbone
     if backbone.fingerprint != described["fingerprint"]:
-        raise ValueError(
-            f"{str(path)!r} belongs to the backbone {described['fingerprint']!r}, but this one is "
-            f"{backbone.fingerprint!r}"
-        )
+        named = classifier.backbone
+        name = named if isinstance(named, str) else type(named).__name__
+        raise ValueError(f"{str(path)!r} belongs to the backbone of another name or other weights than {name!r}")
     if repr(backbone.inputs.transform) != described["preprocess"]:
         raise ValueError(
             f"{str(path)!r} was trained with {described['preprocess']}, but this classifier has "

@@ -7,16 +7,21 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skal.label import fitting
+from skal.label.audit import SHARE
 from skal.label.folder import list_images, read_fingerprint
 from skal.label.opening import expected_reserve
-from skal.label.project import Settings, find_settings, project_beside
+from skal.label.project import Settings, find_settings, predict_command, project_beside
 from skal.label.report import Status
 from skal.label.sources import Found, read_labels
 from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
 from skal.label.tables import write_rows
+
+if TYPE_CHECKING:  # it takes what the commands that only look do not need
+    from skal.label.session import LabelSession
 
 _BLOCK = 64
 
@@ -38,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (ValueError, OSError, ImportError) as error:  # a full disk is said in one line too
-        print(f"skal: {error}", file=sys.stderr)
+        words = " ".join(str(error).split())
+        words = words.replace("weights=FILE, or pass weights=None for random weights", "--weights FILE")
+        print(f"skal: {words}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -54,10 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="classes to start with")
     label.add_argument("--backbone", help=f"torchvision or timm:NAME (default: {fitting.DEFAULT_BACKBONE})")
     label.add_argument("--weights", help="state-dict file, or a name of torchvision's weights")
-    label.add_argument("--image-size", type=int, help="side of the network's input in pixels")
+    label.add_argument(
+        "--image-size",
+        type=int,
+        help=f"side of the network's input in pixels (default: {fitting.DEFAULT_SIZE} for {fitting.DEFAULT_BACKBONE}, "
+        "else the network's own)",
+    )
     label.add_argument("--strategy", choices=Strategies(), metavar="NAME", help="(default: uherding): %(choices)s")
     label.add_argument("--batch-size", type=int, default=10, help="answers between two models (default: %(default)s)")
-    label.add_argument("--audit", type=float, default=0.2, help="share of audit questions (default: %(default)s)")
+    label.add_argument("--audit", type=float, help=f"share of audit questions (default: as before, or {SHARE})")
     label.add_argument("--target", type=float, help="accuracy to reach, as .95")
     label.add_argument(
         "--follow-links",
@@ -105,13 +117,13 @@ def _label(args: argparse.Namespace) -> int:
 
     # One core answers, the others train: PyTorch reads this when it is imported, behind the page.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
-    path = Path(args.project) if args.project else project_beside(args.folder)
+    path = Path(os.path.abspath(args.project)) if args.project else project_beside(args.folder)
     stored = find_settings(path)
-    given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
     before = {} if stored is None else stored.network
-    network = given if stored is None or any(given.values()) else before
+    given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
+    named = {name: value for name, value in given.items() if value is not None}
+    network = named if args.backbone else {**before, **named}  # weights and size of another network are not kept
     fitting.check_network(network)
-    is_default = fitting.is_default(network) and fitting.is_default(before)
     query = None
     if args.strategy is not None:
         from skal.query import STRATEGIES
@@ -122,16 +134,17 @@ def _label(args: argparse.Namespace) -> int:
         args.folder,
         path,
         classes=args.classes,
-        estimator=None if is_default else fitting.build_estimator(network, path / "activations"),
         query=query,
         batch_size=args.batch_size,
         audit=args.audit,
         target=args.target,
         follow_links=args.follow_links,
+        network=network or None,
     )
     with session:
-        session.settings.network = network
-        session.project.save(session.settings)
+        was, now = fitting.name_of(before), fitting.name_of(network)
+        if stored is not None and was != now:
+            print(f"The network changes from {was} to {now}: a model of it is trained now, in place of the one before.")
         if labels.pairs:
             counts = session.import_labels(labels.pairs, str(args.labels))
             print(f"Labels of {args.labels}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
@@ -149,8 +162,33 @@ def _label(args: argparse.Namespace) -> int:
         print(f"The page opens from this file: {server.link}\nCtrl-C ends; every answer is saved when it is given.")
         if not args.no_browser:
             open_browser(server.link)
-        server.run()
+        try:
+            server.run()
+        finally:  # also by Ctrl-C, which is how it ends
+            _end(session, path)
     return 0
+
+
+def _end(session: LabelSession, path: Path) -> None:
+    """Train on the last answers, and say what comes next."""
+    status = session.status()
+    if status.n_newer and sum(n > 0 for n in status.per_class.values()) > 1:
+        print("\nThe model is trained on the last answers; Ctrl-C again leaves that out.", flush=True)
+        try:
+            session.fit()
+        except ValueError as error:
+            print(f"skal: {error}", file=sys.stderr)
+        status = session.status()
+    print(f"\n{status.n_labels} labels are kept in {path}")
+    if status.model:
+        for line in _newer(status.n_newer):
+            print(line)
+        print(f"To use the model: {predict_command(path)}")
+
+
+def _newer(n: int) -> list[str]:
+    """That a model lacks the last answers, as after a crash or a second Ctrl-C."""
+    return [f"{n} newer answers are not in this model: skal label trains it on them when it ends"] if n else []
 
 
 def _greeting(status: Status, path: Path) -> list[str]:
@@ -200,7 +238,7 @@ def describe(status: Status) -> list[str]:
     if status.not_used:
         lines.append("imported labels not used: " + ", ".join(f"{n} {why}" for why, n in status.not_used.items()))
     if status.accuracy is None or status.interval is None:
-        lines.append("accuracy: no number below 30 audit answers, or while answers are missing among them")
+        lines.append(f"accuracy: no number yet. {status.accuracy_hint}")
     else:
         lines.append(
             f"accuracy: {status.accuracy:.1%}, 95 % interval {_range(status.interval)}: agreement with your labels on "
@@ -217,7 +255,7 @@ def describe(status: Status) -> list[str]:
         lines.append(
             f"files that cannot be labelled: {len(status.unreadable)}, such as {': '.join(status.unreadable[0])}"
         )
-    return [*lines, *_links(status), status.stop_hint]
+    return [*lines, *_links(status), *(_newer(status.n_newer) if status.model else []), status.stop_hint]
 
 
 def _range(interval: tuple[float, float]) -> str:
@@ -236,27 +274,23 @@ def _predict(args: argparse.Namespace) -> int:
     temporary = Path(f"{args.output}.part")
     n = 0
     with open(temporary, "w", newline="", encoding="utf-8") as file:
-        write_rows(file, [("path", "label", "confidence", "probability", *(f"p({name})" for name in classes))])
+        write_rows(file, [predictor.columns])
         for start in range(0, len(paths), _BLOCK):
-            readable = []
+            readable, contents = [], []
             for path in paths[start : start + _BLOCK]:
                 try:
-                    read_fingerprint(folder / path)
+                    contents.append(read_fingerprint(folder / path).content)
                     readable.append(path)
                 except ValueError as error:
                     unreadable.append((path, str(error)))
             if readable:
                 confidence, proba = predictor.predict([str(folder / path) for path in readable])
-                best = confidence.argmax(axis=1)
-                write_rows(
-                    file,
-                    (
-                        (path, classes[k], f"{own[k]:.6f}", f"{row[k]:.6f}", *(f"{share:.6f}" for share in row))
-                        for path, k, own, row in zip(
-                            readable, best.tolist(), confidence.tolist(), proba.tolist(), strict=True
-                        )
-                    ),
-                )
+                found = zip(readable, contents, confidence.tolist(), proba.tolist(), strict=True)
+                for path, content, own, row in found:
+                    k = own.index(max(own))
+                    yours = [] if predictor.labels is None else [predictor.labels.get(content, "")]
+                    shares = [f"{share:.6f}" for share in (own[k], row[k], *row)]
+                    write_rows(file, [(path, classes[k], *yours, *shares)])
                 n += len(readable)
     os.replace(temporary, args.output)
     for path, reason in unreadable:
@@ -266,12 +300,18 @@ def _predict(args: argparse.Namespace) -> int:
         print("Probabilities are the model's own: calibrating them takes 30 audit answers.")
     else:
         print(f"Probabilities are calibrated on the audit answers (temperature {predictor.temperature:.2f}).")
+    for line in _newer(predictor.n_newer):
+        print(line)
     return 1 if unreadable else 0
 
 
 def _export(args: argparse.Namespace) -> int:
-    n = StoredProject(args.project).export(args.format, args.output)
+    project = StoredProject(args.project)
+    n = project.export(args.format, args.output)
     print(f"{n} labels: {args.output}")
+    if args.format in ("model", "onnx"):
+        for line in _newer(project.n_newer):
+            print(line)
     return 0
 
 

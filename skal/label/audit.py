@@ -16,6 +16,8 @@ import numpy as np
 
 #: No accuracy is shown from fewer answers than this.
 FEWEST = 30
+#: Share of the questions that go to reserved images, unless another is named.
+SHARE = 0.2
 #: Images reserved in a large folder, and the largest share of a small one.
 RESERVED, LARGEST_SHARE = 400, 1 / 3
 #: Confidences above which predictions might be accepted without a look.

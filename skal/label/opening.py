@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from skal.label.audit import LARGEST_SHARE, RESERVED, reserve_threshold
-from skal.label.folder import list_images
+from skal.label import fitting
+from skal.label.audit import LARGEST_SHARE, RESERVED, SHARE, reserve_threshold
+from skal.label.folder import extensions, list_images
 from skal.label.project import Project, Settings
+from skal.label.snapshot import Snapshot
 from skal.label.stopping import StopTest
 
 
@@ -18,13 +20,16 @@ def settle(
     project: Project,
     folder: str | None,
     n_listed: int,
-    audit: float,
+    audit: float | None,
     target: float | None,
     random_state: int | None,
     follow_links: bool,
+    network: dict[str, Any] | None,
     is_audited: bool,
 ) -> Settings:
     """The settings of a project, made or found; the key and the size of the reserve are never changed.
+
+    Where the network is another one than before, the project's model is taken away, with what it predicted.
 
     Parameters
     ----------
@@ -34,18 +39,23 @@ def settle(
         Images found.
     audit, target, random_state, follow_links
         As in :class:`skal.label.LabelSession`.
+    network : dict or None
+        As in :class:`skal.label.LabelSession`; empty where an estimator of the caller's takes its place.
     is_audited : bool
         Whether there is an audit answer already; the target stays then.
 
     Raises
     ------
     ValueError
-        If the project belongs to another folder, or the target would be changed too late.
+        If the project belongs to another folder, the target would be changed too late, or the project has reserved
+        no images for an audit.
     """
     found = project.load()
     if found is None:
+        audit = SHARE if audit is None else audit
         key = os.urandom(32) if random_state is None else np.random.RandomState(random_state).bytes(32)
         found = Settings(folder, key.hex(), reserve_threshold(n_listed) if audit else 0, n_listed, audit)
+        found.network = network or {}
     elif found.folder != folder:
         raise ValueError(f"the project {str(project.path)!r} belongs to {found.folder!r}, not to {folder!r}")
     if target is not None and target != found.target:
@@ -55,9 +65,23 @@ def settle(
                 "target chosen afterwards would not be tested"
             )
         found.target, found.looks = target, list(StopTest.plan(target, expected_reserve(found)).looks)
+    if audit is not None and audit > 0 and not found.threshold:
+        raise ValueError(f"audit={audit!r}, but the project was made with audit=0.0, so no images are reserved for it")
+    found.audit = found.audit if audit is None else audit
+    if network is not None:
+        is_other = fitting.resolved(network) != fitting.resolved(found.network) if network else bool(found.network)
+        if is_other:
+            _forget_model(project)
+        found.network = network
     found.follow_links = follow_links
     project.save(found)
     return found
+
+
+def _forget_model(project: Project) -> None:
+    """Take away the model and what it predicted; the next model has the next number."""
+    project.model.unlink(missing_ok=True)
+    Snapshot(version=Snapshot.load(project.snapshot).version).save(project.snapshot)
 
 
 def expected_reserve(settings: Settings) -> int:
@@ -73,6 +97,10 @@ def find_images(given: Any, follow_links: bool) -> tuple[Path | None, list[str],
             raise ValueError(f"{str(given)!r} is no folder")
         root = root.resolve()
         paths, left_out = list_images(root, follow_links=follow_links)
+        if not paths:
+            further = f"; left out: {': '.join(left_out[0])}" if left_out else ""
+            looked_for = ", ".join(sorted(extensions()))
+            raise ValueError(f"there are no images in {str(given)!r} (looked for {looked_for}){further}")
         return root, paths, left_out
     paths = [os.path.abspath(path) for path in given]
     missing = [path for path in paths if not os.path.isfile(path)]

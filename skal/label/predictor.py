@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from skal.label.audit import FEWEST
 from skal.label.calibration import calibrate, fit_temperature
 from skal.label.fitting import BLOCK
+from skal.label.folder import content_hash
 from skal.label.snapshot import Snapshot, renamed
 from skal.label.state import State
 
@@ -29,15 +31,27 @@ class Predictor:
         Old and new names of classes that were renamed or merged after it was trained.
     temperature : float or None
         Of :func:`skal.label.calibration.fit_temperature`; None where too few audit images are answered.
+    labels : dict of str to str or None
+        The person's label of each image, by the hash of its content; None for a model without its project.
+    n_newer : int
+        Answers that the model was not trained on.
     """
 
     model: Any
     renames: list[tuple[str, str]] = field(default_factory=list)
     temperature: float | None = None
+    labels: dict[str, str] | None = None
+    n_newer: int = 0
 
     @property
     def classes(self) -> list[str]:
         return self.renamed(np.zeros((0, len(self.model.classes_))))[0]
+
+    @property
+    def columns(self) -> list[str]:
+        """Of a table of predictions: `your_label` stands in it where labels are known."""
+        yours = [] if self.labels is None else ["your_label"]
+        return ["path", "label", *yours, "confidence", "probability", *(f"p({name})" for name in self.classes)]
 
     def renamed(self, proba: np.ndarray) -> tuple[list[str], np.ndarray]:
         """The classes of today, and their columns of what the model predicts."""
@@ -58,7 +72,7 @@ class Predictor:
         return confidence, confidence if self.temperature is None else calibrate(confidence, self.temperature)
 
     def table(self, paths: Sequence[str]) -> pd.DataFrame:
-        """Predictions as columns path, label, confidence, probability, and the probability of each class."""
+        """Predictions under :attr:`columns`."""
         import pandas as pd
 
         parts = [self.predict(paths[start : start + BLOCK]) for start in range(0, len(paths), BLOCK)]
@@ -67,6 +81,8 @@ class Predictor:
         proba = np.concatenate([empty, *(calibrated for _, calibrated in parts)])
         rows, best = np.arange(len(paths)), confidence.argmax(axis=1)
         found = {"path": list(paths), "label": np.array(self.classes)[best]}
+        if self.labels is not None:
+            found["your_label"] = [self.labels.get(content_hash(Path(path).read_bytes()), "") for path in paths]
         found |= {"confidence": confidence[rows, best], "probability": proba[rows, best]}
         return pd.DataFrame(found | {f"p({name})": proba[:, k] for k, name in enumerate(self.classes)})
 

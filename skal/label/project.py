@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,17 @@ class Project:
 def find_settings(path: str | os.PathLike[str]) -> Settings | None:
     """The settings of a project; None where there is none, and nothing is made."""
     return Project(path).load() if (Path(path) / "project.json").is_file() else None
+
+
+def predict_command(path: str | os.PathLike[str]) -> str:
+    """What a person types next.
+
+    Examples
+    --------
+    >>> predict_command("my photos.skal")
+    "skal predict 'my photos.skal' NEW/ --output predictions.csv"
+    """
+    return f"skal predict {shlex.quote(os.fspath(path))} NEW/ --output predictions.csv"
 
 
 def project_beside(folder: str | os.PathLike[str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skal.label.audit import (
+    FEWEST,
     Acceptance,
     ClassRecall,
     Estimate,
@@ -44,14 +46,18 @@ class Status:
     accuracy : float or None
         Share of the audit images on which the current model agrees with the person; None below 30 answers, and while
         images that came later are missing among them.
+    accuracy_hint : str
+        Where there is no accuracy, why, and after how many more answers about it comes.
     interval, bounds : (float, float) or None
-        Wilson's 95 % interval, of this one look; and the share if the model were wrong, or right, on every image the
+        Wilson's 95 % interval, valid for one look; and the share if the model were wrong, or right, on every image the
         person is unsure about.
     recalls : list of ClassRecall
     acceptance : Acceptance or None
         Confidence above which predictions are right often enough.
     model : int
-        Version of the current model; 0 before the first.
+        Version of the current model; 0 where there is none.
+    n_newer : int
+        Labels for training that the current model does not know; all where there is none.
     curve : list of dict
         Of each model its labels, and the audit's counts when it was made.
     stop_hint : str
@@ -81,9 +87,11 @@ class Status:
     n_audit: int
     n_reserved: int
     accuracy: float | None
+    accuracy_hint: str
     interval: tuple[float, float] | None
     bounds: tuple[float, float] | None
     model: int
+    n_newer: int
     stop_hint: str
     is_reached: bool
     is_plateau: bool
@@ -125,7 +133,7 @@ class Audit:
         places = [state.audited.get(item.id, item.place) for item in catalogue.reserved]
         self.is_complete = is_complete(places, state.audited.values())
         self.n_reserved = len(catalogue.reserved)
-        self.n_answered = 0
+        self.n_answered = self.n_sure = 0
         self.labels: list[str | None] = []
         self.predictions: list[str] = []
         self.confidences: list[float] = []
@@ -134,6 +142,7 @@ class Audit:
             if predicted is None and image not in catalogue.items:
                 continue  # its file is gone
             self.n_answered += 1
+            self.n_sure += decision is not None and decision.label is not None
             if predicted is not None and decision is not None:
                 self.labels.append(decision.label)
                 self.predictions.append(predicted[0])
@@ -171,9 +180,18 @@ class Audit:
 
 
 def report(
-    state: State, catalogue: Catalogue, snapshot: Snapshot, test: StopTest | None, share: float, **further: Any
+    state: State,
+    catalogue: Catalogue,
+    snapshot: Snapshot,
+    test: StopTest | None,
+    share: float,
+    is_whole: bool = True,
+    **further: Any,
 ) -> Status:
-    """The status from what is known; `further` are the fields about the background."""
+    """The status from what is known; `further` are the fields about the background.
+
+    `is_whole` says whether all images are read, so that the size of the reserve is known.
+    """
     audit = Audit(state, catalogue, snapshot)
     found = audit.estimate if audit.is_complete else Estimate(0, 0)
     decisions = state.decisions()
@@ -195,11 +213,13 @@ def report(
         n_audit=audit.n_answered,
         n_reserved=audit.n_reserved,
         accuracy=found.accuracy,
+        accuracy_hint="" if found.is_shown else _accuracy_hint(audit, share, catalogue, state, is_whole),
         interval=found.interval,
         bounds=found.bounds,
         recalls=class_recalls(audit.labels, audit.predictions, snapshot.classes) if found.is_shown else [],
         acceptance=accept_above(audit.confidences, is_right, level) if found.is_shown else None,
-        model=snapshot.version,
+        model=snapshot.version if snapshot.classes else 0,
+        n_newer=n_newer(state, catalogue, snapshot),
         curve=[{"n_labels": model["n_labels"], "audit": model.get("audit")} for model in state.models],
         stop_hint=_stop_hint(test, reached, plateau, audit, next_look),
         is_reached=reached,
@@ -212,6 +232,31 @@ def report(
         duplicates=list(catalogue.duplicates),
         **further,
     )
+
+
+def n_newer(state: State, catalogue: Catalogue, snapshot: Snapshot) -> int:
+    """Labels for training that were given since the model was trained; all where there is none."""
+    count = 0
+    for image, decision in state.decided_since(snapshot.n_events):
+        item = catalogue.items.get(image)
+        is_held = item is None or item.is_reserved or item.is_shadow
+        count += decision.label is not None and not is_held
+    return count
+
+
+def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: State, is_whole: bool) -> str:
+    """Why there is no accuracy, and when it comes."""
+    left = FEWEST - audit.n_sure
+    if not share:
+        return "No question is for the audit, so there is no accuracy."
+    if left <= 0:
+        return "It comes with the next model." if audit.is_complete else "None while audit images are missing."
+    given = f"{audit.n_sure} of at least {FEWEST} audit answers"
+    if is_whole and left > audit.n_reserved - audit.n_answered:
+        return f"{given}, and {audit.n_reserved} images are reserved: too few for a number. Add images to the folder."
+    n_open = sum(image not in state for image in catalogue.items)
+    answers = min(math.ceil(left / share), n_open) if is_whole else math.ceil(left / share)
+    return f"About {answers} more answers until the first number: {given}."
 
 
 def _next_look(test: StopTest, audit: Audit, state: State) -> int | None:

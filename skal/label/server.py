@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from skal.label.guard import App, Guard, Keys
+from skal.label.project import predict_command
 from skal.label.requests import Requests, answered
 from skal.label.session import LabelSession
 
@@ -73,8 +74,11 @@ class Pages:
     # ----------------------------------------------------------------- page
 
     async def index(self, request: Request) -> Response:
-        name = html.escape(self.session.project.path.stem)
-        page = self._index.replace("{write_token}", html.escape(self.keys.write)).replace("{project}", name)
+        path = self.session.project.path
+        found = {"write_token": self.keys.write, "link": str(link_of(path)), "next": predict_command(path.absolute())}
+        page = self._index
+        for name, value in {**found, "project": path.stem}.items():
+            page = page.replace("{" + name + "}", html.escape(value))
         return Response(page, media_type="text/html")
 
     async def enter(self, request: Request) -> Response:
@@ -171,7 +175,7 @@ class Server:
         self.keys = Keys(self.port)
         names = ["127.0.0.1", "localhost", "[::1]", *([] if is_local else [host, socket.gethostname(), *_addresses()])]
         self.host = host if is_local else socket.gethostname()
-        self.link = session.project.path / "open.html"
+        self.link = link_of(session.project.path)
         pages = Pages(session, self.keys, self._write_link)
         app: App = Starlette(routes=pages.routes())
         guarded = Guard(app, self.keys, [f"{name}:{self.port}" for name in names])
@@ -229,6 +233,11 @@ class Server:
         self._socket.close()
         with contextlib.suppress(FileNotFoundError):
             self.link.unlink()
+
+
+def link_of(project: Path) -> Path:
+    """The file that opens a project's page."""
+    return project.absolute() / "open.html"
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -64,8 +64,9 @@ class LabelSession(Questions, Actions):
         ``query(learner, paths, n_instances=n)``; None takes :func:`skal.query.uherding_sampling`.
     batch_size : int, default=10
         Answers after which the next model is trained.
-    audit : float, default=0.2
-        Share of the questions that go to reserved images; 0 reserves none.
+    audit : float or None, default=None
+        Share of the questions that go to reserved images. None is as it was when the project was last open, and 0.2 in
+        a new one. A project that is made with 0 reserves none.
     target : float or None, default=None
         Accuracy to be reached, for the advice when to stop. It cannot be changed after the first audit answer.
     random_state : int or None, default=0
@@ -74,6 +75,10 @@ class LabelSession(Questions, Actions):
     follow_links : bool or None, default=None
         Whether links that leave the folder are followed, and so shown. None is as it was when the project was last
         open; a new one follows none.
+    network : dict or None, default=None
+        "backbone", "weights" and "image_size" of the classifier that is taken where `estimator` is None, as
+        ``skal label`` names it; what is left out has its default. None is as it was when the project was last open. If
+        it is another one, the project's model is taken away, and one of this network is trained at once.
 
     Attributes
     ----------
@@ -105,13 +110,14 @@ class LabelSession(Questions, Actions):
         estimator: Any = None,
         query: Callable[..., Any] | None = None,
         batch_size: int = 10,
-        audit: float = 0.2,
+        audit: float | None = None,
         target: float | None = None,
         random_state: int | None = 0,
         follow_links: bool | None = None,
+        network: dict[str, Any] | None = None,
     ):
         check_count("batch_size", batch_size)
-        if not 0 <= audit <= 1:
+        if audit is not None and not 0 <= audit <= 1:
             raise ValueError(f"audit={audit!r} is not a share between 0 and 1")
         if target is not None:
             StopTest.plan(target, RESERVED)
@@ -127,12 +133,11 @@ class LabelSession(Questions, Actions):
         try:
             is_audited = any(event.get("why") == "audit" for event in self._log.events)
             folder = None if root is None else str(root)
+            if estimator is not None:
+                network = {}  # no command can make it
             self.settings = settle(
-                self.project, folder, len(paths), audit, target, random_state, follow_links, is_audited
+                self.project, folder, len(paths), audit, target, random_state, follow_links, network, is_audited
             )
-            if estimator is not None and self.settings.network:
-                self.settings.network = {}  # no command can make it
-                self.project.save(self.settings)
             self._state = State(self._log.events)
             self._open(root, paths, names, estimator, query, batch_size, random_state)
         except BaseException:
@@ -188,6 +193,8 @@ class LabelSession(Questions, Actions):
         self._imports.resume()
         trained = self._desk.snapshot.n_labels
         self._modelling.n_changes = abs(len(self._modelling.training()) - trained)
+        if self._desk.snapshot.version and not self._desk.snapshot.classes:  # the model was taken away
+            self._modelling.n_changes = max(self._modelling.n_changes, batch_size)
         failed = self._modelling.failed
         self._workers = [
             Worker("skal reading", self._next_reading, self._changed, failed, self._reading.idle_seconds),
@@ -243,16 +250,16 @@ class LabelSession(Questions, Actions):
         Returns
         -------
         predictions : DataFrame
-            Columns path, label, confidence, probability, and one a class, as ``skal predict`` writes them: the
-            confidence is the model's own, probabilities are calibrated on the audit answers once there are 30, and
-            classes have today's names.
+            Columns path, label, your_label, confidence, probability, and one a class, as ``skal predict`` writes them:
+            `your_label` is empty where an image has none, the confidence is the model's own, probabilities are
+            calibrated on the audit answers once there are 30, and classes have today's names.
         """
         if self.model is None:
             self.fit()
         with self._changed:
             snapshot = self._desk.snapshot
             renames = self._state.renames_since(snapshot.n_events)
-            predictor = Predictor(self.model, renames, calibration(self._state, snapshot)[0])
+            predictor = Predictor(self.model, renames, calibration(self._state, snapshot)[0], self._state.labels())
         return predictor.table([os.fspath(path) for path in paths])
 
     def status(self) -> Status:
@@ -267,6 +274,7 @@ class LabelSession(Questions, Actions):
                 self._desk.snapshot,
                 self._test,
                 self.settings.audit,
+                self._reading.is_done,
                 n_training=len(self._modelling.training()),
                 background=doing,
                 progress=self._modelling.progress,

@@ -244,6 +244,15 @@ class State:
             self._memo = {image: self._decision(history) for image, history in self._histories.items()}
         return self._memo
 
+    def labels(self) -> dict[str, str]:
+        """The label of each image that has one."""
+        return {image: decision.label for image, decision in self.decisions().items() if decision.label is not None}
+
+    def decided_since(self, n_events: int) -> list[tuple[str, Decision]]:
+        """The decisions whose last event came after there were so many."""
+        late = {event["id"] for event in self._events[n_events:]}
+        return [(image, decision) for image, decision in self.decisions().items() if decision.event["id"] in late]
+
     def is_settled(self, image: str, label: str) -> bool:
         """Whether a person has decided about an image, or it was imported with this label."""
         history = self._histories.get(image, ())

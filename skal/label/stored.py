@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from skal.label.log import read_events
 from skal.label.names import check_class_name
 from skal.label.predictor import Predictor, calibration
 from skal.label.project import Project
-from skal.label.report import Status, report
+from skal.label.report import Status, n_newer, report
 from skal.label.snapshot import Snapshot
 from skal.label.state import State, path_of
 from skal.label.stopping import StopTest
@@ -43,7 +44,7 @@ class StoredProject:
 
     def __init__(self, path: str | os.PathLike[str]):
         if not (Path(path) / "project.json").is_file():
-            raise ValueError(f"{str(path)!r} is no labelling project")
+            raise ValueError(_nothing(path))
         self.project = Project(path)
         settings = self.project.load()
         assert settings is not None
@@ -62,9 +63,13 @@ class StoredProject:
         if self.settings.target is not None:
             test = StopTest(self.settings.target, tuple(self.settings.looks))
         rows = [why for _, _, _, why in self.rows() if why != "audit"]
-        found = report(self.state, self.catalogue, self.snapshot, test, self.settings.audit, n_training=len(rows))
-        if self.catalogue.root is not None and self.catalogue.root.is_dir():
-            found.leave_out(list_images(self.catalogue.root, follow_links=self.settings.follow_links)[1])
+        root, links = self.catalogue.root, self.settings.follow_links
+        paths, left_out = ([], []) if root is None or not root.is_dir() else list_images(root, follow_links=links)
+        is_whole = {*paths} <= {*self.catalogue.contents(), *self.catalogue.unreadable}
+        found = report(
+            self.state, self.catalogue, self.snapshot, test, self.settings.audit, is_whole, n_training=len(rows)
+        )
+        found.leave_out(left_out)
         return found
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
@@ -107,13 +112,15 @@ class StoredProject:
         else:
             folder = Path(target)
             if folder.exists() and any(folder.iterdir()):
-                raise ValueError(f"{str(target)!r} is not empty")
+                raise ValueError(f"{str(target)!r} is not empty; name a folder that is, or does not exist yet")
             return self._to_folders(rows, folder) if form == "imagefolder" else self._model_to(folder, form)
         return len(rows)
 
     def _to_folders(self, rows: list[tuple[str, str, str, str]], folder: Path) -> int:
         """One folder a class, those of the audit apart, so that nobody trains on them by mistake."""
         n = 0
+        for name, label in itertools.product(("train", "audit"), dict.fromkeys(label for _, _, label, _ in rows)):
+            (folder / name / check_class_name(label)).mkdir(parents=True, exist_ok=True)  # the same classes in both
         for image, path, label, why in rows:
             part = folder / ("audit" if why == "audit" else "train") / check_class_name(label)
             file = self.catalogue.file(path)
@@ -121,28 +128,26 @@ class StoredProject:
             if not is_inside(copy, folder):
                 raise ValueError(f"class {label!r} would leave the folder {str(folder)!r}")
             if os.path.isfile(file):
-                part.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
                 n += 1
         return n
 
     def _model_to(self, folder: Path, form: str) -> int:
         """The model with a description: as skal reads it, or as ONNX."""
-        if not self.project.model.is_file() or not self.snapshot.version:
-            raise ValueError(f"{str(self.project.path)!r} has no model yet: label images of two classes first")
+        self._check_model()
         if form == "onnx":
             from skal.label.onnx_file import check_exporter, write_onnx
 
             check_exporter()
         temperature, n_calibration = calibration(self.state, self.snapshot)
-        predictor = Predictor(None, self.renames, temperature)
-        if form == "onnx":
-            predictor.model = self._load_model()
+        predictor = Predictor(self._load_model(), self.renames, temperature)
         folder.mkdir(parents=True, exist_ok=True)
-        further: dict[str, Any] = {"network": self.settings.network, "renames": self.renames}
         if form == "onnx":
             further = write_onnx(predictor, folder / "model.onnx")
         else:
+            transform = predictor.model.backbone_.inputs.transform
+            further = {"network": fitting.resolved(self.settings.network), "renames": self.renames}
+            further |= {"resize": transform.resize, "image_size": transform.crop}
             shutil.copyfile(self.project.model, folder / "model.safetensors")
         status = self.status()
         described = {
@@ -166,12 +171,25 @@ class StoredProject:
         ValueError
             If there is none, or it belongs to an estimator that only a program has.
         """
-        return Predictor(self._load_model(), self.renames, calibration(self.state, self.snapshot)[0])
+        temperature = calibration(self.state, self.snapshot)[0]
+        return Predictor(self._load_model(), self.renames, temperature, self.state.labels(), self.n_newer)
+
+    @property
+    def n_newer(self) -> int:
+        """Answers that the model was not trained on."""
+        return n_newer(self.state, self.catalogue, self.snapshot)
+
+    def _check_model(self) -> None:
+        if self.project.model.is_file() and self.snapshot.classes:
+            return
+        first = "label images of two classes first"
+        if self.snapshot.version:  # the one before was of another network
+            first = f"skal label trains one of {fitting.name_of(self.settings.network)}"
+        raise ValueError(f"{str(self.project.path)!r} has no model yet: {first}")
 
     def _load_model(self) -> FrozenPrefixClassifier:
-        if not self.project.model.is_file():
-            raise ValueError(f"{str(self.project.path)!r} holds no model: label images of two classes first")
-        return fitting.build_estimator(self.settings.network, cache=False).load(self.project.model)
+        self._check_model()
+        return _load(self.settings.network, self.project.model)
 
 
 def load_predictor(path: str | os.PathLike[str]) -> Predictor:
@@ -186,13 +204,26 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     if (folder / "project.json").is_file():
         return StoredProject(folder).predictor()
     if not (folder / "model.safetensors").is_file():
-        raise ValueError(f"{str(path)!r} holds no model: label images of two classes first")
+        raise ValueError(
+            f"{str(path)!r} is no labelling project and holds no model" if folder.exists() else _nothing(path)
+        )
     try:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         network, temperature = dict(described["network"]), described["temperature"]
         renames = [(str(label), str(to)) for label, to in described["renames"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(folder / 'model.json')!r} does not describe a model: {error}") from error
-    return Predictor(
-        fitting.build_estimator(network, cache=False).load(folder / "model.safetensors"), renames, temperature
-    )
+    return Predictor(_load(network, folder / "model.safetensors"), renames, temperature)
+
+
+def _load(network: dict[str, Any], file: Path) -> FrozenPrefixClassifier:
+    """The model of a file; it says which network it should be of."""
+    try:
+        return fitting.build_estimator(network, cache=False).load(file)
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} cannot be used with {fitting.name_of(network)}: {error}") from error
+
+
+def _nothing(path: str | os.PathLike[str]) -> str:
+    """Why a path is neither a project nor a model."""
+    return f"{str(path)!r} is no labelling project" if os.path.exists(path) else f"there is no {str(path)!r} here"

@@ -8,7 +8,6 @@ from tests.label.conftest import CLASSES, truth
 
 CHROMIUM = os.environ.get("SKAL_CHROMIUM", "/usr/bin/chromium")
 IMAGES = os.environ.get("SKAL_IMAGES")  # class folders of photographs, for the person of test_person.py
-PICTURES = os.environ.get("SKAL_PICTURES")  # a folder to keep the screenshots in, as docs/label
 BROWSER_TEST = [
     pytest.mark.browser,
     pytest.mark.slow,

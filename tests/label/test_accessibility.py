@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.label.browser import BROWSER_TEST, PICTURES
+from tests.label.browser import BROWSER_TEST
 from tests.label.conftest import truth
 
 pytestmark = BROWSER_TEST
@@ -54,15 +54,6 @@ def problems(page):
     return [*page.evaluate(_AXE), *page.evaluate(_SIZES)]
 
 
-def keep_picture(page, name, tmp_path):
-    """A screenshot in few colours, and at half its size where it is very large."""
-    page.screenshot(path=tmp_path / "shot.png")
-    if PICTURES:
-        with Image.open(tmp_path / "shot.png") as shot:
-            small = shot.convert("RGB").resize((shot.width // 2, shot.height // 2)) if shot.width > 2000 else shot
-            small.convert("RGB").quantize(48).save(Path(PICTURES) / f"{name}.png", optimize=True)
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_mode_at_every_size(serve, opened, visit, fashion, axe, scheme, tmp_path):
     project = tmp_path / "clothes.skal"
@@ -90,11 +81,9 @@ def test_every_mode_at_every_size(serve, opened, visit, fashion, axe, scheme, tm
             page.wait_for_selector(f"#{mode} img")
             page.wait_for_function("() => [...document.images].every((image) => image.complete)")
             assert problems(page) == [], (mode, width, scheme)
-            keep_picture(page, f"{mode}-{width}-{scheme}", tmp_path)
         page.keyboard.press("/")
         page.wait_for_selector("#class-dialog[open]")
         assert problems(page) == []
-        keep_picture(page, f"classes-{width}-{scheme}", tmp_path)
         page.keyboard.press("Escape")
         page.wait_for_selector("#class-dialog", state="hidden")
         page.keyboard.press("?")

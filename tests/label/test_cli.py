@@ -31,6 +31,38 @@ def test_a_status_names_the_accuracy_the_recalls_and_the_confidence_to_accept(op
     assert "right at least 95% of the time" in printed
 
 
+def test_how_many_answers_are_left_until_the_first_accuracy(opened, tmp_path, capsys):
+    folder, project = tmp_path / "many", tmp_path / "many.skal"
+    for i in range(120):
+        draw(folder / f"{CLASSES[i % 3]}-{i:03d}.png", CLASSES[i % 3], i)
+    session = settled(opened(folder=folder, project=project, batch_size=10_000, query=never, audit=0.4))
+    assert session.status().accuracy_hint == (
+        "About 75 more answers until the first number: 0 of at least 30 audit answers."
+    )
+    label_all(session, 30)
+    assert session.status().n_audit == 12
+    assert session.status().accuracy_hint.startswith("About 45 more answers until the first number: 12 of at least 30")
+    assert cli.main(["status", str(project)]) == 0
+    assert "accuracy: no number yet. About 45 more answers" in capsys.readouterr().out
+    label_all(session, 44)
+    assert session.status().accuracy_hint.startswith("About 3 more answers")
+    label_all(session, 1)
+    assert session.status().accuracy_hint == "It comes with the next model."
+    session.fit()
+    assert session.status().accuracy is not None
+    assert session.status().accuracy_hint == ""
+
+
+def test_why_no_accuracy_comes(quiet):
+    assert settled(quiet()).status().accuracy_hint == (
+        "0 of at least 30 audit answers, and 21 images are reserved: too few for a number. Add images to the folder."
+    )
+
+
+def test_without_an_audit_there_is_no_accuracy(quiet):
+    assert quiet(audit=0).status().accuracy_hint == "No question is for the audit, so there is no accuracy."
+
+
 def test_what_is_printed_is_worked_by_hand():
     (recall,) = class_recalls(["cat"] * 4, ["cat"] * 3 + ["dog"], ["cat"])
     low, high = wilson_interval(3, 4)

@@ -3,9 +3,11 @@
 import errno
 import os
 
+import pytest
+
 from skal.label import log as log_module
 from tests.label.browser import BROWSER_TEST, key_of, label, press, saved, shows
-from tests.label.conftest import CLASSES, settled
+from tests.label.conftest import CLASSES, label_all, settled
 
 pytestmark = BROWSER_TEST
 
@@ -131,3 +133,97 @@ def test_a_file_that_is_gone_is_passed_over(serve, opened, visit):
     assert second.id not in session.labels.image.tolist()
     assert len(session.status().unreadable) == 1
     assert first.id in session.labels.image.tolist()
+
+
+@pytest.mark.parametrize("key", ["1", "Backspace"])
+def test_what_is_not_saved_is_said_until_a_server_that_was_started_again_has_it(serve, opened, visit, key):
+    session = opened(batch_size=10_000)
+    client = serve(session)
+    page = visit(client, tolerated=("ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "ERR_CONNECTION_RESET", "403"))
+    label(page, 2)
+    client.server.stop()
+    page.keyboard.press(key)
+    banner_says(page, "skal label does not answer. If it has ended, start it again")
+    assert page.inner_text("#saved") == "1 not saved yet"
+    again = serve(session, port=client.server.port)
+    banner_says(page, f"skal label was started again. To go on here, open {again.server.link}")
+    page.wait_for_timeout(3500)  # it is tried again meanwhile, and refused
+    assert page.inner_text("#saved") == "1 not saved yet"
+    assert len(session.labels) == 2
+    other = page.context.new_page()
+    other.goto(again.server.link.as_uri())
+    other.wait_for_selector("#stage img")
+    page.wait_for_function("() => document.getElementById('saved').textContent === 'All saved'")
+    page.wait_for_selector("#banner", state="hidden")
+    assert len(session.labels) == (3 if key == "1" else 1)
+    label(page, 1)
+
+
+def banner_says(page, words):
+    page.wait_for_function("words => document.getElementById('banner').textContent.includes(words)", arg=words)
+
+
+# ------------------------------------------------------------------------ what is said
+
+
+def test_at_the_end_the_page_says_what_comes_next(serve, opened, visit):
+    session = settled(opened(batch_size=10_000))
+    label_all(session, 59, tab="before")
+    session.leave("before")
+    page = visit(serve(session))
+    page.keyboard.press(key_of(page.inner_text("#path")))
+    page.wait_for_selector("#stage code")
+    command = f"skal predict {session.project.path} NEW/ --output predictions.csv"
+    assert page.inner_text("#stage code") == command
+    assert "Done: nothing is left to label" in page.inner_text("#stage")
+
+
+def test_the_first_accuracy_is_announced(serve, opened, visit):
+    page = visit(serve(opened(batch_size=10_000)))
+    page.wait_for_selector("#status h2")
+    assert "of at least 30 audit answers" in page.inner_text("#status")
+
+
+_SHOWN = """status => import('/page/status.js').then(({showStatus}) => {
+  showStatus({
+    accuracy: 0.9, interval: [0.8, 0.95], bounds: [0.9, 0.9], acceptance: null, target: 0.9, stop_hint: '',
+    seconds_left: null, per_class: {}, recalls: [], n_labels: 0, n_images: 0, n_audit: 30, n_unsure: 0, n_conflicts: 0,
+    not_used: {}, background: '', model: 3, n_newer: 0, progress: 1, failure: null, curve: [], unreadable: [],
+    links: [], duplicates: [], set_aside: [], ...status});
+  return document.getElementById('status').innerText; })"""
+
+
+def test_the_curve_starts_with_two_points_and_counts_all_labels(serve, opened, visit):
+    page = visit(serve(opened(batch_size=10_000)))
+
+    def shows_curve(*models):
+        curve = [{"n_labels": n, "audit": audit} for n, audit in models]
+        page.evaluate(_SHOWN, {"curve": curve})
+        return page.locator("svg.curve").get_attribute("aria-label") if page.locator("svg.curve").count() else None
+
+    assert shows_curve((20, [10, 5, 0]), (30, [24, 6, 1])) is None
+    assert shows_curve((30, [24, 6, 1]), (30, [25, 5, 1])) is None  # two models at one number of labels
+    assert shows_curve((30, [24, 6, 1]), (30, [26, 4, 1]), (40, [30, 2, 0])) == (
+        "Accuracy from 86.7 % at 60 labels to 93.8 % at 72"
+    )
+
+
+def test_a_recall_is_counted_and_newer_answers_are_said(serve, opened, visit):
+    page = visit(serve(opened(batch_size=10_000)))
+    recall = {"label": "owl", "n": 1, "n_right": 1, "recall": 1.0, "interval": [0.207, 1.0], "is_known": True}
+    text = page.evaluate(_SHOWN, {"per_class": {"owl": 4}, "recalls": [recall], "n_newer": 7})
+    assert "1 of 1" in text
+    assert "100.0 % of 1" not in text
+    assert "Model 3; 7 newer answers wait for the next one." in text
+    assert "up to date" in page.evaluate(_SHOWN, {})
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_new_class_is_named_and_added_in_one_line(serve, opened, visit, width):
+    page = visit(serve(opened(batch_size=10_000)), width)
+    page.keyboard.press("/")
+    page.wait_for_selector("#class-dialog[open]")
+    field, button = (page.locator(one).bounding_box() for one in ("#new-class", "#add-class"))
+    label_box = page.locator("label[for=new-class]").bounding_box()
+    assert abs(field["y"] + field["height"] / 2 - button["y"] - button["height"] / 2) < 3
+    assert field["x"] - label_box["x"] - label_box["width"] >= 8

@@ -71,9 +71,28 @@ def test_the_session_predicts_what_the_command_does(audited, images, tmp_path):
     assert list(found.columns) == list(rows[0])
     assert list(found.label) == [row["label"] for row in rows]
     assert "scarlet" in set(found.label)
-    for name in found.columns[2:]:
+    assert list(found.columns[:3]) == ["path", "label", "your_label"]
+    for name in found.columns[3:]:
         assert_allclose(found[name], [float(row[name]) for row in rows], atol=1e-5)
-    assert audited.predict([]).shape == (0, 7)
+    assert audited.predict([]).shape == (0, 8)
+
+
+def test_predictions_say_which_images_are_labelled(audited, tmp_path):
+    """Also where a labelled image lies elsewhere now, and under the class's name of today."""
+    audited.rename_class("red", "scarlet")
+    labels = audited.labels.set_index("path").label.to_dict()
+    folder = tmp_path / "many"
+    (folder / "day").mkdir()
+    moved = next(iter(labels))
+    (folder / moved).rename(folder / "day" / "moved.png")
+    labels["day/moved.png"] = labels.pop(moved)
+    paths = sorted(folder.rglob("*.png"))
+    wanted = [labels.get(str(path.relative_to(folder)), "") for path in paths]
+    assert "" in wanted
+    assert "scarlet" in wanted
+    assert audited.predict(paths).your_label.tolist() == wanted
+    cli.main(["predict", str(audited.project.path), str(folder), "--output", str(tmp_path / "a.csv")])
+    assert [row["your_label"] for row in read_csv(tmp_path / "a.csv")] == wanted
 
 
 def test_without_thirty_answers_probabilities_are_the_models_own(opened):

@@ -22,7 +22,16 @@ def test_a_session_from_the_first_answer_to_the_model(opened):
     predictions = session.predict(paths)
     assert (predictions.label == [truth(path) for path in paths]).mean() > 0.9
     np.testing.assert_allclose(predictions.filter(like="p(").sum(axis=1), 1, rtol=1e-5)
-    assert list(predictions.columns) == ["path", "label", "confidence", "probability", "p(blue)", "p(green)", "p(red)"]
+    assert list(predictions.columns) == [
+        "path",
+        "label",
+        "your_label",
+        "confidence",
+        "probability",
+        "p(blue)",
+        "p(green)",
+        "p(red)",
+    ]
 
 
 def test_one_question_in_five_is_audit_and_comes_without_suggestion(opened):

@@ -25,6 +25,7 @@ def test_duplicates_and_unreadable_files_are_listed(photos, quiet):
     session = settled(quiet())
     status = session.status()
     assert status.n_images == 60
+    assert dict(status.unreadable)["broken.jpg"] == "it is no image in a format that Pillow reads"
     assert sorted(path for path, _ in status.unreadable) == [
         "broken.jpg",
         "empty.png",

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skal.label import LogError
 from skal.label import log as log_module
-from tests.label.conftest import label_all, never, settled
+from tests.label.conftest import draw, label_all, never, settled
 
 
 def test_a_full_disk_is_not_acknowledged(quiet, monkeypatch):
@@ -81,7 +81,7 @@ def test_the_project_is_beside_the_photos(opened, photos, tmp_path):
     with pytest.raises(ValueError, match="inside the images' folder"):
         opened(project=photos / "project")
     opened().close()
-    (tmp_path / "others").mkdir()
+    draw(tmp_path / "others" / "red.png", "red", 1)
     with pytest.raises(ValueError, match="belongs to"):
         opened(folder=tmp_path / "others")
     (tmp_path / "mine").mkdir()

@@ -12,10 +12,11 @@ import pytest
 import skal
 from skal import cli
 from skal.backbones import load
+from skal.backbones.weights import download_error
 from skal.label import LabelSession, catalogue, modelling
 from skal.label.project import find_settings
 from skal.label.reading import _FIRST
-from tests.label.conftest import draw, never, settled
+from tests.label.conftest import draw, label_all, never, settled
 from tests.label.test_kill import Colours
 
 
@@ -44,7 +45,7 @@ def test_the_first_question_takes_a_few_files(n_files, tmp_path, opened, monkeyp
 
 
 _FIRST_ANSWER = """
-import sys
+import os, sys
 from skal import cli
 from skal.label import modelling, requests, server
 
@@ -60,8 +61,8 @@ class Server(server.Server):
         assert self.session.next().id != question.id
         self.session.status()
         heavy = ("torch", "torchvision", "skorch", "sklearn", "scipy", "pandas")
-        print(*(name for name in heavy if name in sys.modules))
-        self.stop()
+        print(*(name for name in heavy if name in sys.modules), flush=True)
+        os._exit(0)  # the end of the command trains a model
 
 server.Server = Server
 modelling.Modelling.next_task = lambda self: None  # what is done in the background needs all of them
@@ -115,12 +116,51 @@ def test_a_project_keeps_its_network(photos, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(modelling.fitting, "build_estimator", lambda network, *_: made.append(network) or Colours())
     network = {"backbone": "resnet18", "weights": None, "image_size": 32}
-    with LabelSession(photos, project, query=never) as session:
-        session.settings.network = network
-        session.project.save(session.settings)
+    LabelSession(photos, project, query=never, network=network).close()
     with LabelSession(photos, project, query=never) as session:
         settled(session)
         assert session._modelling._estimator is not None
     assert made[-1] == network
     with LabelSession(photos, project, estimator=Colours(), query=never):
         assert find_settings(project).network == {}
+
+
+def test_a_folder_without_images_is_refused(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("none")
+    error = refused(capsys, tmp_path / "empty")
+    assert f"there are no images in {str(tmp_path / 'empty')!r} (looked for .bmp, .gif, .j" in error
+    assert "left out" not in error
+    (tmp_path / "empty" / "phone.heic").write_bytes(b"?")
+    assert "left out: phone.heic: HEIC files need the package pillow-heif" in refused(capsys, tmp_path / "empty")
+    assert not (tmp_path / "empty.skal").exists()
+
+
+def test_the_share_of_the_audit_can_be_changed_but_not_its_reserve(photos, tmp_path, quiet):
+    project = tmp_path / "photos.skal"
+    assert quiet_settings(quiet).audit == 0.2
+    assert quiet_settings(quiet, audit=0.5).audit == 0.5
+    session = quiet()
+    assert (session.settings.audit, find_settings(project).audit) == (0.5, 0.5)
+    label_all(session, 10)
+    assert session.status().n_audit == 5
+    session.close()
+    quiet_settings(quiet, project=tmp_path / "none.skal", audit=0)
+    with pytest.raises(ValueError, match=r"audit=0\.4, but the project was made with audit=0\.0"):
+        quiet(project=tmp_path / "none.skal", audit=0.4)
+
+
+def quiet_settings(quiet, **options):
+    session = quiet(**options)
+    session.close()
+    return session.settings
+
+
+def test_weights_that_cannot_be_downloaded_are_named_as_on_the_command_line(photos, capsys, monkeypatch):
+    def fail(*args, **options):
+        raise download_error("resnet18", "DEFAULT", None, OSError("no network"))
+
+    monkeypatch.setattr("skal.backbones.load_backbone", fail)
+    error = refused(capsys, photos, "--backbone", "resnet18")
+    assert "--weights FILE" in error
+    assert "weights=" not in error

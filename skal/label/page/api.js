@@ -1,8 +1,15 @@
 // Requests to the server.
 
-import { createSaving, newId, Refused } from "./saving.js";
+import { createSaving, newId, Refused, SHUT_OUT } from "./saving.js";
 
-const token = document.querySelector('meta[name="write-token"]').content;
+const meta = (page, name) => page.querySelector(`meta[name="${name}"]`).content;
+const link = meta(document, "link");
+let token = meta(document, "write-token");
+
+const GONE = `skal label does not answer. If it has ended, start it again, and open ${link}`;
+const STARTED_AGAIN = `skal label was started again. To go on here, open ${link} in this browser.`;
+
+export const isAboutConnection = (message) => message === GONE || message === STARTED_AGAIN;
 
 export const tab = sessionStorage.getItem("skal-tab") || newId();
 sessionStorage.setItem("skal-tab", tab);
@@ -19,16 +26,34 @@ async function answered(response) {
   } catch {
     message = text || message;
   }
-  throw new Refused(response.status, message);
+  throw new Refused(response.status, response.status === SHUT_OUT ? STARTED_AGAIN : message);
+}
+
+async function send(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch {
+    throw new Error(GONE);
+  }
 }
 
 export async function get(path, query = {}) {
-  return answered(await fetch(`${path}?${new URLSearchParams({ tab, visit, ...query })}`));
+  return answered(await send(`${path}?${new URLSearchParams({ tab, visit, ...query })}`));
 }
 
 async function post(path, body) {
   const headers = { "content-type": "application/json", "x-skal-token": token };
-  return answered(await fetch(path, { method: "POST", headers, body: JSON.stringify({ tab, visit, ...body }) }));
+  const response = await send(path, { method: "POST", headers, body: JSON.stringify({ tab, visit, ...body }) });
+  if (response.status === SHUT_OUT) await renew();
+  return answered(response);
+}
+
+// Of a server that was started again, the browser may have the cookie by now; its page then has another token.
+async function renew() {
+  const response = await send("/");
+  if (!response.ok) return;
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (meta(page, "link") === link) token = meta(page, "write-token"); // else it is another project's
 }
 
 export function leave() {

@@ -71,12 +71,7 @@ export function createLabelling(elements, services) {
     alone = false;
     const question = queue[0];
     if (!question) {
-      const text = document.createElement("p");
-      const isDone = !asking && busy.size === 0;
-      text.textContent = isDone
-        ? "Nothing is left to label. What a closed tab had comes back within two minutes. The review shows what may be wrong."
-        : "One moment …";
-      stage.replaceChildren(text);
+      stage.replaceChildren(!asking && busy.size === 0 ? done() : "One moment …");
       path.textContent = suggestion.textContent = "";
       group.hidden = true;
       markSuggested(buttons, null);
@@ -93,6 +88,18 @@ export function createLabelling(elements, services) {
     }
     markSuggested(buttons, question.suggestion);
     showGroup(question);
+  }
+
+  // What comes next: the page names the command, the notebook's widget does not.
+  function done() {
+    const text = document.createElement("p");
+    text.append("Done: nothing is left to label. The review shows what may be wrong. ");
+    if (stage.dataset.next) {
+      const command = document.createElement("code");
+      command.textContent = stage.dataset.next;
+      text.append("To use the model, in a terminal: ", command);
+    }
+    return text;
   }
 
   function showGroup(question) {

@@ -1,6 +1,6 @@
 // The page: its modes, its keys, and what it says.
 
-import { act, get, leave, onSaving, unsaved } from "./api.js";
+import { act, get, isAboutConnection, leave, onSaving, unsaved } from "./api.js";
 import { classes, onClasses, openDialog, setClasses } from "./classes.js";
 import { keyOf } from "./keys.js";
 import * as grid from "./grid.js";
@@ -30,6 +30,11 @@ export function showBanner(message, canReopen = false) {
     banner.append(button);
   }
   banner.hidden = !message;
+}
+
+// The server has answered.
+function answers() {
+  if (isAboutConnection(banner.textContent)) showBanner("");
 }
 
 async function reopen() {
@@ -88,7 +93,7 @@ document.addEventListener("click", (event) => {
 onSaving((waiting, problem) => {
   saved.textContent = waiting ? `${waiting} not saved yet` : "All saved";
   if (problem) showBanner(problem, problem.includes("cannot be written") || problem.includes("nothing is recorded"));
-  else if (!waiting && banner.textContent.startsWith("The server")) showBanner("");
+  else if (!waiting) answers();
 });
 
 window.addEventListener("beforeunload", (event) => {
@@ -107,6 +112,7 @@ async function poll() {
   try {
     const { changes } = classes;
     const status = await get("/api/status", { polls: 1 });
+    if (!unsaved()) answers();
     if (changes === classes.changes) setClasses(status.classes); // else it may be from before the change
     showStatus(status);
     if (!status.is_writable) showBanner(status.failure, true);
@@ -114,7 +120,7 @@ async function poll() {
     first = false;
     if (mode === "single" && single.isEmpty()) single.start();
   } catch (error) {
-    showBanner(`The server does not answer: ${error.message}`);
+    showBanner(error.message);
   } finally {
     setTimeout(poll, 2000);
   }

@@ -12,6 +12,9 @@ export class Refused extends Error {
   }
 }
 
+// The session has not looked at the action: the page must be let in again first.
+export const SHUT_OUT = 403;
+
 const RETRIES = [300, 1000, 3000];
 
 // `post` sends one action; it throws Refused where the session has answered, and anything else where it has not.
@@ -29,9 +32,9 @@ export function createSaving(post) {
       try {
         return await post(path, body);
       } catch (error) {
-        const isLost = !(error instanceof Refused) || error.status === 503;
+        const isLost = !(error instanceof Refused) || error.status === 503 || error.status === SHUT_OUT;
         if (!isLost) throw error;
-        tell("The server does not answer. Trying again …");
+        tell(error.message);
         await new Promise((resolve) => setTimeout(resolve, RETRIES[Math.min(attempt, RETRIES.length - 1)]));
       }
     }

@@ -30,14 +30,12 @@ export function showStatus(status) {
 
 function accuracy(status) {
   if (status.accuracy === null) {
-    const few = `${status.n_audit} of at least 30 audit answers. No number before that: it would mean nothing.`;
-    return [element("p", few, "quiet"), ...curve(status)];
+    return [element("p", status.accuracy_hint, "quiet"), ...curve(status)];
   }
   const [low, high] = status.interval;
-  const parts = [
-    element("p", percent(status.accuracy), "big"),
-    element("p", `95 % interval ${percent(low)} to ${percent(high)}, of this one look`),
-  ];
+  const interval = element("p", `95 % interval ${percent(low)} to ${percent(high)}`);
+  interval.title = "For one look, not for labelling on until it is high enough";
+  const parts = [element("p", percent(status.accuracy), "big"), interval];
   if (status.bounds[0] !== status.bounds[1]) {
     parts.push(element("p", `with the unsure ones: ${percent(status.bounds[0])} to ${percent(status.bounds[1])}`));
   }
@@ -62,10 +60,20 @@ function wilson(right, n) {
   return [(centre - half) / scale, (centre + half) / scale];
 }
 
+// Models with an accuracy, the last one at each number of labels, which are counted with those for the audit as above.
+function curvePoints(models) {
+  const found = new Map();
+  for (const { n_labels, audit } of models) {
+    const n = audit ? audit[0] + audit[1] : 0;
+    if (n >= 30) found.set(n_labels + n, { n_labels: n_labels + n, audit });
+  }
+  return [...found.values()].sort((one, other) => one.n_labels - other.n_labels);
+}
+
 function curve(status) {
-  const points = status.curve.filter(({ audit }) => audit && audit[0] + audit[1] >= 30);
+  const points = curvePoints(status.curve);
   if (points.length < 2) return [];
-  const last = Math.max(...points.map((point) => point.n_labels));
+  const last = points.at(-1).n_labels;
   const first = points[0].n_labels;
   const x = (n) => 34 + (260 * (n - first)) / Math.max(last - first, 1);
   const bounds = points.map(({ audit }) => wilson(audit[0], audit[0] + audit[1]));
@@ -116,9 +124,9 @@ function labels(status) {
   const body = Object.entries(status.per_class).map(([name, n]) => {
     const row = element("tr");
     const recall = recalls.get(name);
-    const found = recall ? `${percent(recall.recall)} of ${recall.n}` : "";
+    const found = recall ? `${recall.n_right} of ${recall.n}` : "";
     row.append(element("td", name), element("td", n), element("td", recall && !recall.is_known ? "audit only" : found));
-    if (recall) row.title = `95 % interval ${percent(recall.interval[0])} to ${percent(recall.interval[1])}`;
+    if (recall) row.title = `${percent(recall.recall)}, 95 % interval ${percent(recall.interval[0])} to ${percent(recall.interval[1])}`;
     return row;
   });
   const thead = element("thead");
@@ -135,7 +143,7 @@ function labels(status) {
 }
 
 function background(status) {
-  const parts = [element("p", status.background || (status.model ? `Model ${status.model} is up to date.` : "Waiting for labels."))];
+  const parts = [element("p", status.background || waiting(status))];
   if (status.progress !== null && status.progress < 1) {
     const bar = element("progress");
     bar.max = 1;
@@ -145,6 +153,11 @@ function background(status) {
   }
   if (status.failure) parts.push(element("p", status.failure));
   return parts;
+}
+
+function waiting({ model, n_newer: newer }) {
+  if (!model) return "Waiting for labels.";
+  return newer ? `Model ${model}; ${newer} newer answers wait for the next one.` : `Model ${model} is up to date.`;
 }
 
 function problems(status) {
