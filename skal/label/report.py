@@ -133,16 +133,18 @@ class Audit:
         places = [state.audited.get(item.id, item.place) for item in catalogue.reserved]
         self.is_complete = is_complete(places, state.audited.values())
         self.n_reserved = len(catalogue.reserved)
-        self.n_answered = self.n_sure = 0
+        self.n_answered = self.n_sure = self.n_absent = 0
         self.labels: list[str | None] = []
         self.predictions: list[str] = []
         self.confidences: list[float] = []
         for image in sorted(state.audited, key=state.audited.__getitem__):
             predicted, decision = snapshot.predicted(image), state.decision(image)
+            is_sure = decision is not None and decision.label is not None
             if predicted is None and image not in catalogue.items:
-                continue  # its file is gone
+                self.n_absent += is_sure  # its file is gone, or not read yet
+                continue
             self.n_answered += 1
-            self.n_sure += decision is not None and decision.label is not None
+            self.n_sure += is_sure
             if predicted is not None and decision is not None:
                 self.labels.append(decision.label)
                 self.predictions.append(predicted[0])
@@ -246,12 +248,13 @@ def n_newer(state: State, catalogue: Catalogue, snapshot: Snapshot) -> int:
 
 def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: State, is_whole: bool) -> str:
     """Why there is no accuracy, and when it comes."""
-    left = FEWEST - audit.n_sure
+    n_sure = audit.n_sure if is_whole else audit.n_sure + audit.n_absent
+    left = FEWEST - n_sure
     if not share:
         return "No question is for the audit, so there is no accuracy."
     if left <= 0:
         return "It comes with the next model." if audit.is_complete else "None while audit images are missing."
-    given = f"{audit.n_sure} of at least {FEWEST} audit answers"
+    given = f"{n_sure} of at least {FEWEST} audit answers"
     if is_whole and left > audit.n_reserved - audit.n_answered:
         return f"{given}, and {audit.n_reserved} images are reserved: too few for a number. Add images to the folder."
     n_open = sum(image not in state for image in catalogue.items)

@@ -37,6 +37,7 @@ def project(photos, tmp_path):
     """A project with an accuracy, closed."""
     path = tmp_path / "photos.skal"
     with LabelSession(photos, path, classes=CLASSES, query=never, audit=0.7, batch_size=10_000) as session:
+        settled(session)  # all images are read, and the reserve is known
         label_all(session, 50)
         session.fit()
     return path

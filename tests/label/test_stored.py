@@ -19,6 +19,7 @@ from tests.label.conftest import CLASSES, draw, label_all, settled, truth
 def project(opened, tmp_path):
     """A project with 30 labels and a model, closed."""
     session = opened(batch_size=10_000)
+    settled(session)  # the reserve is known
     label_all(session, 29)
     session.unsure(session.next().id)
     session.fit()
