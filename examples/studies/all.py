@@ -119,7 +119,7 @@ STUDIES = {
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
     "all_labels": Study(
-        [study("all_labels", f"--name {name} --images {{data}}/{name} {run} --output {{work}}/all_labels.csv")
+        [study("all_labels", f"--seeds 1 --name {name} --images {{data}}/{name} {run} --output {{work}}/all_labels.csv")
          for run in (f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99")
          for name in ("scenes15", "textures10")]
         + [study("all_labels", "--output {work}/all_labels.csv --table {work}/table.csv")],
@@ -161,11 +161,9 @@ STUDIES = {
         [profile(97), *(study("compare_strategies", f"{run} --probe --seeds 3 --test 1000 --output {{work}}/tables")
                         for run in (
             f"--name scenes15 --images {{data}}/scenes15 {PROFILED} --image-size 97 --batch 15",
-            f"--name usps --digits {DIGITS} --pool 2000",
-            f"--name cifar10 --npz {{data}}/cifar10.npz {PROFILED} --image-size 97 --pool 2000"))],
+            f"--name usps --digits {DIGITS} --pool 2000"))],
         {f"tables/{name}": f"strategies/{name}" for name in (
-            "areas.csv", "ranks.csv", "needed.csv", "seconds.csv", "curves.png", "scenes15.csv", "usps.csv",
-            "cifar10.csv")},
+            "areas.csv", "ranks.csv", "needed.csv", "seconds.csv", "curves.png", "scenes15.csv", "usps.csv")},
     ),
     "exploration_cifar10": Study(
         [study("continuous_exploration", "--npz {data}/cifar10.npz --known 5 --novel 5 --steps 12 --iterations 50 "
