@@ -3,7 +3,7 @@
 UHerding, the default strategy, against random labelling, and against logistic regression on the features of the same
 network.
 
-    python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (two minutes)
+    python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (three minutes)
     python examples/quickstart.py --full                twice the rounds, three seeds, and all labels
     python examples/quickstart.py --images DIR          the same on a folder of class folders
 
