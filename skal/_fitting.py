@@ -134,9 +134,10 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
     """Number of frozen layers where none is given: as in the fit that is continued, or as the labels are many."""
     if continues and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
         return int(estimator.n_frozen_)
-    if estimator.max_epochs == 0 or np.ndim(y) != 1:  # a probe; or labels that are refused below
+    labels = np.asarray(y)
+    if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe; or labels that are refused below
         return prefix.n_frozen
-    return int(recipe_of(estimator).default_depth(prefix.backbone, len(y)))
+    return int(recipe_of(estimator).default_depth(prefix.backbone, len(labels)))
 
 
 def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:

@@ -100,7 +100,7 @@ def trained_lenet(X: np.ndarray, y: np.ndarray, file: Path, *, epochs: int = 3) 
             net, n_frozen=0, image_size=28, head_init="random", normalize=False, relative_lr=False, lr=1e-3,
             batch_size=64, max_epochs=epochs, min_steps=0, cache=False, random_state=0,
         ).fit(X, y)  # fmt: skip
-        weights = dict(classifier.net_.module_.body.state_dict())
+        weights = {name: value.contiguous() for name, value in classifier.net_.module_.body.state_dict().items()}
         weights |= {f"9.{name}": value for name, value in classifier.net_.module_.head.state_dict().items()}
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, file, metadata={"trained": f"{len(X)} images, {epochs} epochs"})
