@@ -187,7 +187,7 @@ def report(
     snapshot: Snapshot,
     test: StopTest | None,
     share: float,
-    is_whole: bool = True,
+    is_whole: bool,
     **further: Any,
 ) -> Status:
     """The status from what is known; `further` are the fields about the background.
