@@ -16,7 +16,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from skal.backbones.tracing import ADDITIONS, NORMS, WEIGHT_LAYERS, Tracer, attribute, batch_sizes, is_activation, trace
+from skal.backbones.tracing import (
+    ADDITIONS,
+    NORMS,
+    WEIGHT_LAYERS,
+    Tracer,
+    attribute,
+    batch_sizes,
+    is_activation,
+    takes_channels_last,
+    trace,
+)
 
 
 class LayerGraph:
@@ -65,6 +75,10 @@ class LayerGraph:
         if isinstance(module, WEIGHT_LAYERS):  # a single layer has no forward in terms of layers
             self.module = nn.Sequential(self.module)
         self.graph = trace(self.module, example)
+        if takes_channels_last(self.module, self.graph):  # convolutions of small maps then take half to two thirds
+            for part in self.module.modules():
+                if isinstance(part, nn.Conv2d):
+                    part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._modules = dict(self.module.named_modules())
         self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
         self._batch_sizes = batch_sizes(self.graph, self.input)

@@ -296,6 +296,29 @@ def batch_sizes(graph: fx.Graph, data: fx.Node) -> set[fx.Node]:
     return sizes
 
 
+def takes_channels_last(module: nn.Module, graph: fx.Graph) -> bool:
+    """Whether maps may lie with their channels innermost: not where a network views them in the order they had.
+
+    Examples
+    --------
+    >>> class Net(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.view(x.size(0), -1)
+    >>> flat = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+    >>> takes_channels_last(flat, fx.symbolic_trace(flat).graph)
+    True
+    >>> takes_channels_last(Net(), fx.symbolic_trace(Net()).graph)
+    False
+    """
+    for node in graph.nodes:
+        owner = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if owner is not None and not type(owner).__module__.startswith("torch.nn."):
+            return False  # who knows what it does
+        if node.target in ("view", "view_as", "stride", "is_contiguous", torch.Tensor.view):
+            return False
+    return True
+
+
 def _is_functional(target: Any) -> bool:
     return getattr(target, "__module__", "") in ("torch.nn.functional", "torch._C._nn")
 

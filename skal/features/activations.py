@@ -91,7 +91,7 @@ def frozen_activations(
 
     def run(lacking: tuple[int, ...], start: fx.Node, x: torch.Tensor) -> list[torch.Tensor]:
         outputs = layers.segment(start, [points[p].node for p in lacking]).to(device).eval()(x.to(device))
-        return [pool(out, points[p].pooled).cpu() for p, out in zip(lacking, outputs, strict=True)]
+        return [pool(out, points[p].pooled).cpu().contiguous() for p, out in zip(lacking, outputs, strict=True)]
 
     def starts(lacking: tuple[int, ...], without: list[int], keys: list[bytes]) -> Iterator[tuple[fx.Node, dict]]:
         """From where to compute what these rows lack: the deepest point that is kept, and at last the input."""

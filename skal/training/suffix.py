@@ -48,8 +48,6 @@ class Suffix(nn.Module):
         super().__init__()
         body = layers.segment(layers.cut(n_frozen), [layers.features])
         self.body: fx.GraphModule = copy.deepcopy(body)
-        if takes_channels_last(self.body):  # convolutions of small maps then take two thirds of the time
-            self.body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = nn.Linear(n_features, n_classes)
         self.normalize = normalize
         self.mean: torch.Tensor | None
@@ -95,27 +93,6 @@ class Suffix(nn.Module):
         for name in self._evaluating:
             self.body.get_submodule(name).eval()
         return self
-
-
-def takes_channels_last(body: fx.GraphModule) -> bool:
-    """Whether maps may lie with their channels innermost: not where a network views them in the order they had.
-
-    Examples
-    --------
-    >>> class Net(nn.Module):
-    ...     def forward(self, x):
-    ...         return x.view(x.size(0), -1)
-    >>> takes_channels_last(fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())))
-    True
-    >>> takes_channels_last(fx.symbolic_trace(Net()))
-    False
-    """
-    for node in body.graph.nodes:
-        if node.op == "call_module" and not type(body.get_submodule(node.target)).__module__.startswith("torch.nn."):
-            return False  # who knows what it does
-        if node.target in ("view", "view_as", "stride", "is_contiguous", torch.Tensor.view):
-            return False
-    return True
 
 
 def interpolate(start: nn.Module, end: nn.Module, alpha: float) -> None:

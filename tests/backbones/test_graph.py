@@ -60,7 +60,7 @@ def test_every_cut_gives_the_same_features_as_the_whole(name):
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         (features,) = layers.segment(layers.input, [layers.features])(x)
-        torch.testing.assert_close(layers.head_segment()(features)[0], net(x))
+        torch.testing.assert_close(layers.head_segment()(features)[0], net(x), rtol=1e-3, atol=1e-4)
         n = len(layers.weight_layers)
         for depth in {0, 1, n // 2, n - 1, n}:
             cut = layers.cut(depth)
@@ -307,7 +307,7 @@ def test_a_tensor_without_a_row_a_sample_is_no_cut():
         (z,) = layers.segment(layers.input, [layers.cut(depth)])(x)
         assert len(z) == 7
         (features,) = layers.segment(layers.cut(depth), [layers.features])(z)
-        torch.testing.assert_close(layers.head_segment()(features)[0], net(x))
+        torch.testing.assert_close(layers.head_segment()(features)[0], net(x), rtol=1e-3, atol=1e-4)
 
 
 class FixedBatch(nn.Module):

@@ -1,4 +1,4 @@
-"""How the maps of a suffix lie in memory."""
+"""How the maps of a network lie in memory."""
 
 import numpy as np
 import pytest
@@ -40,8 +40,17 @@ def test_a_network_that_views_its_maps_is_trained_as_one_that_flattens_them(imag
     np.testing.assert_allclose(viewing.predict_proba(images[0]), flattening.predict_proba(images[0]), atol=1e-5)
 
 
-def test_convolutions_have_their_channels_innermost_where_that_is_safe(images):
-    for last, is_innermost in ((nn.Flatten(), True), (Viewing(), False)):
-        body = fitted(last, *images).net_.module_.body
-        kernel = next(weight for weight in body.parameters() if weight.ndim == 4)
-        assert kernel.is_contiguous(memory_format=torch.channels_last) == is_innermost
+@pytest.mark.parametrize(("last", "is_innermost"), [(nn.Flatten(), True), (Viewing(), False)])
+def test_convolutions_have_their_channels_innermost_where_that_is_safe(images, last, is_innermost):
+    net = fitted(last, *images)
+    for module in (net.backbone_.layers.module, net.net_.module_.body):
+        kernels = [weight for weight in module.parameters() if weight.ndim == 4]
+        assert kernels
+        assert all(kernel.is_contiguous(memory_format=torch.channels_last) == is_innermost for kernel in kernels)
+
+
+def test_the_layout_of_what_a_user_gives_is_left_alone(images):
+    given = network(nn.Flatten())
+    fitted_net = FrozenPrefixClassifier(given, n_frozen=1, image_size=16, max_epochs=1, min_steps=0, random_state=0)
+    fitted_net.fit(*images)
+    assert given[0].weight.is_contiguous()
