@@ -19,8 +19,10 @@ from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
 from skal.features.prefix import Prefix, default_depth
 from skal.images.forms import as_data, is_images, unwrap
+from skal.images.inputs import Inputs
 from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
+from skal.training.mirror_images import are_like_their_mirror_images
 from skal.training.net import Options
 from skal.training.problem import LastFit, Problem
 from skal.training.recipe import Recipe, Trained
@@ -93,6 +95,7 @@ def train(
         labelled, is_old = estimator.seen_.followed_by(new)
     elif continues:
         is_old = np.isin(new.content, estimator.seen_.content)
+    prefix = replace(prefix, mirrors=_mirrors(estimator, prefix, labelled.inputs, data.get("X_unlabeled"), continues))
     problem = Problem(
         prefix,
         Options.of(estimator),
@@ -105,7 +108,7 @@ def train(
         deadline,
     )
     if len(labelled.y):
-        problem.activations  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
+        problem.views  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
     with seeded(draw_seed(check_random_state(estimator.random_state))):
         trained = recipe.train(problem, **data)
     models = [trained.net.module_, *trained.fused]
@@ -121,6 +124,7 @@ def train(
         "fused_": list(trained.fused),
         "backbone_": prefix.backbone,
         "n_frozen_": prefix.n_frozen,
+        "mirrors_": prefix.mirrors,
         "recipe_": recipe,
         "data_": data,
         "seen_": labelled,
@@ -138,6 +142,21 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
     if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe; or labels that are refused below
         return prefix.n_frozen
     return int(recipe_of(estimator).default_depth(prefix.backbone, len(labels)))
+
+
+def _mirrors(estimator: Any, prefix: Prefix, labelled: Inputs, pool: Any, continues: bool) -> bool:
+    """Whether images are read together with their mirror images."""
+    if prefix.backbone.inputs.transform is None:
+        if estimator.mirror is True:
+            raise ValueError("mirror=True, but this network takes 2-D features, which have no mirror images")
+        return False
+    if continues:
+        return bool(estimator.mirrors_)
+    if estimator.mirror != "auto":
+        return bool(estimator.mirror)
+    if not isinstance(estimator.backbone, str) or estimator.weights is None:
+        return False  # who knows what it has been trained on, if at all
+    return are_like_their_mirror_images(prefix, [labelled] if pool is None else [labelled, prefix.check(pool)])
 
 
 def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -173,7 +192,7 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
 def fitted_prefix(estimator: Any) -> Prefix:
     """The frozen layers of the last fit."""
     device, cache = find_device(estimator.device), find_cache(estimator.cache)
-    return Prefix(estimator.backbone_, estimator.n_frozen_, device, cache, bool(estimator.verbose))
+    return Prefix(estimator.backbone_, estimator.n_frozen_, device, cache, bool(estimator.verbose), estimator.mirrors_)
 
 
 def is_same_network(estimator: Any, prefix: Prefix) -> bool:

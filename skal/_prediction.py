@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
-from skal._device import find_device
 from skal._fitting import checked_features, fitted_prefix, prefix_of
 from skal.backbones.backbone import Backbone
 from skal.features.gathered import Gathered
@@ -53,12 +53,6 @@ class PredictionMixin:
             prefix = fitted_prefix(self)
         return prefix, prefix.check(X)
 
-    def _run_suffix(self, X: Any, run: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Run part of the fitted suffix on activations at the cut, block by block."""
-        check_is_fitted(self)
-        prefix, inputs = self._checked(X)
-        return torch.cat([run_batched(run, block, prefix.device) for block in prefix.activations(inputs)])
-
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes.
 
@@ -90,22 +84,13 @@ class PredictionMixin:
     def _log_proba(self, X: Any) -> torch.Tensor:
         """Logarithm of the models' mean probabilities."""
         check_is_fitted(self)
-        device = find_device(self.device)
-        models = [model.to(device).eval() for model in (*self.fused_, self.net_.module_)]
-        if len(models) == 1:
-            last = models[0]
-            logits = [
-                run_batched(lambda x: last.head(last.scaled(x)), block, device)
-                for block in self._final_features(*self._checked(X))
-            ]
-            return torch.cat(logits).log_softmax(1)
-        return self._run_suffix(
-            X, lambda x: torch.stack([model(x).log_softmax(1) for model in models]).logsumexp(0)
-        ).log_softmax(1)
-
-    def _final_features(self, prefix: Prefix, inputs: Inputs) -> Iterator[torch.Tensor]:
-        """Final representations under the current network, in blocks of rows."""
-        return final_features(prefix, inputs, self.net_.module_, self._final)
+        prefix, inputs = self._checked(X)
+        of_models = []
+        for model in (*self.fused_, self.net_.module_):
+            read = partial(_logits, model)
+            blocks = final_features(prefix, inputs, model, self._final)
+            of_models.append(torch.cat([run_batched(read, block, prefix.device) for block in blocks]).log_softmax(1))
+        return of_models[0] if len(of_models) == 1 else torch.stack(of_models).logsumexp(0).log_softmax(1)
 
     def transform(self, X: Any) -> np.ndarray:
         """Final representation under the current network.
@@ -125,7 +110,7 @@ class PredictionMixin:
 
     def _transformed(self, prefix: Prefix, inputs: Inputs) -> np.ndarray:
         features = Gathered(len(inputs))
-        for block in self._final_features(prefix, inputs):
+        for block in final_features(prefix, inputs, self.net_.module_, self._final):
             features.add(block)
         return features.rows.numpy()
 
@@ -232,3 +217,8 @@ class PredictionMixin:
     def check_source(self, source: SourceProfile, X: Any) -> None:
         """Raise a ValueError if a profile belongs to another backbone than the one that takes `X`."""
         source.check_backbone(self._checked(X[:1])[0].backbone)
+
+
+def _logits(model: Suffix, features: torch.Tensor) -> torch.Tensor:
+    """Logits of final representations."""
+    return model.head(model.scaled(features))

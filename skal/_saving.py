@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _REQUIRED = (
     "classes", "n_models", "normalize", "n_frozen", "fingerprint", "n_features_in", "preprocess", "recipe", "data",
-    "trained_classes", "labelled", "weighted", "scale",
+    "mirrors", "trained_classes", "labelled", "weighted", "scale",
 )  # fmt: skip
 
 
@@ -105,8 +105,10 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
     seen = classifier.seen_ if include_labelled else Labelled.none(classifier.classes_)
     further = {}
     if len(seen.y):
+        views = zip(*fitted_prefix(classifier).viewed(seen.inputs), strict=True)
+        names = ("labelled.activations", "labelled.mirrored")
         further = {
-            "labelled.activations": torch.cat([*fitted_prefix(classifier).activations(seen.inputs)]),
+            **{name: torch.cat(blocks) for name, blocks in zip(names, views, strict=False)},
             "labelled.targets": torch.from_numpy(np.searchsorted(classifier.classes_, seen.y)),
             "labelled.weights": torch.from_numpy(seen.weights),
         }
@@ -115,6 +117,7 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
         "n_models": 1 + len(classifier.fused_),
         "normalize": classifier.net_.module_.normalize,
         "n_frozen": classifier.n_frozen_,
+        "mirrors": classifier.mirrors_,
         "fingerprint": classifier.backbone_.fingerprint,
         "n_features_in": getattr(classifier, "n_features_in_", None),
         "preprocess": repr(classifier.backbone_.inputs.transform),
@@ -154,7 +157,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     recipe = recipe_of(classifier)
     classes = decode_labels(described["classes"])
     labelled = _labelled(state, described, classes)
-    prefix = replace(prefix, n_frozen=described["n_frozen"])
+    prefix = replace(prefix, n_frozen=described["n_frozen"], mirrors=described["mirrors"])
     if "0.head.weight" not in state:
         raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor '0.head.weight'")
     n_classes, n_features = state["0.head.weight"].shape
@@ -189,6 +192,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         "fused_": models[:-1],
         "backbone_": backbone,
         "n_frozen_": prefix.n_frozen,
+        "mirrors_": prefix.mirrors,
         "data_": dict.fromkeys(described["data"]),
         "seen_": labelled,
         "_final": problem.final,
@@ -203,6 +207,8 @@ def _labelled(state: dict[str, torch.Tensor], described: dict[str, Any], classes
     names = described["labelled"]
     if not names:
         return Labelled.none(classes)
-    stored = StoredActivations(state["labelled.activations"], [bytes.fromhex(name) for name in names])
+    stored = StoredActivations(
+        state["labelled.activations"], [bytes.fromhex(name) for name in names], state.get("labelled.mirrored")
+    )
     weights = state["labelled.weights"].numpy() if described["weighted"] else None
     return Labelled(stored, classes[state["labelled.targets"].numpy()], weights, np.array(names, dtype=str))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch import NeuralNetClassifier
 
 from skal._compat import repair_modal
@@ -95,6 +95,12 @@ class FrozenPrefixClassifier(
     augment : callable or None, default=None
         Changes a batch of network inputs (n, channels, H, W) at random each time it is drawn, with torch's generator
         (torchvision's transforms do). Every step then runs the frozen layers too, without the cache.
+    mirror : bool or "auto", default="auto"
+        Whether an image is read together with its mirror image: its final representation is the mean of both, and a
+        training step draws one of them. Both pass the frozen layers, and both are cached. "auto" does so for a
+        pre-trained network given by name, which has learned from mirrored photographs, where mirror images are of the
+        same kind: as the network sees a sample of the images, nearly all are nearer to their own mirror image than to
+        another image. That holds for photographs, and not for characters. A fit that continues keeps its choice.
     normalize : bool, default=True
         Whether the head reads the features of every image scaled to one length.
     wise_alpha : float or None, default=None
@@ -133,6 +139,8 @@ class FrozenPrefixClassifier(
         The pre-trained network M0.
     n_frozen_ : int
         Number of frozen weight layers.
+    mirrors_ : bool
+        Whether images are read together with their mirror images.
     recipe_ : Recipe
         The recipe that trained it: a clone of `recipe`.
     data_ : dict of str to object
@@ -172,6 +180,7 @@ class FrozenPrefixClassifier(
     trained_classes_: np.ndarray
     backbone_: Backbone
     n_frozen_: int
+    mirrors_: bool
     recipe_: Recipe
     data_: dict[str, Any]
     fused_: Sequence[Suffix]
@@ -197,6 +206,7 @@ class FrozenPrefixClassifier(
         weight_decay: float = 0.01,
         class_weight: dict[Any, float] | str | None = "balanced",
         augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        mirror: bool | str = "auto",
         normalize: bool = True,
         wise_alpha: float | None = None,
         head_init: str = "linear_probe",
@@ -225,6 +235,7 @@ class FrozenPrefixClassifier(
         self.weight_decay = weight_decay
         self.class_weight = class_weight
         self.augment = augment
+        self.mirror = mirror
         self.normalize = normalize
         self.wise_alpha = wise_alpha
         self.head_init = head_init
@@ -242,6 +253,7 @@ class FrozenPrefixClassifier(
         "source": [SourceProfile, None],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "preprocess": [ImageTransform, None],
+        "mirror": ["boolean", StrOptions({"auto"})],
         "warm_start": ["boolean"],
         "cache": ["boolean", str, os.PathLike, HasMethods(["holds", "get", "put"])],
         "random_state": ["random_state"],
@@ -343,9 +355,9 @@ class FrozenPrefixClassifier(
         """An unfitted clone whose fit solves the head alone: milliseconds if the pre-trained features are cached."""
         probe = clone(self).set_params(max_epochs=0, recipe=None, warm_start=False)
         # Nothing is trained, so that all layers may be frozen and are computed once per image.
-        return (
-            probe.set_params(n_frozen=len(self.backbone_.layers.weight_layers)) if hasattr(self, "backbone_") else probe
-        )
+        if not hasattr(self, "backbone_"):
+            return probe
+        return probe.set_params(n_frozen=len(self.backbone_.layers.weight_layers), mirror=self.mirrors_)
 
     def _fit(
         self,

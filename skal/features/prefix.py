@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from skal.features.cache import Cache
 from skal.features.gathered import Gathered
 from skal.features.pooling import pool
 from skal.features.stored import StoredActivations
+from skal.features.views import both_views
 from skal.images.forms import as_data
 from skal.images.inputs import Inputs, JoinedInputs, TensorInputs
 
@@ -36,6 +37,8 @@ class Prefix:
     cache : Cache or None, default=None
     verbose : bool, default=False
         Whether a bar shows the progress where more than 512 images pass.
+    mirrors : bool, default=False
+        Whether images are read together with their mirror images.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class Prefix:
     device: str = "cpu"
     cache: Cache | None = None
     verbose: bool = False
+    mirrors: bool = False
 
     @property
     def cut(self) -> fx.Node:
@@ -79,6 +83,16 @@ class Prefix:
         else:
             for (block,) in self.at(inputs, [Point(self.cut)]):
                 yield block
+
+    def views(self, inputs: Inputs) -> tuple[Inputs, ...]:
+        """Images, and their mirror images where these are read too."""
+        return both_views(inputs) if self.mirrors else (inputs,)
+
+    def viewed(self, inputs: Inputs) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Activations at the cut of each view, in blocks of rows."""
+        silent = replace(self, verbose=False)  # one bar tells of both
+        first, *others = self.views(inputs)
+        return zip(self.activations(first), *(silent.activations(other) for other in others), strict=True)
 
     def at(self, inputs: Inputs, points: list[Point]) -> Iterator[list[torch.Tensor]]:
         """Activations at several points of the pre-trained network, in blocks of rows."""
@@ -159,6 +173,11 @@ def default_depth(backbone: Backbone) -> int:
     if len(layers.weight_layers) < 3:
         return 0
     return layers.depth(layers.resolve(layers.pattern_layers()[0][0]))
+
+
+def mean_of_views(views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean of what was computed of each view."""
+    return views[0] if len(views) == 1 else torch.stack([*views]).mean(dim=0)
 
 
 def run_batched(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, device: str) -> torch.Tensor:

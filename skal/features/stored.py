@@ -20,11 +20,14 @@ class StoredActivations:
         Activations.
     names : sequence of bytes
         Name of each image's content.
+    mirror_images : Tensor of shape (n, ...) or None, default=None
+        Activations of the mirror images, where they were stored.
     """
 
-    def __init__(self, rows: torch.Tensor, names: Sequence[bytes]):
+    def __init__(self, rows: torch.Tensor, names: Sequence[bytes], mirror_images: torch.Tensor | None = None):
         self.rows = rows
         self.names = list(names)
+        self.mirror_images = mirror_images
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -34,6 +37,12 @@ class StoredActivations:
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         raise ValueError("a loaded classifier holds activations of its labelled images, not the images themselves")
+
+    def mirrored(self) -> StoredActivations:
+        """The mirror images."""
+        if self.mirror_images is None:
+            raise ValueError("a loaded classifier holds no activations of mirror images, as it was saved without")
+        return StoredActivations(self.mirror_images, self.names, self.rows)
 
     def with_transform(self, transform: ImageTransform | None) -> StoredActivations:
         return self

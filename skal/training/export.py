@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from skal.features.prefix import Prefix
+from skal.features.prefix import Prefix, mean_of_views
 from skal.training.suffix import Suffix
 
 
@@ -32,6 +32,8 @@ class WholeNetwork(nn.Module):
         `image_size`, before they are given to the module as float32 in [0, 1]. None for a network on features.
     interpolation : str or None
     classes : tuple of str
+    mirrors : bool
+        Whether the features of an image are the mean of its own and those of its mirror image.
     """
 
     mean: torch.Tensor
@@ -41,6 +43,7 @@ class WholeNetwork(nn.Module):
         super().__init__()
         layers, transform = prefix.backbone.layers, prefix.backbone.inputs.transform
         self.prefix = copy.deepcopy(layers.segment(layers.input, [prefix.cut])).cpu().eval()
+        self.mirrors = prefix.mirrors
         self.models = nn.ModuleList(copy.deepcopy(model).cpu().eval() for model in models)
         mean, std = ((0.0,), (1.0,)) if transform is None else (transform.mean, transform.std)
         shape = (1,) if transform is None else (-1, 1, 1)
@@ -54,5 +57,11 @@ class WholeNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Probabilities (n, n_classes) of images (n, channels, H, W) in [0, 1], or of features (n, n_features)."""
-        (at_cut,) = self.prefix((x - self.mean) / self.std)
-        return torch.stack([model(at_cut).softmax(1) for model in self.models]).mean(0)
+        x = (x - self.mean) / self.std
+        views = [self.prefix(view)[0] for view in ([x, x.flip(-1)] if self.mirrors else [x])]
+        proba = []
+        for model in self.models:
+            assert isinstance(model, Suffix)
+            features = mean_of_views([model.features(view) for view in views])
+            proba.append(model.head(model.scaled(features)).softmax(1))
+        return torch.stack(proba).mean(0)

@@ -10,7 +10,7 @@ import torch
 from skal.backbones.backbone import hash_tensors
 from skal.features.activations import BLOCK
 from skal.features.memory import ActivationCache
-from skal.features.prefix import Prefix, run_batched
+from skal.features.prefix import Prefix, mean_of_views, run_batched
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.suffix import Suffix
@@ -20,7 +20,7 @@ FINAL_BYTES = 2**28
 
 
 def final_features(prefix: Prefix, inputs: Inputs, suffix: Suffix, known: ActivationCache) -> Iterator[torch.Tensor]:
-    """Final representations in blocks of rows.
+    """Final representations in blocks of rows; where images are mirrored, the mean of both views.
 
     The end of a fit, and a query for features and for probabilities, ask for those of the same pool: what one has
     computed the others take.
@@ -41,11 +41,12 @@ def final_features(prefix: Prefix, inputs: Inputs, suffix: Suffix, known: Activa
     """
     suffix = suffix.to(prefix.device).eval()
     if prefix.cache is None or 4 * len(inputs) * suffix.head.in_features > known.max_bytes:
-        for block in prefix.activations(inputs):
-            yield run_batched(suffix.features, block, prefix.device)
+        for views in prefix.viewed(inputs):
+            yield mean_of_views([run_batched(suffix.features, block, prefix.device) for block in views])
         return
     keyed = KeyedInputs(inputs)
-    space = prefix.backbone.space + f" {prefix.n_frozen} {hash_tensors(suffix.body.state_dict().items())}".encode()
+    context = f" {prefix.n_frozen} {prefix.mirrors} "
+    space = prefix.backbone.space + f"{context}{hash_tensors(suffix.body.state_dict().items())}".encode()
     blocks = [range(start, min(start + BLOCK, len(keyed))) for start in range(0, len(keyed), BLOCK)]
     missing = [row for rows in blocks for row in _missing(known, space, keyed.names, rows)]
     computed = _computed(prefix, keyed, suffix, missing, space, known)
@@ -68,8 +69,8 @@ def _computed(
 ) -> Iterator[torch.Tensor]:
     """Representations of some rows, block by block, which are known then."""
     done = 0
-    for block in prefix.activations(JoinedInputs((keyed, rows))) if rows else ():
-        features = run_batched(suffix.features, block, prefix.device)
-        known.put(space, [keyed.names[row] for row in rows[done : done + len(block)]], features)
-        done += len(block)
+    for views in prefix.viewed(JoinedInputs((keyed, rows))) if rows else ():
+        features = mean_of_views([run_batched(suffix.features, block, prefix.device) for block in views])
+        known.put(space, [keyed.names[row] for row in rows[done : done + len(features)]], features)
+        done += len(features)
         yield features

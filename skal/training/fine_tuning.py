@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skal.backbones.backbone import Backbone
-from skal.features.prefix import default_depth, run_batched
+from skal.features.prefix import default_depth
 from skal.training.batches import replay_shares
 from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
@@ -106,6 +106,5 @@ def _is_right(problem: Problem) -> np.ndarray:
     """Which images the last fit gets right; none where there is none."""
     if problem.last is None or not problem.is_old.any():
         return np.zeros(len(problem.y), dtype=bool)
-    device = problem.prefix.device
-    logits = run_batched(problem.last.suffix.to(device).eval(), problem.activations, device)
+    logits = problem.logits(problem.last.suffix)
     return problem.last.classes[logits.argmax(dim=1).numpy()] == problem.y

@@ -17,7 +17,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from skal._targets import check_labels
 from skal.features.memory import ActivationCache
 from skal.features.pooling import flat
-from skal.features.prefix import Prefix, run_batched
+from skal.features.prefix import Prefix, mean_of_views, run_batched
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.batches import LabelledRows
@@ -136,9 +136,15 @@ class Problem:
         return torch.from_numpy(np.searchsorted(self.classes, self.y))
 
     @cached_property
+    def views(self) -> torch.Tensor:
+        """Activations at the cut (n_views, n, ...): of the images, and of their mirror images where these are read."""
+        parts = [torch.cat(blocks) for blocks in zip(*self.prefix.viewed(self.inputs), strict=True)]
+        return parts[0][None] if len(parts) == 1 else torch.stack(parts)
+
+    @property
     def activations(self) -> torch.Tensor:
-        """Activations at the cut (n, ...)."""
-        return torch.cat([*self.prefix.activations(self.inputs)])
+        """Activations at the cut (n, ...) of the images as they are."""
+        return self.views[0]
 
     @cached_property
     def class_weights(self) -> np.ndarray | None:
@@ -224,7 +230,13 @@ class Problem:
     def load(self, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """A function from rows of images to activations as training takes them: augmented anew, or from the cache."""
         if self.options.augment is None:
-            return lambda rows: torch.cat([*self.prefix.activations(JoinedInputs((inputs, np.atleast_1d(rows))))])
+            views = self.prefix.views(inputs)
+
+            def from_cache(rows: Any) -> torch.Tensor:
+                drawn = views[int(torch.randint(len(views), ()))] if len(views) > 1 else views[0]
+                return torch.cat([*self.prefix.activations(JoinedInputs((drawn, np.atleast_1d(rows))))])
+
+            return from_cache
         augment, run = self.options.augment, self.prefix.uncached()
         return lambda rows: run(augment(inputs.load(np.atleast_1d(rows))))
 
@@ -232,7 +244,7 @@ class Problem:
         """Labelled images, or chosen ones of them, as a data set of activations and targets."""
         own = np.arange(len(self.y)) if chosen is None else chosen
         if self.options.augment is None:
-            load = (self.activations if chosen is None else self.activations[own]).__getitem__
+            load = _loader(self.views if chosen is None else self.views[:, own])
         else:
             load = self.load(JoinedInputs((self.inputs, own)))
         weights = None if self.sample_weight is None else torch.from_numpy(self.sample_weight[own]).float()
@@ -243,8 +255,8 @@ class Problem:
     def start(self) -> Start:
         """The suffix to be trained, with its head solved on the features it gives now."""
         suffix = self._suffix()
-        features = run_batched(suffix.to(self.prefix.device).eval().head_input, self.activations, self.prefix.device)
-        suffix.cpu()
+        features = self.features(suffix)
+        features = suffix.cpu().scaled(features)
         penalty = HeadPenalty.of(features.numpy())
         if self.hidden is not None:  # new images alone do not tell where those of other classes lie
             penalty = replace(penalty, center=suffix.center, scale=suffix.scale)
@@ -269,6 +281,16 @@ class Problem:
             absent=self.absent,
             kept=(suffix.head.weight[self.absent].detach(), suffix.head.bias[self.absent].detach()),
         )
+
+    def features(self, suffix: Suffix) -> torch.Tensor:
+        """Final representation (n, n_features) of the labelled images under a suffix."""
+        run = suffix.to(self.prefix.device).eval().features
+        return mean_of_views([run_batched(run, view, self.prefix.device) for view in self.views])
+
+    def logits(self, suffix: Suffix) -> torch.Tensor:
+        """Logits (n, n_classes) of the labelled images under a suffix."""
+        features = self.features(suffix)
+        return run_batched(lambda x: suffix.head(suffix.scaled(x)), features, self.prefix.device)
 
     def net(
         self,
@@ -363,3 +385,10 @@ class Problem:
         parts = [] if self.class_weights is None else [self.class_weights[self.targets.numpy()]]
         parts += [] if self.sample_weight is None else [self.sample_weight]
         return np.prod(parts, axis=0) if parts else None
+
+
+def _loader(views: torch.Tensor) -> Callable[[Any], torch.Tensor]:
+    """From rows to activations, of each row one view at random."""
+    if len(views) == 1:
+        return views[0].__getitem__
+    return lambda rows: views[torch.randint(len(views), np.shape(rows)), rows]

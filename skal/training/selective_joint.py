@@ -176,8 +176,7 @@ class SelectiveJoint(Recipe):
 
     def _more(self, n_near: np.ndarray, model: Suffix, problem: Problem) -> np.ndarray:
         """Neighbours in the next iteration: more where the model is wrong or unsure (Eq. 2 and 3)."""
-        device = problem.prefix.device
-        proba = run_batched(model.to(device).eval(), problem.activations, device).double().softmax(1)
+        proba = problem.logits(model).double().softmax(1)
         entropy = -torch.special.xlogy(proba, proba).sum(1).numpy()
         is_right = proba.argmax(1).numpy() == problem.targets.numpy()
         return more_neighbors(n_near, is_right, entropy, self.n_neighbors, self.delta)

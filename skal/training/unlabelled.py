@@ -14,7 +14,7 @@ from torch.nn import functional
 from skal._threads import one_blas_thread
 from skal.features.activations import Point
 from skal.features.pooling import flat
-from skal.features.prefix import run_batched
+from skal.features.prefix import mean_of_views
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.numerics.propagation import nearest_neighbors
@@ -93,7 +93,7 @@ def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
     A pool of another kind than the labelled images teaches nothing: None is returned, with a warning.
     """
     suffix, n = start.suffix, len(problem.y)
-    features = torch.cat([_labelled_features(problem, suffix), _pool_features(problem, suffix, pool)])
+    features = torch.cat([problem.features(suffix), _pool_features(problem, suffix, pool)])
     before = suffix.mean
     read = _read(suffix, features)
     centered = _centered(read)
@@ -117,7 +117,7 @@ def teach_again(pool: Inputs, problem: Problem, suffix: Suffix) -> None:
     right classes more often than before.
     """
     pooled = torch.cat([*final_features(problem.prefix, pool, suffix, problem.final)])
-    _teach(suffix, _read(suffix, torch.cat([_labelled_features(problem, suffix), pooled])), problem)
+    _teach(suffix, _read(suffix, torch.cat([problem.features(suffix), pooled])), problem)
 
 
 def _teach(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty:
@@ -148,11 +148,6 @@ def _centered(read: np.ndarray) -> np.ndarray:
     return read - read.mean(axis=0)
 
 
-def _labelled_features(problem: Problem, suffix: Suffix) -> torch.Tensor:
-    device = problem.prefix.device
-    return run_batched(suffix.to(device).eval().features, problem.activations, device)
-
-
 def _pool_features(problem: Problem, suffix: Suffix, pool: Inputs) -> torch.Tensor:
     """Final representation (n, n_features) of the pool; of the pre-trained network it is cached."""
     prefix = problem.prefix
@@ -161,4 +156,5 @@ def _pool_features(problem: Problem, suffix: Suffix, pool: Inputs) -> torch.Tens
     points = [Point(prefix.backbone.layers.features, True)]
     if problem.options.max_epochs > 0:
         points.append(Point(prefix.cut))  # asked for after training
-    return torch.cat([flat(features) for features, *_ in prefix.at(pool, points)])
+    views = [prefix.at(view, points) for view in prefix.views(pool)]
+    return torch.cat([mean_of_views([flat(block[0]) for block in blocks]) for blocks in zip(*views, strict=True)])

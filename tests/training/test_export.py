@@ -14,15 +14,16 @@ def as_module_input(X, transform):
     return plain(torch.from_numpy(X))
 
 
-@pytest.fixture(params=["fine-tuning", "fused"])
+@pytest.fixture(params=["fine-tuning", "fused", "mirrored"])
 def fitted(request, convnet, pixels):
     X, y = pixels
     recipe, data = None, {}
     if request.param == "fused":
         recipe, data = SelectiveJoint(3, n_iterations=2), {"X_source": 255 - X, "y_source": y}
     net = FrozenPrefixClassifier(
-        convnet, preprocess=SMALL, n_frozen=1, recipe=recipe, max_epochs=2, min_steps=0, random_state=0
-    )
+        convnet, preprocess=SMALL, n_frozen=1, recipe=recipe, max_epochs=2, min_steps=0, random_state=0,
+        mirror=request.param != "fine-tuning",
+    )  # fmt: skip
     return net.fit(X[:20], y[:20], **data)
 
 
