@@ -147,7 +147,7 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
 def _mirrors(estimator: Any, prefix: Prefix, labelled: Inputs, pool: Any, continues: bool) -> bool:
     """Whether images are read together with their mirror images."""
     if prefix.backbone.inputs.transform is None:
-        if estimator.mirror is True:
+        if estimator.mirror not in ("auto", False):
             raise ValueError("mirror=True, but this network takes 2-D features, which have no mirror images")
         return False
     if continues:

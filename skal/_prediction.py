@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,9 +86,9 @@ class PredictionMixin:
         prefix, inputs = self._checked(X)
         of_models = []
         for model in (*self.fused_, self.net_.module_):
-            read = partial(_logits, model)
-            blocks = final_features(prefix, inputs, model, self._final)
-            of_models.append(torch.cat([run_batched(read, block, prefix.device) for block in blocks]).log_softmax(1))
+            features = final_features(prefix, inputs, model, self._final)
+            logits = torch.cat([run_batched(model.logits, block, prefix.device) for block in features])
+            of_models.append(logits.log_softmax(1))
         return of_models[0] if len(of_models) == 1 else torch.stack(of_models).logsumexp(0).log_softmax(1)
 
     def transform(self, X: Any) -> np.ndarray:
@@ -217,8 +216,3 @@ class PredictionMixin:
     def check_source(self, source: SourceProfile, X: Any) -> None:
         """Raise a ValueError if a profile belongs to another backbone than the one that takes `X`."""
         source.check_backbone(self._checked(X[:1])[0].backbone)
-
-
-def _logits(model: Suffix, features: torch.Tensor) -> torch.Tensor:
-    """Logits of final representations."""
-    return model.head(model.scaled(features))

@@ -74,7 +74,7 @@ def baselines() -> list[str]:
     def task(name: str, data: str = "", network: str = mobilenet) -> str:
         return f'--name "{name}" {data or f"--images {{data}}/{name}"} {network}'
 
-    cifar10, caltech, few = "--arrays {data}/cifar10.npz", "--images {data}/caltech101", "--labels 1 2 5 10 --seeds 3"
+    cifar10, caltech, few = "--arrays {data}/cifar10.npz", "--images {data}/caltech101", "--labels 1 2 5 10 --seeds 2"
     scenes, textures = task("scenes15"), task("textures10")
     cat_dog = task("cifar10 cat/dog", f"{cifar10} --classes 3 5")
     runs = [
@@ -85,12 +85,12 @@ def baselines() -> list[str]:
         *(f"{few} {task(name, network=squeezenet)}" for name in ("scenes15", "textures10")),
         f"{few} {task('cifar10', cifar10)}",
         f"{few} {mobilenet}",
-        f"--labels 1 2 --seeds 3 {task('caltech101')}",
+        f"--labels 1 2 --seeds 2 {task('caltech101')}",
     ]
     for chosen_by in ("uherding", "margin"):
         chosen = f"--probes --chosen-by {chosen_by} --labels 2 5 10 --seeds 3"
         runs += [f"{chosen} {run}" for run in (scenes, textures, cat_dog)]
-    runs += [f"--probes --chosen-by anywhere {few} {run}" for run in (scenes, textures, cat_dog)]
+    runs += [f"--probes --chosen-by anywhere --labels 1 2 5 10 --seeds 3 {run}" for run in (scenes, textures, cat_dog)]
     runs += [
         f"--seeds 3 {task('cifar10 car/truck', f'{cifar10} --classes 1 9')}",
         "--seeds 3 --name mnist --arrays {data}/mnist.npz --lenet {data}/usps.npz",

@@ -63,5 +63,5 @@ class WholeNetwork(nn.Module):
         for model in self.models:
             assert isinstance(model, Suffix)
             features = mean_of_views([model.features(view) for view in views])
-            proba.append(model.head(model.scaled(features)).softmax(1))
+            proba.append(model.logits(features).softmax(1))
         return torch.stack(proba).mean(0)

@@ -35,10 +35,9 @@ def are_like_their_mirror_images(prefix: Prefix, sets: Sequence[Inputs]) -> bool
         return False
     # The cut is among the points: training asks for it next.
     points = [Point(prefix.backbone.layers.features, True), Point(prefix.cut)]
-    images, mirror_images = (
-        torch.cat([flat(features) for features, *_ in prefix.at(view, points)]) for view in both_views(some)
-    )
-    return share_nearest_to_own(images, mirror_images) > _SHARE
+    blocks = zip(*(prefix.at(view, points) for view in both_views(some)), strict=True)  # in step: each is read once
+    images, mirror_images = zip(*((flat(own[0]), flat(mirrored[0])) for own, mirrored in blocks), strict=True)
+    return share_nearest_to_own(torch.cat(images), torch.cat(mirror_images)) > _SHARE
 
 
 def share_nearest_to_own(images: torch.Tensor, mirror_images: torch.Tensor) -> float:

@@ -289,8 +289,7 @@ class Problem:
 
     def logits(self, suffix: Suffix) -> torch.Tensor:
         """Logits (n, n_classes) of the labelled images under a suffix."""
-        features = self.features(suffix)
-        return run_batched(lambda x: suffix.head(suffix.scaled(x)), features, self.prefix.device)
+        return run_batched(suffix.logits, self.features(suffix), self.prefix.device)
 
     def net(
         self,

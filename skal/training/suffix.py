@@ -64,7 +64,7 @@ class Suffix(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (n, n_classes) of activations at the cut."""
-        return self.head(self.head_input(x))
+        return self.logits(self.features(x))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Final representation (n, n_features)."""
@@ -73,6 +73,10 @@ class Suffix(nn.Module):
     def head_input(self, x: torch.Tensor) -> torch.Tensor:
         """What the head reads: the final representation, scaled to one length where asked."""
         return self.scaled(self.features(x))
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (n, n_classes) of final representations."""
+        return self.head(self.scaled(features))
 
     def scaled(self, features: torch.Tensor) -> torch.Tensor:
         """A final representation as the head reads it."""
