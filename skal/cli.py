@@ -43,9 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (ValueError, OSError, ImportError) as error:  # a full disk is said in one line too
-        words = " ".join(str(error).split())
-        words = words.replace("weights=FILE, or pass weights=None for random weights", "--weights FILE")
-        print(f"skal: {words}", file=sys.stderr)
+        words = getattr(error, "on_command_line", str(error))
+        print(f"skal: {' '.join(words.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
