@@ -179,8 +179,7 @@ def test_every_format_from_the_command_line(audited, tmp_path, form, capsys):
     n = {"csv": 1, "labelstudio": 1, "imagefolder": 60, "model": 2, "onnx": 2}[form]
     assert len(files) == n
     assert str(target) in capsys.readouterr().out
-    if n > 1:
-        assert cli.main(["export", str(audited.project.path), "--format", form, "--output", str(target)]) == 2
+    assert cli.main(["export", str(audited.project.path), "--format", form, "--output", str(target)]) == 2
 
 
 def test_without_the_extra_nothing_is_written(audited, tmp_path, monkeypatch, capsys):
