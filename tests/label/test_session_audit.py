@@ -67,9 +67,10 @@ def test_the_target_is_tested_at_its_looks_alone(tmp_path, opened):
     assert (look["n"], look["place"]) == (50, 0)
     label_all(session, 6)
     assert len(session._state.looks) == 1
-    if look["reached"]:
-        assert session.status().is_reached
-        assert "reached" in session.status().stop_hint
+    said = session.status().stop_hint
+    assert f"Tested at 50: {look['n_right']} right, 46 were needed." in said
+    assert "earliest" not in said
+    assert session.status().is_reached == look["reached"] == said.startswith("The target of 80% is reached.")
 
 
 def test_the_target_stays_as_it_was(quiet, tmp_path):
