@@ -14,7 +14,7 @@ from skal.label.audit import CONFIDENCES, SHARE, fewest_to_accept
 from skal.label.folder import list_images, read_fingerprint
 from skal.label.opening import expected_reserve
 from skal.label.project import Settings, find_settings, predict_command, project_beside
-from skal.label.report import Status
+from skal.label.report import Status, in_percent
 from skal.label.sources import Found, read_labels
 from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
@@ -226,7 +226,7 @@ def _warning(settings: Settings) -> list[str]:
     highest = highest_target(expected_reserve(settings))
     lower = f", or start again with --target {highest:.2f} or less before the first audit answer" if highest else ""
     return [
-        f"{settings.n_listed} images are too few to show {settings.target:.0%}: the accuracy is shown with its "
+        f"{settings.n_listed} images are too few to show {in_percent(settings.target)}: the accuracy is shown with its "
         f"interval, but the target will not be tested. Add images and start a new project{lower}."
     ]
 
@@ -268,7 +268,7 @@ def describe(status: Status) -> list[str]:
 def _acceptance(status: Status) -> str:
     """Above which confidence predictions are right often enough, or why none is named."""
     target = status.target or 0.95
-    often, found = f"right at least {target:.0%} of the time", status.acceptance
+    often, found = f"right at least {in_percent(target)} of the time", status.acceptance
     if found is not None:
         return f"Predictions above {found.confidence:.0%} are shown to be {often}: {found.share:.0%} of the images."
     fewest = fewest_to_accept(target)

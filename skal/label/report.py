@@ -246,6 +246,17 @@ def n_newer(state: State, catalogue: Catalogue, snapshot: Snapshot) -> int:
     return count
 
 
+def in_percent(target: float) -> str:
+    """A target in words, not rounded to another one.
+
+    Examples
+    --------
+    >>> in_percent(0.95), in_percent(0.975), in_percent(0.57)
+    ('95%', '97.5%', '57%')
+    """
+    return f"{100 * target:.6g}%"
+
+
 def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: State, is_whole: bool) -> str:
     """Why there is no accuracy, and when it comes."""
     n_sure = audit.n_sure if is_whole else audit.n_sure + audit.n_absent
@@ -297,14 +308,14 @@ def _stop_hint(test: StopTest | None, plateau: bool, audit: Audit, next_look: in
 def _target_hint(test: StopTest, audit: Audit, next_look: int | None, state: State) -> str:
     """What the tests of the target found so far, and when the next one is."""
     if not test.looks:
-        few = f"{audit.n_reserved} reserved images are too few to show {test.target:.0%}"
+        few = f"{audit.n_reserved} reserved images are too few to show {in_percent(test.target)}"
         return f"{few}; the accuracy is shown all the same."
     for look in state.looks:
         if look["reached"]:
-            return f"The target of {test.target:.0%} is reached. {_found(test, look)}"
+            return f"The target of {in_percent(test.target)} is reached. {_found(test, look)}"
     before = f"{_found(test, state.looks[-1])} " if state.looks else ""
     if state.n_looks == len(test.looks):
-        return f"{before}All tests of the target of {test.target:.0%} are done; it was not shown to be reached."
+        return f"{before}All tests of the target of {in_percent(test.target)} are done; it was not shown to be reached."
     if next_look is None:
         return f"{before}A test is due; it waits until all images are read, and for a model that has predicted them."
     needed = test.needed(next_look)
@@ -312,7 +323,7 @@ def _target_hint(test: StopTest, audit: Audit, next_look: int | None, state: Sta
     if state.looks:
         return f"{before}Next test at {next_look} audit answers ({right}); there are {audit.n_answered}."
     return (
-        f"The target of {test.target:.0%} is first tested at {next_look} audit answers ({right}); there are "
+        f"The target of {in_percent(test.target)} is first tested at {next_look} audit answers ({right}); there are "
         f"{audit.n_answered}. This is the earliest possible stop."
     )
 

@@ -115,6 +115,7 @@ def test_only_the_first_test_is_the_earliest_possible_stop():
         "The target of 95% is first tested at 100 audit answers (100 right needed); there are 30. "
         "This is the earliest possible stop."
     )
+    assert "target of 97.5% is first tested" in Standing(0).says(target=0.975)
     assert "earliest" not in Standing(120, (0, 100, 98, False)).says()
 
 
