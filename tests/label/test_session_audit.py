@@ -127,6 +127,8 @@ def test_the_next_test_is_at_the_end_of_the_reserve_where_that_comes_first():
     assert "Next test at 355 audit answers (346 right needed)" in later
     assert "tested at 73 audit answers" in Standing(0, n_reserved=3).says(is_whole=False, planned=73)  # 3 read so far
     assert "not even all right would be enough" in Standing(0, n_reserved=50).says(planned=73)
+    short = Standing(50, (0, 50, 50, False), n_reserved=50).says(planned=73)
+    assert short.startswith("Tested at 50: 50 right, not even all would have been enough. All tests")
 
 
 def test_a_test_that_is_due_is_not_called_done():
