@@ -32,7 +32,8 @@ for i, (pixels, digit) in enumerate(zip(digits.images[:500], digits.target, stri
 
 # %%
 # One question after the other. Each answer is on the disk before it counts, and a model is trained after every
-# 20 answers.
+# 20 answers. ``max_epochs=0`` fine-tunes nothing and trains a linear probe, as the page does while you label, so that
+# models follow each other quickly.
 
 net = FrozenPrefixClassifier("efficientnet_lite0", image_size=64, max_epochs=0)
 curve = []
@@ -52,6 +53,9 @@ print(new.iloc[:, :4].round(2))
 
 # %%
 # The accuracy with its interval, as the page shows it. It narrows as audit images are answered.
+
+low, high = status.interval
+print(f"accuracy {status.accuracy:.0%}, 95 % interval {low:.0%} to {high:.0%}, on {status.n_audit} reserved images")
 
 n_answers, accuracy, low, high = np.array(curve).T
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skal.label import fitting
-from skal.label.audit import SHARE
+from skal.label.audit import CONFIDENCES, SHARE, fewest_to_accept
 from skal.label.folder import list_images, read_fingerprint
 from skal.label.opening import expected_reserve
 from skal.label.project import Settings, find_settings, predict_command, project_beside
-from skal.label.report import Status
+from skal.label.report import Status, in_percent
 from skal.label.sources import Found, read_labels
 from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
@@ -43,9 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (ValueError, OSError, ImportError) as error:  # a full disk is said in one line too
-        words = " ".join(str(error).split())
-        words = words.replace("weights=FILE, or pass weights=None for random weights", "--weights FILE")
-        print(f"skal: {words}", file=sys.stderr)
+        words = getattr(error, "on_command_line", str(error))
+        print(f"skal: {' '.join(words.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -56,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     label = commands.add_parser("label", help="label a folder of images in the browser")
-    label.add_argument("folder", metavar="FOLDER")
+    label.add_argument("folder", metavar="FOLDER", help="the images, also in folders below it; they are never changed")
     label.add_argument("--project", metavar="DIR", help="where labels and model are kept (default: FOLDER.skal)")
     label.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="classes to start with")
     label.add_argument("--backbone", help=f"torchvision or timm:NAME (default: {fitting.DEFAULT_BACKBONE})")
@@ -67,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"side of the network's input in pixels (default: {fitting.DEFAULT_SIZE} for {fitting.DEFAULT_BACKBONE}, "
         "else the network's own)",
     )
-    label.add_argument("--strategy", choices=Strategies(), metavar="NAME", help="(default: uherding): %(choices)s")
+    label.add_argument(
+        "--strategy",
+        choices=Strategies(),
+        metavar="NAME",
+        help="what chooses the next images, of %(choices)s (default: uherding)",
+    )
     label.add_argument("--batch-size", type=int, default=10, help="answers between two models (default: %(default)s)")
     label.add_argument("--audit", type=float, help=f"share of audit questions (default: as before, or {SHARE})")
     label.add_argument("--target", type=float, help="accuracy to reach, as .95")
@@ -78,26 +82,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     label.add_argument("--import", dest="labels", metavar="SOURCE", help="labels that exist: CSV, Label Studio, folder")
     label.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    label.add_argument("--port", type=int, default=0, help="(default: a free one)")
+    label.add_argument("--port", type=int, default=0, help="port to listen at (default: a free one)")
     label.add_argument("--allow-remote", action="store_true", help="let --host be another than this machine's own")
     label.add_argument("--no-browser", action="store_true", help="open no browser")
     label.set_defaults(run=_label)
 
     status = commands.add_parser("status", help="say how a project stands")
-    status.add_argument("project", metavar="PROJECT")
+    status.add_argument("project", metavar="PROJECT", help="folder of the project, as photos.skal")
     status.set_defaults(run=_status)
 
     predict = commands.add_parser("predict", help="predict the images of a folder")
-    predict.add_argument("model", metavar="PROJECT_OR_MODEL")
-    predict.add_argument("folder", metavar="FOLDER")
+    predict.add_argument(
+        "model", metavar="PROJECT_OR_MODEL", help="folder of a project, or of a model from skal export"
+    )
+    predict.add_argument("folder", metavar="FOLDER", help="the images to predict, also in folders below it")
     predict.add_argument("--follow-links", action="store_true", help="predict images behind links that leave it too")
-    predict.add_argument("--output", required=True, metavar="FILE.csv")
+    predict.add_argument("--output", required=True, metavar="FILE.csv", help="the table; one that exists is replaced")
     predict.set_defaults(run=_predict)
 
     export = commands.add_parser("export", help="write labels or the model for other programs")
-    export.add_argument("project", metavar="PROJECT")
-    export.add_argument("--format", required=True, choices=FORMATS)
-    export.add_argument("--output", required=True, metavar="PATH")
+    export.add_argument("project", metavar="PROJECT", help="folder of the project, as photos.skal")
+    export.add_argument(
+        "--format", required=True, choices=FORMATS, help="labels: the first three; the model: the others"
+    )
+    export.add_argument(
+        "--output",
+        required=True,
+        metavar="PATH",
+        help="file for csv and labelstudio, else folder; must be new or empty",
+    )
     export.set_defaults(run=_export)
     return parser
 
@@ -213,7 +226,7 @@ def _warning(settings: Settings) -> list[str]:
     highest = highest_target(expected_reserve(settings))
     lower = f", or start again with --target {highest:.2f} or less before the first audit answer" if highest else ""
     return [
-        f"{settings.n_listed} images are too few to show {settings.target:.0%}: the accuracy is shown with its "
+        f"{settings.n_listed} images are too few to show {in_percent(settings.target)}: the accuracy is shown with its "
         f"interval, but the target will not be tested. Add images and start a new project{lower}."
     ]
 
@@ -244,18 +257,27 @@ def describe(status: Status) -> list[str]:
             f"accuracy: {status.accuracy:.1%}, 95 % interval {_range(status.interval)}: agreement with your labels on "
             f"{status.n_audit} images of this folder that were drawn at random and not trained on"
         )
-        often = f"right at least {status.target or 0.95:.0%} of the time"
-        found = status.acceptance
-        lines.append(
-            f"The audit does not show predictions above any confidence to be {often}."
-            if found is None
-            else f"Predictions above {found.confidence:.0%} are shown to be {often}: {found.share:.0%} of the images."
-        )
+        lines.append(_acceptance(status))
     if status.unreadable:
         lines.append(
             f"files that cannot be labelled: {len(status.unreadable)}, such as {': '.join(status.unreadable[0])}"
         )
     return [*lines, *_links(status), *(_newer(status.n_newer) if status.model else []), status.stop_hint]
+
+
+def _acceptance(status: Status) -> str:
+    """Above which confidence predictions are right often enough, or why none is named."""
+    target = status.target or 0.95
+    often, found = f"right at least {in_percent(target)} of the time", status.acceptance
+    if found is not None:
+        return f"Predictions above {found.confidence:.0%} are shown to be {often}: {found.share:.0%} of the images."
+    fewest = fewest_to_accept(target)
+    if status.n_audit < fewest:
+        return (
+            f"Too few audit answers to say above which confidence predictions are {often}: {status.n_audit}, and it "
+            f"takes at least {fewest}."
+        )
+    return f"Not even predictions above {CONFIDENCES[-1]:.0%} are shown to be {often}."
 
 
 def _range(interval: tuple[float, float]) -> str:
@@ -295,7 +317,7 @@ def _predict(args: argparse.Namespace) -> int:
     os.replace(temporary, args.output)
     for path, reason in unreadable:
         print(f"not predicted: {path}: {reason}", file=sys.stderr)
-    print(f"{n} images predicted, {len(unreadable)} not; {args.output}")
+    print(f"{n} images predicted, {len(unreadable)} left out; {args.output}")
     if predictor.temperature is None:
         print("Probabilities are the model's own: calibrating them takes 30 audit answers.")
     else:

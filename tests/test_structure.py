@@ -13,6 +13,7 @@ ORDER = [
     "_torchvision",
     "_random",
     "_validation",
+    "_extras",
     "_files",
     "_threads",
     "_labels",

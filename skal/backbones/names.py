@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from skal._extras import how_to_install
 from skal.backbones.weights import Weights, download_error, weights_file, with_weights
 from skal.images.transform import ImageTransform
 
@@ -206,7 +207,8 @@ def _import(package: str, extra: str, asked: NamedNetwork) -> ModuleType:
         return import_module(package)
     except ImportError as error:
         raise ImportError(
-            f"backbone={asked.full_name!r} needs the package {package!r} of skal's extra {extra!r} ({error})"
+            f"backbone={asked.full_name!r} needs the package {package!r} of skal's extra {extra!r} ({error}): "
+            f"{how_to_install(extra)}"
         ) from error
 
 

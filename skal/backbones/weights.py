@@ -72,10 +72,23 @@ def with_weights(module: nn.Module, path: Path) -> nn.Module:
     return module
 
 
-def download_error(name: str, weights: str, origin: str | None, error: Exception) -> OSError:
+class DownloadError(OSError):
+    """Weights that could not be downloaded.
+
+    Attributes
+    ----------
+    on_command_line : str
+        The same message, where the option of a command takes the place of the argument.
+    """
+
+    on_command_line: str
+
+
+def download_error(name: str, weights: str, origin: str | None, error: Exception) -> DownloadError:
     """The error to raise where a library could not download the weights of a named network."""
     where = f" from {origin}" if origin else ""
-    return OSError(
-        f"cannot load the weights {weights!r} of {name!r}{where}: {type(error).__name__}: {error}. Download the file "
-        "on a machine with access and pass it with weights=FILE, or pass weights=None for random weights"
-    )
+    problem = f"cannot load the weights {weights!r} of {name!r}{where}: {type(error).__name__}: {error}"
+    advice = f"{problem}. Download the file on a machine with access and pass it with"
+    made = DownloadError(f"{advice} weights=FILE, or pass weights=None for random weights")
+    made.on_command_line = f"{advice} --weights FILE"
+    return made

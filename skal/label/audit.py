@@ -8,6 +8,7 @@ folder.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -287,6 +288,19 @@ class Acceptance:
     n: int
     n_right: int
     share: float
+
+
+def fewest_to_accept(target: float, alpha: float = 0.05) -> int:
+    """Audit answers below which :func:`accept_above` names no confidence, even if all of them are right.
+
+    Examples
+    --------
+    >>> fewest_to_accept(0.95)
+    90
+    >>> accept_above([1.0] * 89, [True] * 89, 0.95) is None, accept_above([1.0] * 90, [True] * 90, 0.95) is None
+    (True, False)
+    """
+    return math.ceil(math.log(alpha / len(CONFIDENCES)) / math.log(target))
 
 
 def accept_above(

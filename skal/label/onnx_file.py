@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skal._extras import how_to_install
 from skal.label.predictor import Predictor
 
 _TINY = 1e-12
@@ -24,7 +26,7 @@ def check_exporter() -> None:
         If the packages of the extra "onnx" are missing.
     """
     if find_spec("onnxscript") is None:
-        raise ValueError("the format onnx needs the extra \"onnx\": pip install 'skal-learn[onnx]'")
+        raise ValueError(f"the format onnx needs the extra 'onnx': {how_to_install('onnx')}")
 
 
 def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
@@ -34,17 +36,20 @@ def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
     module = _Named(whole, columns, predictor.temperature).eval()
     x = torch.zeros(2, len(whole.mean), whole.image_size, whole.image_size)
     shapes = ({0: torch.export.Dim("n", min=1, max=4096)},)
-    torch.onnx.export(
-        module,
-        (x,),
-        path,
-        dynamo=True,
-        dynamic_shapes=shapes,
-        input_names=["images"],
-        output_names=["probabilities"],
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # torch's exporter calls what torch has deprecated; the file is the same.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        torch.onnx.export(
+            module,
+            (x,),
+            path,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=["images"],
+            output_names=["probabilities"],
+            external_data=False,
+            verbose=False,
+        )
     return {
         "input": "float32 (n, channels, height, width), RGB in [0, 1]",
         "resize": whole.resize,

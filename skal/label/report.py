@@ -67,7 +67,7 @@ class Status:
     next_look : int or None
         Audit answers at which the target is tested next.
     seconds_left : float or None
-        Of labelling until then.
+        Of labelling until then; None where the target is reached already.
     background, progress, failure : str, float or None, str or None
         What is done meanwhile, its share done, and what went wrong.
     not_used : dict of str to int
@@ -202,8 +202,8 @@ def report(
     kappas = [model.get("kappa") for model in state.models if "kappa" in model]
     plateau = is_plateau(kappas)
     reached = any(look["reached"] for look in state.looks)
-    next_look = None if test is None else _next_look(test, audit, state)
-    left = None if next_look is None else _seconds_left(next_look - audit.n_answered, share, state)
+    next_look = None if test is None else _next_look(test, audit, state, is_whole)
+    left = None if next_look is None or reached else _seconds_left(next_look - audit.n_answered, share, state)
     is_right = [label == predicted for label, predicted in zip(audit.labels, audit.predictions, strict=True)]
     level = 0.95 if test is None else test.target
     return Status(
@@ -223,7 +223,7 @@ def report(
         model=snapshot.version if snapshot.classes else 0,
         n_newer=n_newer(state, catalogue, snapshot),
         curve=[{"n_labels": model["n_labels"], "audit": model.get("audit")} for model in state.models],
-        stop_hint=_stop_hint(test, reached, plateau, audit, next_look),
+        stop_hint=_stop_hint(test, plateau, audit, next_look, state),
         is_reached=reached,
         is_plateau=plateau,
         next_look=next_look,
@@ -246,6 +246,17 @@ def n_newer(state: State, catalogue: Catalogue, snapshot: Snapshot) -> int:
     return count
 
 
+def in_percent(target: float) -> str:
+    """A target in words, not rounded to another one.
+
+    Examples
+    --------
+    >>> in_percent(0.95), in_percent(0.975), in_percent(0.57)
+    ('95%', '97.5%', '57%')
+    """
+    return f"{100 * target:.6g}%"
+
+
 def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: State, is_whole: bool) -> str:
     """Why there is no accuracy, and when it comes."""
     n_sure = audit.n_sure if is_whole else audit.n_sure + audit.n_absent
@@ -262,10 +273,12 @@ def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: Stat
     return f"About {answers} more answers until the first number: {given}."
 
 
-def _next_look(test: StopTest, audit: Audit, state: State) -> int | None:
+def _next_look(test: StopTest, audit: Audit, state: State, is_whole: bool) -> int | None:
     """Audit answers at the next look that is still to come."""
     for place in range(state.n_looks, len(test.looks)):
-        n = max(audit.n_reserved, 1) if place == len(test.looks) - 1 else test.looks[place]
+        n = test.looks[place]
+        if is_whole:  # the draw may reserve more than expected, or fewer
+            n = audit.n_reserved if place == len(test.looks) - 1 else min(n, audit.n_reserved)
         if n > audit.n_answered:
             return n
     return None
@@ -276,29 +289,47 @@ def _seconds_left(n_audit: int, share: float, state: State) -> float:
     return n_audit / max(share, 1e-9) * typical
 
 
-def _stop_hint(test: StopTest | None, reached: bool, plateau: bool, audit: Audit, next_look: int | None) -> str:
+def _stop_hint(test: StopTest | None, plateau: bool, audit: Audit, next_look: int | None, state: State) -> str:
     parts = []
     if not audit.is_complete:
         parts.append(
             "Audit images are missing among those answered, as after new images have come, or while another tab has "
             "them: no accuracy is shown until they are answered."
         )
-    if test is None:
-        parts.append("No target is set.")
-    elif reached:
-        parts.append(f"The target of {test.target:.0%} is reached.")
-    elif not test.looks:
-        few = f"{audit.n_reserved} reserved images are too few to show {test.target:.0%}"
-        parts.append(f"{few}; the accuracy is shown all the same.")
-    elif next_look is not None:
-        parts.append(
-            f"The target is tested at {next_look} audit answers; there are {audit.n_answered}. "
-            "This is the earliest possible stop."
-        )
-    else:
-        parts.append("All tests of the target are done; it was not shown to be reached.")
+    parts.append("No target is set." if test is None else _target_hint(test, audit, next_look, state))
     if plateau:
         parts.append(
-            "The last models agree: more labels of this kind change little. It does not say that they are good."
+            "The last models agree: more labels of this kind change little. That says nothing about how good the model "
+            "is."
         )
     return " ".join(parts)
+
+
+def _target_hint(test: StopTest, audit: Audit, next_look: int | None, state: State) -> str:
+    """What the tests of the target found so far, and when the next one is."""
+    if not test.looks:
+        few = f"{audit.n_reserved} reserved images are too few to show {in_percent(test.target)}"
+        return f"{few}; the accuracy is shown all the same."
+    for look in state.looks:
+        if look["reached"]:
+            return f"The target of {in_percent(test.target)} is reached. {_found(test, look)}"
+    before = f"{_found(test, state.looks[-1])} " if state.looks else ""
+    if state.n_looks == len(test.looks):
+        return f"{before}All tests of the target of {in_percent(test.target)} are done; it was not shown to be reached."
+    if next_look is None:
+        return f"{before}A test is due; it waits until all images are read, and for a model that has predicted them."
+    needed = test.needed(next_look)
+    right = "not even all right would be enough" if needed is None else f"{needed} right needed"
+    if state.looks:
+        return f"{before}Next test at {next_look} audit answers ({right}); there are {audit.n_answered}."
+    return (
+        f"The target of {in_percent(test.target)} is first tested at {next_look} audit answers ({right}); there are "
+        f"{audit.n_answered}. This is the earliest possible stop."
+    )
+
+
+def _found(test: StopTest, look: dict[str, Any]) -> str:
+    """What a test found, in words."""
+    needed = test.needed(look["n"])
+    enough = "not even all would have been enough" if needed is None else f"{needed} were needed"
+    return f"Tested at {look['n']}: {look['n_right']} right, {enough}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,6 +77,23 @@ class StopTest:
             Answers at the look.
         """
         return lower_bound(n_right, n, ALPHA / max(len(self.looks), 1)) >= self.target
+
+    def needed(self, n: int) -> int | None:
+        """The fewest right answers with which a look passes; None where not even an audit without an error does.
+
+        Parameters
+        ----------
+        n : int
+            Answers at the look.
+
+        Examples
+        --------
+        >>> test = StopTest.plan(0.95, 400)
+        >>> [test.needed(n) for n in (50, *test.looks)]
+        [None, 100, 197, 390]
+        """
+        fewest = bisect_left(range(n + 1), True, key=lambda n_right: self.is_reached(n_right, n))
+        return fewest if fewest <= n else None
 
     def due(self, n_answered: int, n_reserved: int | None, done: int) -> int | None:
         """The look that is due, as its place among all, or None.

@@ -88,7 +88,7 @@ class StoredProject:
         ----------
         form : {"csv", "imagefolder", "labelstudio", "model", "onnx"}
         target : path
-            A file for "csv" and "labelstudio", else a folder, which must be empty.
+            A file for "csv" and "labelstudio", else a folder; new or empty.
 
         Returns
         -------
@@ -98,11 +98,12 @@ class StoredProject:
         Raises
         ------
         ValueError
-            If the format is unknown, the folder is not empty, or there is no model yet.
+            If the format is unknown, the file or folder is not empty, or there is no model yet.
         """
         if form not in FORMATS:
             raise ValueError(f"format={form!r} is not one of {FORMATS}")
         rows = list(self.rows())
+        _check_empty(Path(target), "file" if form in ("csv", "labelstudio") else "folder")
         if form == "csv":
             with open(target, "w", newline="", encoding="utf-8") as file:
                 write_rows(file, [("path", "label", "why", "image"), *((p, name, why, i) for i, p, name, why in rows)])
@@ -110,10 +111,7 @@ class StoredProject:
             tasks = to_label_studio((self.catalogue.file(path), label) for _, path, label, _ in rows)
             Path(target).write_text(json.dumps(tasks, indent=1), encoding="utf-8")
         else:
-            folder = Path(target)
-            if folder.exists() and any(folder.iterdir()):
-                raise ValueError(f"{str(target)!r} is not empty; name a folder that is, or does not exist yet")
-            return self._to_folders(rows, folder) if form == "imagefolder" else self._model_to(folder, form)
+            return self._to_folders(rows, Path(target)) if form == "imagefolder" else self._model_to(Path(target), form)
         return len(rows)
 
     def _to_folders(self, rows: list[tuple[str, str, str, str]], folder: Path) -> int:
@@ -222,6 +220,12 @@ def _load(network: dict[str, Any], file: Path) -> FrozenPrefixClassifier:
         return fitting.build_estimator(network, cache=False).load(file)
     except ValueError as error:
         raise ValueError(f"{str(file)!r} cannot be used with {fitting.name_of(network)}: {error}") from error
+
+
+def _check_empty(target: Path, kind: str) -> None:
+    """Raise a ValueError where an export would overwrite something, or mix with other files."""
+    if any(target.iterdir()) if target.is_dir() else target.is_file() and target.stat().st_size > 0:
+        raise ValueError(f"{str(target)!r} is not empty; name a {kind} that is, or does not exist yet")
 
 
 def _nothing(path: str | os.PathLike[str]) -> str:

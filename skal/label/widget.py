@@ -6,10 +6,12 @@ import re
 from importlib import resources
 from typing import Any
 
+from skal._extras import how_to_install
+
 try:
     import anywidget
 except ImportError as error:
-    raise ImportError("LabelWidget needs the extra 'notebook': pip install 'skal-learn[notebook]'") from error
+    raise ImportError(f"LabelWidget needs the extra 'notebook': {how_to_install('notebook')}") from error
 
 from skal.label.requests import Requests, answered
 from skal.label.session import LabelSession

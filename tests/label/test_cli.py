@@ -1,9 +1,11 @@
 """What the command line says about a project."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from skal import cli
-from skal.label.audit import class_recalls, wilson_interval
+from skal.label.audit import accept_above, class_recalls, wilson_interval
 from skal.label.project import Settings
 from skal.label.stopping import StopTest, highest_target
 from tests.label.conftest import CLASSES, draw, label_all, never, settled
@@ -28,7 +30,31 @@ def test_a_status_names_the_accuracy_the_recalls_and_the_confidence_to_accept(op
         assert (
             f"{found.label}: {status.per_class[found.label]}, recall {found.recall:.1%} on {found.n} audit" in printed
         )
-    assert "right at least 95% of the time" in printed
+    assert (
+        "Too few audit answers to say above which confidence predictions are right at least 95% of the time: "
+        in printed
+    )
+
+
+def test_too_few_audit_answers_are_told_from_a_confidence_that_is_not_reached():
+    def says(n_audit, **options):
+        found = SimpleNamespace(**{"n_audit": n_audit, "target": None, "acceptance": None, **options})
+        return cli._acceptance(found)
+
+    assert says(89).endswith("right at least 95% of the time: 89, and it takes at least 90.")
+    assert says(90) == "Not even predictions above 95% are shown to be right at least 95% of the time."
+    assert "right at least 80% of the time: 20, and it takes at least 21." in says(20, target=0.8)
+    accepted = accept_above([0.99] * 90, [True] * 90, 0.95)
+    assert says(90, acceptance=accepted).startswith("Predictions above 50% are shown to be right")
+
+
+def test_every_argument_is_described():
+    (commands,) = (action for action in cli._parser()._actions if action.choices)
+    assert set(commands.choices) == {"label", "status", "predict", "export"}
+    for command in commands.choices.values():
+        for action in command._actions:
+            assert action.help, f"{command.prog}: {action.dest}"
+            assert not action.help.startswith("("), f"{command.prog}: {action.dest}"
 
 
 def test_how_many_answers_are_left_until_the_first_accuracy(opened, tmp_path, capsys):

@@ -60,12 +60,35 @@ def test_enter_accepts_the_suggestion_but_there_is_none_for_the_audit(serve, ope
             assert page.locator(".suggested").count() == 0
             page.keyboard.press("Enter")
             assert page.inner_text("#path") == path
+            assert page.inner_text("#suggestion") == "No suggestion for this image: press a class's key"
             press(page, key_of(path))
         else:
             suggested = page.get_attribute(".suggested", "data-label")
             press(page, "Enter")
             saved(page)
             assert session.labels.set_index("path").label[path] == suggested
+
+
+def test_a_key_that_no_class_has_is_said_and_the_suggestion_stays(serve, opened, visit):
+    session = opened(batch_size=10_000)
+    page = visit(serve(session))
+    path = page.inner_text("#path")
+    page.keyboard.press("x")
+    assert page.inner_text("#suggestion") == "No class has the key x"
+    assert page.inner_text("#spoken") == "No class has the key x"
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#path") == path
+    label(page, 24)
+    assert "No class has" not in page.inner_text("#suggestion")
+    session.fit()
+    page.reload()
+    page.wait_for_selector("#classes button")
+    while page.locator(".suggested").count() == 0:
+        press(page, key_of(page.inner_text("#path")))
+    suggested = page.inner_text("#suggestion")
+    page.keyboard.press("x")
+    assert page.inner_text("#suggestion") == f"No class has the key x. {suggested}"
+    press(page, "Enter")
 
 
 def test_classes_are_added_renamed_merged_and_bound(serve, opened, visit):
@@ -206,6 +229,18 @@ def test_the_curve_starts_with_two_points_and_counts_all_labels(serve, opened, v
     assert shows_curve((30, [24, 6, 1]), (30, [26, 4, 1]), (40, [30, 2, 0])) == (
         "Accuracy from 86.7 % at 60 labels to 93.8 % at 72"
     )
+
+
+def test_the_labels_of_the_curve_stand_beside_it(serve, opened, visit):
+    page = visit(serve(opened(batch_size=10_000)))
+    curve = [{"n_labels": n, "audit": [25 + n, 5, 0]} for n in (30, 60)]
+    page.evaluate(_SHOWN, {"curve": curve})
+    ends = page.evaluate(
+        "() => [...document.querySelectorAll('svg.curve text')].filter((text) => text.textContent.includes('%'))"
+        ".map((text) => text.getBBox().x + text.getBBox().width)"
+    )
+    assert len(ends) == 2
+    assert max(ends) < page.evaluate("() => document.querySelector('svg.curve .band').getBBox().x")
 
 
 def test_a_recall_is_counted_and_newer_answers_are_said(serve, opened, visit):

@@ -2,7 +2,9 @@
 
 import pytest
 
+from skal.label import report
 from skal.label.audit import wilson_interval
+from skal.label.stopping import StopTest
 from tests.label.conftest import CLASSES, draw, label_all, settled, truth
 
 
@@ -55,7 +57,9 @@ def test_the_target_is_tested_at_its_looks_alone(tmp_path, opened):
     label_all(session, 60)
     session.fit()
     assert session.status().next_look == 50
-    assert "tested at 50 audit answers; there are 30" in session.status().stop_hint
+    assert session.status().stop_hint.startswith(
+        "The target of 80% is first tested at 50 audit answers (46 right needed); there are 30. This is the earliest"
+    )
     label_all(session, 38)
     assert session._state.looks == []
     label_all(session, 2)
@@ -63,9 +67,10 @@ def test_the_target_is_tested_at_its_looks_alone(tmp_path, opened):
     assert (look["n"], look["place"]) == (50, 0)
     label_all(session, 6)
     assert len(session._state.looks) == 1
-    if look["reached"]:
-        assert session.status().is_reached
-        assert "reached" in session.status().stop_hint
+    said = session.status().stop_hint
+    assert f"Tested at 50: {look['n_right']} right, 46 were needed." in said
+    assert "earliest" not in said
+    assert session.status().is_reached == look["reached"] == said.startswith("The target of 80% is reached.")
 
 
 def test_the_target_stays_as_it_was(quiet, tmp_path):
@@ -76,3 +81,58 @@ def test_the_target_stays_as_it_was(quiet, tmp_path):
         quiet(target=0.8)
     again = quiet()
     assert again.settings.target == 0.9
+
+
+class Standing:
+    """A session's audit and log as far as the words about the target go."""
+
+    is_complete = True
+
+    def __init__(self, n_answered, *looks, n_reserved=400):
+        self.n_answered, self.n_reserved = n_answered, n_reserved
+        keys = ("place", "n", "n_right", "reached")
+        self.looks = [dict(zip(keys, look, strict=True)) for look in looks]
+        self.n_looks = max((look["place"] for look in self.looks), default=-1) + 1
+
+    def says(self, *, is_whole=True, target=0.95, planned=400):
+        test = StopTest.plan(target, planned)
+        return report._stop_hint(test, False, self, report._next_look(test, self, self, is_whole), self)
+
+
+def test_a_test_that_was_not_passed_is_said_with_what_was_needed():
+    failed = (0, 100, 98, False)
+    assert Standing(120, failed).says() == (
+        "Tested at 100: 98 right, 100 were needed. Next test at 200 audit answers (197 right needed); there are 120."
+    )
+    done = Standing(400, failed, (1, 200, 195, False), (2, 400, 389, False)).says()
+    assert done.startswith("Tested at 400: 389 right, 390 were needed. All tests of the target of 95% are done;")
+    passed = Standing(230, failed, (1, 200, 198, True)).says()
+    assert passed == "The target of 95% is reached. Tested at 200: 198 right, 197 were needed."
+
+
+def test_only_the_first_test_is_the_earliest_possible_stop():
+    assert Standing(30).says() == (
+        "The target of 95% is first tested at 100 audit answers (100 right needed); there are 30. "
+        "This is the earliest possible stop."
+    )
+    assert "target of 97.5% is first tested" in Standing(0).says(target=0.975)
+    assert "earliest" not in Standing(120, (0, 100, 98, False)).says()
+
+
+def test_the_next_test_is_at_the_end_of_the_reserve_where_that_comes_first():
+    """The draw may reserve fewer images than the plan expected, or more."""
+    failed = (0, 100, 98, False)
+    assert "Next test at 190 audit answers (187 right needed)" in Standing(120, failed, n_reserved=190).says()
+    later = Standing(210, failed, (1, 200, 190, False), n_reserved=355).says(planned=333)
+    assert "Next test at 355 audit answers (346 right needed)" in later
+    assert "tested at 73 audit answers" in Standing(0, n_reserved=3).says(is_whole=False, planned=73)  # 3 read so far
+    assert "not even all right would be enough" in Standing(0, n_reserved=50).says(planned=73)
+    short = Standing(50, (0, 50, 50, False), n_reserved=50).says(planned=73)
+    assert short.startswith("Tested at 50: 50 right, not even all would have been enough. All tests")
+
+
+def test_a_test_that_is_due_is_not_called_done():
+    """The last answer is given, and the model that is tested is not there yet."""
+    said = Standing(400, (1, 200, 190, False)).says()
+    assert "A test is due; it waits" in said
+    assert "done" not in said

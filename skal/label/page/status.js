@@ -75,7 +75,8 @@ function curve(status) {
   if (points.length < 2) return [];
   const last = points.at(-1).n_labels;
   const first = points[0].n_labels;
-  const x = (n) => 34 + (260 * (n - first)) / Math.max(last - first, 1);
+  const [left, right] = [48, 294]; // the shares' own column, and the plot
+  const x = (n) => left + ((right - left) * (n - first)) / Math.max(last - first, 1);
   const bounds = points.map(({ audit }) => wilson(audit[0], audit[0] + audit[1]));
   const floor = Math.max(0, Math.floor(10 * Math.min(...bounds.map(([low]) => low), status.target || 1)) / 10);
   const y = (share) => 8 + (100 * (1 - share)) / Math.max(1 - floor, 0.1);
@@ -95,11 +96,11 @@ function curve(status) {
   const lower = points.map((point, i) => `${x(point.n_labels)},${y(bounds[i][0])}`).reverse();
   add("polygon", { class: "band", points: [...upper, ...lower].join(" ") });
   add("polyline", { class: "line", points: points.map((p, i) => `${x(p.n_labels)},${y(shares[i])}`).join(" ") });
-  if (status.target) add("line", { class: "target", x1: 34, x2: 294, y1: y(status.target), y2: y(status.target) });
+  if (status.target) add("line", { class: "target", x1: left, x2: right, y1: y(status.target), y2: y(status.target) });
   add("text", { x: 2, y: 16 }, "100 %");
   add("text", { x: 2, y: 108 }, `${Math.round(100 * floor)} %`);
-  add("text", { x: 34, y: 126 }, `${first} labels`);
-  add("text", { x: 294, y: 126, "text-anchor": "end" }, `${last}`);
+  add("text", { x: left, y: 126 }, `${first} labels`);
+  add("text", { x: right, y: 126, "text-anchor": "end" }, `${last}`);
   return [svg];
 }
 
