@@ -136,7 +136,8 @@ def train(
 
 def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
     """Number of frozen layers where none is given: as in the fit that is continued, or as the labels are many."""
-    if continues and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
+    was_probe = continues and estimator.n_frozen_ == len(prefix.backbone.layers.weight_layers)
+    if continues and not was_probe and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
         return int(estimator.n_frozen_)
     labels = np.asarray(y)
     if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe; or labels that are refused below
@@ -183,8 +184,11 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
         # Of a network that has no weights of its own; the same before and after a fit.
         seed=int(estimator.random_state) if isinstance(estimator.random_state, (int, np.integer)) else 0,
     )
-    n_frozen = estimator.n_frozen
-    depth = default_depth(backbone) if n_frozen is None else backbone.layers.check_n_frozen(n_frozen)
+    n_frozen, n_layers = estimator.n_frozen, len(backbone.layers.weight_layers)
+    if n_frozen is None:  # a probe trains none of the layers, so that all are computed once
+        depth = n_layers if estimator.max_epochs == 0 else default_depth(backbone)
+    else:
+        depth = backbone.layers.check_n_frozen(n_frozen)
     device, cache = find_device(estimator.device), find_cache(estimator.cache)
     return Prefix(backbone, depth, device, cache, bool(estimator.verbose))
 

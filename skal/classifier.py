@@ -58,9 +58,9 @@ class FrozenPrefixClassifier(
     n_frozen : int or None, default=None
         Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
         number leaves so many trainable below the head. None freezes the first seven eighths, and from 20 labels on
-        two thirds; under other recipes than fine-tuning, and of a probe (``max_epochs=0``), up to layer A of the
-        transformation pattern, the fourth weight layer from the end. A fit that continues keeps its depth. The ADMA
-        paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
+        two thirds; of a probe (``max_epochs=0``) all; and under other recipes than fine-tuning those up to layer A of
+        the transformation pattern, the fourth weight layer from the end. A fit that continues keeps its depth, unless
+        that was a probe's. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
     recipe : Recipe or None, default=None
         How the trainable layers are trained: :class:`FineTuning` (None), :class:`DAN`, :class:`SelectiveJoint` or one
         of your own. Its parameters can be searched as ``recipe__name``.
@@ -353,11 +353,8 @@ class FrozenPrefixClassifier(
 
     def linear_probe(self) -> Self:
         """An unfitted clone whose fit solves the head alone: milliseconds if the pre-trained features are cached."""
-        probe = clone(self).set_params(max_epochs=0, recipe=None, warm_start=False)
-        # Nothing is trained, so that all layers may be frozen and are computed once per image.
-        if not hasattr(self, "backbone_"):
-            return probe
-        return probe.set_params(n_frozen=len(self.backbone_.layers.weight_layers), mirror=self.mirrors_)
+        probe = clone(self).set_params(max_epochs=0, n_frozen=None, recipe=None, warm_start=False)
+        return probe.set_params(mirror=self.mirrors_) if hasattr(self, "mirrors_") else probe
 
     def _fit(
         self,

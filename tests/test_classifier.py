@@ -82,7 +82,7 @@ def test_in_pipelines_and_searches(classifier, pixels):
     assert cross_val_score(classifier, list(X), y, cv=2).shape == (2,)
 
 
-def test_the_default_depth_follows_the_labels_and_is_layer_A_where_it_is_read_or_nothing_is_trained():
+def test_the_default_depth_follows_the_labels_is_layer_A_where_it_is_read_and_all_layers_where_none_is_trained():
     with seeded(0):
         deep = nn.Sequential(*[layer for _ in range(24) for layer in (nn.Linear(5, 5), nn.ReLU())], nn.Linear(5, 2))
     X, y = np.random.default_rng(0).normal(size=(20, 5)), np.arange(20) % 2
@@ -92,7 +92,9 @@ def test_the_default_depth_follows_the_labels_and_is_layer_A_where_it_is_read_or
     assert few.partial_fit(X, y).n_frozen_ == 21  # a fit that continues keeps its depth
     assert clone(classifier).fit(X, y).n_frozen_ == 16
     assert clone(classifier).set_params(recipe=DAN()).fit(X, y).n_frozen_ == 22
-    assert clone(classifier).set_params(max_epochs=0).fit(X, y).n_frozen_ == 22
+    probe = clone(classifier).set_params(max_epochs=0, warm_start=True).fit(X, y)
+    assert probe.n_frozen_ == 24
+    assert probe.set_params(max_epochs=1).fit(X, y).n_frozen_ == 16  # there is nothing of a probe to continue with
 
 
 @pytest.mark.parametrize("recipe", [None, DAN(), SelectiveJoint()])
