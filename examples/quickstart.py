@@ -4,6 +4,7 @@ UHerding, the default strategy, against random labelling, and against logistic r
 network.
 
     python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (three minutes)
+    python examples/quickstart.py --rounds 10           longer, on all images in place of half of them; so is --seeds
     python examples/quickstart.py --full                twice the rounds, three seeds, and all labels
     python examples/quickstart.py --images DIR          the same on a folder of class folders
 
@@ -159,6 +160,8 @@ def main() -> None:
     if profile is None and "adma" in args.strategy:
         parser.error(f"--strategy adma needs the --profile of {args.backbone}; see make_source_profile.py")
     task = Task(*load_task(args.images))
+    if args.images is None and not (args.rounds or args.seeds or args.full):
+        task = Task(*(part[::2] for part in task))  # a first look
     X_pool, y_pool = task.X_pool, task.y_pool
     net = FrozenPrefixClassifier(
         **network(args.backbone, args.weights, args.image_size), n_frozen=args.n_frozen, source=profile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from skal._device import find_device
 from skal._random import draw_seed, seeded
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
-from skal.features.prefix import Prefix, default_depth
+from skal.features.prefix import Prefix
 from skal.images.forms import as_data, is_images, unwrap
 from skal.images.inputs import Inputs
 from skal.training.fine_tuning import FineTuning
@@ -185,8 +186,10 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
         seed=int(estimator.random_state) if isinstance(estimator.random_state, (int, np.integer)) else 0,
     )
     n_frozen, n_layers = estimator.n_frozen, len(backbone.layers.weight_layers)
-    if n_frozen is None:  # a probe trains none of the layers, so that all are computed once
-        depth = n_layers if estimator.max_epochs == 0 else default_depth(backbone)
+    if n_frozen is None and estimator.max_epochs == 0:
+        depth = n_layers  # nothing is trained, so that all layers are computed once
+    elif n_frozen is None:  # what is cached before a fit serves those with many labels and with few
+        depth = recipe_of(estimator).default_depth(backbone, sys.maxsize)
     else:
         depth = backbone.layers.check_n_frozen(n_frozen)
     device, cache = find_device(estimator.device), find_cache(estimator.cache)

@@ -184,7 +184,8 @@ def without_seconds(records):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from tests.test_experiment import iris
 from skal._records import RecordFile
 append = RecordFile.append
