@@ -94,6 +94,12 @@ class Prefix:
         first, *others = self.views(inputs)
         return zip(self.activations(first), *(silent.activations(other) for other in others), strict=True)
 
+    def viewed_at(self, inputs: Inputs, points: list[Point]) -> Iterator[tuple[list[torch.Tensor], ...]]:
+        """As :meth:`at`, of each view; they go in step, so that each image is read once."""
+        silent = replace(self, verbose=False)  # one bar tells of both
+        first, *others = self.views(inputs)
+        return zip(self.at(first, points), *(silent.at(other, points) for other in others), strict=True)
+
     def at(self, inputs: Inputs, points: list[Point]) -> Iterator[list[torch.Tensor]]:
         """Activations at several points of the pre-trained network, in blocks of rows."""
         return frozen_activations(

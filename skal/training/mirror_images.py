@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from torch.nn import functional
 from skal.features.activations import Point
 from skal.features.pooling import flat
 from skal.features.prefix import Prefix
-from skal.features.views import both_views
 from skal.images.inputs import Inputs, JoinedInputs
 
 #: Images that are looked at of each set, and the share that must be like their mirror images. Of 256 it is .95 and more
@@ -35,7 +35,7 @@ def are_like_their_mirror_images(prefix: Prefix, sets: Sequence[Inputs]) -> bool
         return False
     # The cut is among the points: training asks for it next.
     points = [Point(prefix.backbone.layers.features, True), Point(prefix.cut)]
-    blocks = zip(*(prefix.at(view, points) for view in both_views(some)), strict=True)  # in step: each is read once
+    blocks = replace(prefix, mirrors=True).viewed_at(some, points)
     images, mirror_images = zip(*((flat(own[0]), flat(mirrored[0])) for own, mirrored in blocks), strict=True)
     return share_nearest_to_own(torch.cat(images), torch.cat(mirror_images)) > _SHARE
 

@@ -156,5 +156,5 @@ def _pool_features(problem: Problem, suffix: Suffix, pool: Inputs) -> torch.Tens
     points = [Point(prefix.backbone.layers.features, True)]
     if problem.options.max_epochs > 0:
         points.append(Point(prefix.cut))  # asked for after training
-    views = [prefix.at(view, points) for view in prefix.views(pool)]
-    return torch.cat([mean_of_views([flat(block[0]) for block in blocks]) for blocks in zip(*views, strict=True)])
+    blocks = prefix.viewed_at(pool, points)
+    return torch.cat([mean_of_views([flat(features) for features, *_ in views]) for views in blocks])
