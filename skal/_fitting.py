@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -27,6 +26,9 @@ from skal.training.mirror_images import are_like_their_mirror_images
 from skal.training.net import Options
 from skal.training.problem import LastFit, Problem
 from skal.training.recipe import Recipe, Trained
+
+#: Labels that a fit to come will have, as far as is known.
+_USUAL_LABELS = 100
 
 
 def train(
@@ -109,7 +111,7 @@ def train(
         deadline,
     )
     if len(labelled.y):
-        problem.views  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
+        problem.held  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
     with seeded(draw_seed(check_random_state(estimator.random_state))):
         trained = recipe.train(problem, **data)
     models = [trained.net.module_, *trained.fused]
@@ -188,8 +190,8 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
     n_frozen, n_layers = estimator.n_frozen, len(backbone.layers.weight_layers)
     if n_frozen is None and estimator.max_epochs == 0:
         depth = n_layers  # nothing is trained, so that all layers are computed once
-    elif n_frozen is None:  # what is cached before a fit serves those with many labels and with few
-        depth = recipe_of(estimator).default_depth(backbone, sys.maxsize)
+    elif n_frozen is None:  # what is cached before a fit serves those with fewer labels too
+        depth = recipe_of(estimator).default_depth(backbone, _USUAL_LABELS)
     else:
         depth = backbone.layers.check_n_frozen(n_frozen)
     device, cache = find_device(estimator.device), find_cache(estimator.cache)

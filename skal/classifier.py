@@ -57,10 +57,11 @@ class FrozenPrefixClassifier(
         Files are state dicts (``.safetensors``, or what ``torch.load(weights_only=True)`` reads).
     n_frozen : int or None, default=None
         Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
-        number leaves so many trainable below the head. None freezes the first seven eighths, and from 20 labels on
-        two thirds; of a probe (``max_epochs=0``) all; and under other recipes than fine-tuning those up to layer A of
-        the transformation pattern, the fourth weight layer from the end. A fit that continues keeps its depth, unless
-        that was a probe's. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
+        number leaves so many trainable below the head. None freezes the first seven eighths, from 20 labels on two
+        thirds, and from 1,000 on nothing; of a probe (``max_epochs=0``) all; and under other recipes than fine-tuning
+        those up to layer A of the transformation pattern, the fourth weight layer from the end. A fit that continues
+        keeps its depth, unless that was a probe's. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18
+        [1]_.
     recipe : Recipe or None, default=None
         How the trainable layers are trained: :class:`FineTuning` (None), :class:`DAN`, :class:`SelectiveJoint` or one
         of your own. Its parameters can be searched as ``recipe__name``.
@@ -92,9 +93,11 @@ class FrozenPrefixClassifier(
         Weight of each class in the loss, as in scikit-learn. Queried images are not distributed as the task is, and
         under the strong penalty of a head with few labels the larger classes would take everything; None gives every
         image the same weight.
-    augment : callable or None, default=None
+    augment : callable, "auto" or None, default="auto"
         Changes a batch of network inputs (n, channels, H, W) at random each time it is drawn, with torch's generator
-        (torchvision's transforms do). Every step then runs the frozen layers too, without the cache.
+        (torchvision's transforms do). Every step then runs the frozen layers too, without the cache. "auto" moves
+        images by up to an eighth of their sides where all layers are fine-tuned on 1,000 labels or more; None never
+        changes an image.
     mirror : bool or "auto", default="auto"
         Whether an image is read together with its mirror image: its final representation is the mean of both, and a
         training step draws one of them. Both pass the frozen layers, and both are cached. "auto" does so for a
@@ -205,7 +208,7 @@ class FrozenPrefixClassifier(
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         weight_decay: float = 0.01,
         class_weight: dict[Any, float] | str | None = "balanced",
-        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        augment: Callable[[torch.Tensor], torch.Tensor] | str | None = "auto",
         mirror: bool | str = "auto",
         normalize: bool = True,
         wise_alpha: float | None = None,

@@ -113,8 +113,8 @@ STUDIES = {
     ),
     "depth": Study(
         [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} --output {{work}}/depth.csv") for run in (
-            f"{MOBILENET} --image-size 97 --seeds 2",
-            f"{SQUEEZENET} --image-size 99 --n-frozen 0 6 12 17 22 --seeds 1")]
+            f"{MOBILENET} --image-size 97 --seeds 3",
+            f"{SQUEEZENET} --image-size 99 --n-frozen 0 6 12 17 22 --seeds 3")]
         + [study("depth", "--labels --output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),

@@ -40,7 +40,7 @@ class ActivationCache:
     """
 
     def __init__(self, max_bytes: int | None = None, warn: bool = True):
-        self.max_bytes = max(_LEAST_BYTES, memory_of_machine() // 4) if max_bytes is None else max_bytes
+        self.max_bytes = quarter_of_memory() if max_bytes is None else max_bytes
         self._warn = warn
         self._lock = Lock()
         self.clear()
@@ -135,6 +135,11 @@ class ActivationCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.max_bytes, self._warn)  # another process starts with an empty one
+
+
+def quarter_of_memory() -> int:
+    """A quarter of the bytes that the process may use, and at least 1 GiB."""
+    return max(_LEAST_BYTES, memory_of_machine() // 4)
 
 
 def memory_of_machine() -> int:

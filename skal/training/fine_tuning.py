@@ -16,8 +16,10 @@ from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
 from skal.training.unlabelled import sampled, taught_by, teach_again
 
-#: Share of the layers that is frozen where the depth is not given, and from so many labels on.
-_FROZEN, _FROZEN_LATER, _LATER = 7 / 8, 2 / 3, 20
+#: Labels from which on all layers are trained, and images cropped.
+_MANY = 1000
+#: Share of the layers that is frozen where the depth is not given, from so many labels on.
+_FROZEN = {0: 7 / 8, 20: 2 / 3, _MANY: 0.0}
 
 
 class FineTuning(Recipe):
@@ -71,8 +73,11 @@ class FineTuning(Recipe):
         self.max_unlabeled = max_unlabeled
 
     def default_depth(self, backbone: Backbone, n_labels: int) -> int:
-        """Seven eighths; from 20 labels on two thirds, a fit twice as long or more: all classes share these layers."""
-        share = _FROZEN_LATER if n_labels >= _LATER else _FROZEN
+        """Seven eighths; from 20 labels on two thirds, a fit twice as long or more: all classes share these layers.
+
+        From 1,000 on nothing is frozen, which takes three times as long again.
+        """
+        share = next(share for least, share in reversed(_FROZEN.items()) if n_labels >= least)
         return min(default_depth(backbone), int(share * len(backbone.layers.weight_layers)))
 
     def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:
@@ -92,7 +97,7 @@ class FineTuning(Recipe):
             chosen = chosen[:0]  # steps towards one class unlearn the others; its row of the head is solved for
         net = problem.net(start.suffix, len(chosen), penalty=start.penalty, share_of=shares if len(chosen) else None)
         if len(chosen):
-            net.fit(problem.rows(chosen), None)
+            net.fit(problem.rows(chosen, crops=len(problem.y) >= _MANY), None)
         else:
             net.initialize()
         start.settle(net.module_)

@@ -39,7 +39,7 @@ class Options:
     optimizer: type[torch.optim.Optimizer]
     weight_decay: float
     class_weight: dict[Any, float] | str | None
-    augment: Callable[[torch.Tensor], torch.Tensor] | None
+    augment: Callable[[torch.Tensor], torch.Tensor] | str | None
     normalize: bool
     wise_alpha: float | None
     head_init: str
@@ -56,7 +56,7 @@ class Options:
         "optimizer": [callable],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "class_weight": [StrOptions({"balanced"}), dict, None],
-        "augment": [callable, None],
+        "augment": [callable, StrOptions({"auto"}), None],
         "normalize": ["boolean"],
         "wise_alpha": [Interval(Real, 0, 1, closed="both"), None],
         "head_init": [StrOptions({"linear_probe", "random"})],

@@ -15,12 +15,13 @@ from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 
 from skal._targets import check_labels
-from skal.features.memory import ActivationCache
+from skal.features.memory import ActivationCache, quarter_of_memory
 from skal.features.pooling import flat
 from skal.features.prefix import Prefix, mean_of_views, run_batched
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.batches import LabelledRows
+from skal.training.crops import cropped
 from skal.training.final import FINAL_BYTES
 from skal.training.head import HeadPenalty, solve_head
 from skal.training.net import Options, SuffixNet, build_net
@@ -136,15 +137,21 @@ class Problem:
         return torch.from_numpy(np.searchsorted(self.classes, self.y))
 
     @cached_property
-    def views(self) -> torch.Tensor:
-        """Activations at the cut (n_views, n, ...): of the images, and of their mirror images where these are read."""
-        parts = [torch.cat(blocks) for blocks in zip(*self.prefix.viewed(self.inputs), strict=True)]
-        return parts[0][None] if len(parts) == 1 else torch.stack(parts)
+    def first(self) -> torch.Tensor:
+        """Activations at the cut (1, ...) of the first image."""
+        return next(iter(self.prefix.activations(JoinedInputs((self.inputs, [0])))))
 
-    @property
-    def activations(self) -> torch.Tensor:
-        """Activations at the cut (n, ...) of the images as they are."""
-        return self.views[0]
+    @cached_property
+    def held(self) -> torch.Tensor | None:
+        """Activations at the cut (n_views, n, ...): of the images, and of their mirror images where these are read.
+
+        None where they take more than a quarter of the memory: those of a step are then read when it comes.
+        """
+        n_views = 2 if self.prefix.mirrors else 1
+        if n_views * len(self.inputs) * self.first.nbytes > quarter_of_memory():
+            return None
+        parts = [torch.cat(blocks) for blocks in zip(*self.prefix.viewed(self.inputs), strict=True)]
+        return torch.stack(parts)
 
     @cached_property
     def class_weights(self) -> np.ndarray | None:
@@ -229,7 +236,7 @@ class Problem:
 
     def load(self, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """A function from rows of images to activations as training takes them: augmented anew, or from the cache."""
-        if self.options.augment is None:
+        if not callable(self.options.augment):
             views = self.prefix.views(inputs)
 
             def from_cache(rows: Any) -> torch.Tensor:
@@ -240,13 +247,22 @@ class Problem:
         augment, run = self.options.augment, self.prefix.uncached()
         return lambda rows: run(augment(inputs.load(np.atleast_1d(rows))))
 
-    def rows(self, chosen: np.ndarray | None = None) -> LabelledRows:
-        """Labelled images, or chosen ones of them, as a data set of activations and targets."""
+    def rows(self, chosen: np.ndarray | None = None, *, crops: bool = False) -> LabelledRows:
+        """Labelled images, or chosen ones of them, as a data set of activations and targets.
+
+        Parameters
+        ----------
+        chosen : ndarray of int or None, default=None
+        crops : bool, default=False
+            Whether images are cropped at random, where nothing is frozen and no augmentation was chosen.
+        """
         own = np.arange(len(self.y)) if chosen is None else chosen
-        if self.options.augment is None:
-            load = _loader(self.views if chosen is None else self.views[:, own])
-        else:
+        if callable(self.options.augment) or self.held is None:
             load = self.load(JoinedInputs((self.inputs, own)))
+        else:
+            load = _loader(self.held if chosen is None else self.held[:, own])
+        if crops and self.options.augment == "auto" and self.prefix.n_frozen == 0:
+            load = _cropping(load)
         weights = None if self.sample_weight is None else torch.from_numpy(self.sample_weight[own]).float()
         return LabelledRows(load, self.targets[own], weights)
 
@@ -285,7 +301,10 @@ class Problem:
     def features(self, suffix: Suffix) -> torch.Tensor:
         """Final representation (n, n_features) of the labelled images under a suffix."""
         run = suffix.to(self.prefix.device).eval().features
-        return mean_of_views([run_batched(run, view, self.prefix.device) for view in self.views])
+        blocks = self.prefix.viewed(self.inputs) if self.held is None else [self.held]
+        return torch.cat(
+            [mean_of_views([run_batched(run, view, self.prefix.device) for view in block]) for block in blocks]
+        )
 
     def logits(self, suffix: Suffix) -> torch.Tensor:
         """Logits (n, n_classes) of the labelled images under a suffix."""
@@ -356,7 +375,7 @@ class Problem:
             return suffix
         layers, n_frozen = self.prefix.backbone.layers, self.prefix.n_frozen
         rest = layers.segment(self.prefix.cut, [layers.features]).to(self.prefix.device).eval()
-        n_features = run_batched(lambda x: flat(rest(x)[0]), self.activations[:1], self.prefix.device).shape[1]
+        n_features = run_batched(lambda x: flat(rest(x)[0]), self.first, self.prefix.device).shape[1]
         options = self.options
         return Suffix(layers, n_frozen, len(self.classes), n_features, options.train_batch_norm, options.normalize)
 
@@ -391,3 +410,7 @@ def _loader(views: torch.Tensor) -> Callable[[Any], torch.Tensor]:
     if len(views) == 1:
         return views[0].__getitem__
     return lambda rows: views[torch.randint(len(views), np.shape(rows)), rows]
+
+
+def _cropping(load: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
+    return lambda rows: cropped(load(rows))

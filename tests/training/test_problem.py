@@ -57,3 +57,12 @@ def test_few_labels_of_unequal_classes_are_not_swallowed_by_the_largest(classifi
     few = np.concatenate([np.flatnonzero(y == "r")[:8], *(np.flatnonzero(y == label)[:1] for label in "gby")])
     assert classifier.set_params(max_epochs=0).fit(X[few], y[few]).score(X, y) > 0.9
     assert classifier.set_params(class_weight=None).fit(X[few], y[few]).score(X, y) < 0.9
+
+
+def test_activations_that_do_not_fit_the_memory_are_read_step_by_step(classifier, pixels, monkeypatch):
+    X, y = pixels
+    held, probe = clone(classifier).fit(X, y), clone(classifier).set_params(max_epochs=0).fit(X, y)
+    monkeypatch.setattr("skal.training.problem.quarter_of_memory", lambda: 1000)
+    read, probe_read = clone(classifier).fit(X, y), clone(classifier).set_params(max_epochs=0).fit(X, y)
+    np.testing.assert_allclose(probe_read.predict_proba(X), probe.predict_proba(X), atol=1e-5)
+    np.testing.assert_allclose(read.predict_proba(X), held.predict_proba(X), atol=1e-5)  # the order is drawn alike
