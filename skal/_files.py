@@ -21,6 +21,8 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from skal._interrupts import interrupts_wait
+
 StrPath = str | os.PathLike[str]
 
 _TEMPORARY = re.compile(r"\.skal-[0-9a-f]{32}\.tmp")
@@ -170,7 +172,7 @@ def map_tensor(path: StrPath, kind: str, name: str) -> torch.Tensor:
 def _opened(path: StrPath, kind: str) -> Iterator[Any]:
     """An open safetensors file; whatever is wrong with its content is a ValueError that names it."""
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
+        with interrupts_wait(), safe_open(os.fspath(path), framework="pt") as file:
             yield file
     except FileNotFoundError:
         raise

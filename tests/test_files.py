@@ -1,13 +1,14 @@
 """Files are whole or absent, carry the umask's mode, and notice damage."""
 
 import os
+import signal
 import stat
 import time
 
 import pytest
 import torch
 
-from skal._files import append_line, read_tensors, remove_stale, replace_file, write_tensors
+from skal._files import append_line, map_tensor, read_tensors, remove_stale, replace_file, write_tensors
 from tests.damage import GONE, TENSOR_DAMAGES, swap
 
 TENSORS = {"a": torch.arange(1.0, 400.0), "b": torch.tensor(3), "c": torch.ones(0, 2), "d": torch.ones(5).bool()}
@@ -120,3 +121,23 @@ def test_lines_are_appended(tmp_path):
     for line in "ab":
         append_line(tmp_path / "x", line)
     assert (tmp_path / "x").read_text() == "a\nb\n"
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("read", [read_tensors, lambda *args: map_tensor(*args, "a")])
+def test_an_interrupt_while_a_tensor_is_read_is_no_damage(nth, read, tmp_path, monkeypatch):
+    write_tensors(tmp_path / "x", "example", TENSORS, {})
+    original, calls = torch.UntypedStorage.__getitem__, []
+
+    def interrupted(self, *args):  # torch's C++ calls it twice, and makes an error of its own of the second's interrupt
+        calls.append(args)
+        if len(calls) == nth:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(torch.UntypedStorage, "__getitem__", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        read(tmp_path / "x", "example")
+    assert len(calls) >= 2
+    assert signal.getsignal(signal.SIGINT) is before

@@ -14,6 +14,7 @@ ORDER = [
     "_random",
     "_validation",
     "_extras",
+    "_interrupts",
     "_files",
     "_threads",
     "_labels",
