@@ -8,7 +8,7 @@ network.
     python examples/quickstart.py --images DIR          the same on a folder of class folders
 
 DIR holds one folder a class, or two folders ``train`` and ``test`` that do. Another network needs its own source
-profile, which ``examples/make_source_profile.py`` makes:
+profile, which ``examples/studies/make_source_profile.py`` makes:
 
     python examples/quickstart.py --images DIR --backbone mobilenet_v2 --profile FILE --image-size 129
 

@@ -58,7 +58,7 @@ class FrozenPrefixClassifier(
     n_frozen : int or None, default=None
         Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
         number leaves so many trainable below the head. None freezes the first seven eighths, from 20 labels on two
-        thirds, and from 1,000 on nothing; of a probe (``max_epochs=0``) all; and under other recipes than fine-tuning
+        thirds, and from 500 on nothing; of a probe (``max_epochs=0``) all; and under other recipes than fine-tuning
         those up to layer A of the transformation pattern, the fourth weight layer from the end. A fit that continues
         keeps its depth, unless that was a probe's. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18
         [1]_.
@@ -82,8 +82,8 @@ class FrozenPrefixClassifier(
     min_steps : int, default=100
         Fewest training steps in one fit: few images are passed more often than `max_epochs`.
     max_seconds : float or None, default=None
-        Seconds after which a fit ends with the weights it has by then; the rate falls to zero on the way. Not counted
-        on is what has to be computed before, activations that are not cached. Two such fits differ.
+        Seconds after which a fit ends with the weights it has by then; the rate falls to zero on the way. Activations
+        that are not cached are computed to the end, so that a fit may take longer. Two such fits differ.
     batch_size : int, default=32
         Images in a training step.
     optimizer : type, default=torch.optim.AdamW
@@ -96,7 +96,7 @@ class FrozenPrefixClassifier(
     augment : callable, "auto" or None, default="auto"
         Changes a batch of network inputs (n, channels, H, W) at random each time it is drawn, with torch's generator
         (torchvision's transforms do). Every step then runs the frozen layers too, without the cache. "auto" moves
-        images by up to an eighth of their sides where all layers are fine-tuned on 1,000 labels or more; None never
+        images by up to an eighth of their sides where all layers are fine-tuned on 500 labels or more; None never
         changes an image.
     mirror : bool or "auto", default="auto"
         Whether an image is read together with its mirror image: its final representation is the mean of both, and a
@@ -286,7 +286,7 @@ class FrozenPrefixClassifier(
             taken as already pre-processed; image file paths; PIL images of any size; or features (n, n_features) where
             the backbone takes them.
         y : array-like of shape (n,)
-            Labels of any kind.
+            Labels, all of one kind.
         sample_weight : array-like of shape (n,), default=None
             Weight of each image in the loss, beside that of its class; an image of weight 0 is left out.
         X_source, y_source : images and labels of another task or domain, default=None

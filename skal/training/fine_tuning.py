@@ -17,7 +17,7 @@ from skal.training.recipe import Recipe, Trained
 from skal.training.unlabelled import sampled, taught_by, teach_again
 
 #: Labels from which on all layers are trained, and images cropped.
-_MANY = 1000
+_MANY = 500
 #: Share of the layers that is frozen where the depth is not given, from so many labels on.
 _FROZEN = {0: 7 / 8, 20: 2 / 3, _MANY: 0.0}
 
@@ -75,7 +75,7 @@ class FineTuning(Recipe):
     def default_depth(self, backbone: Backbone, n_labels: int) -> int:
         """Seven eighths; from 20 labels on two thirds, a fit twice as long or more: all classes share these layers.
 
-        From 1,000 on nothing is frozen, which takes three times as long again.
+        From 500 on nothing is frozen, which takes three times as long again.
         """
         share = next(share for least, share in reversed(_FROZEN.items()) if n_labels >= least)
         return min(default_depth(backbone), int(share * len(backbone.layers.weight_layers)))

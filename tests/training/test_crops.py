@@ -32,12 +32,12 @@ def test_what_is_too_small_or_no_image_stays(shape):
 @pytest.mark.parametrize(
     ("parameters", "n", "is_cropped"),
     [
-        ({}, 1000, True),
-        ({}, 999, False),
-        ({"n_frozen": 1}, 1000, False),
-        ({"augment": None}, 1000, False),
-        ({"augment": lambda x: x}, 1000, False),
-        ({"recipe": SelectiveJoint()}, 1000, False),
+        ({}, 500, True),
+        ({}, 499, False),
+        ({"n_frozen": 1}, 500, False),
+        ({"augment": None}, 500, False),
+        ({"augment": lambda x: x}, 500, False),
+        ({"recipe": SelectiveJoint()}, 500, False),
     ],
 )
 def test_images_are_cropped_where_all_layers_learn_from_many(
@@ -48,6 +48,6 @@ def test_images_are_cropped_where_all_layers_learn_from_many(
     rows = np.arange(n) % 40
     X, y = pixels[0][rows], pixels[1][rows]
     data = {"X_source": X[:40], "y_source": y[:40]} if "recipe" in parameters else {}
-    classifier.set_params(n_frozen=0, source=None, max_epochs=1, batch_size=500)
+    classifier.set_params(n_frozen=0, source=None, max_epochs=1, batch_size=250)
     clone(classifier).set_params(**parameters).fit(X, y, **data)
-    assert sizes == [(500, 3, 16, 16)] * 2 * is_cropped
+    assert sizes == [(250, 3, 16, 16)] * 2 * is_cropped
