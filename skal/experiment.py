@@ -92,8 +92,8 @@ def run_experiment(
     Notes
     -----
     Records of a folder are returned only for the data and settings that made them. Compared are every row of the data
-    (of image files: name, size and content, see below), the estimator's parameters, the content of weights, networks and
-    profiles, and the strategies: their code, defaults, closure, attributes and the module-level values they read.
+    (of image files: name, size and content, see below), the estimator's parameters, the content of weights, networks
+    and profiles, and the strategies: their code, defaults, closure, attributes and the module-level values they read.
     Functions and classes of installed libraries count by their version. The parameters ``cache``, ``verbose`` and
     ``n_jobs`` do not count, as they change no record; ``device`` does, since sums on another device differ in their
     last digits. Image files count whole up to 128 KiB; of larger ones the first and last 64 KiB, the size and the time
