@@ -21,11 +21,13 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from skal._interrupts import interrupts_wait
-
 StrPath = str | os.PathLike[str]
 
 _TEMPORARY = re.compile(r"\.skal-[0-9a-f]{32}\.tmp")
+_TYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+}  # fmt: skip
 _STALE_SECONDS = 3600  # a temporary file of this age belongs to a process that was killed
 
 
@@ -150,33 +152,46 @@ def read_tensors(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], dic
 
 def map_tensors(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """As :func:`read_tensors`, but tensors are memory maps."""
-    with _opened(path, kind) as file:
-        metadata = file.metadata() or {}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator of its own)
-        text = metadata.get("skal", "{}")
-        described = json.loads(text)
+    tensors, described, metadata = _mapped(path, kind)
     if not isinstance(described, dict) or described.pop("format", None) != f"skal {kind}":
         raise ValueError(f"{str(path)!r} is no {kind} written by skal")
-    if metadata.get("checksum") != _checksum(tensors, text):
+    if metadata.get("checksum") != _checksum(tensors, metadata["skal"]):
         raise ValueError(f"{str(path)!r} is damaged: its content does not match its checksum")
     return tensors, described
 
 
 def map_tensor(path: StrPath, kind: str, name: str) -> torch.Tensor:
     """One tensor of a file as a memory map, without verifying the checksum."""
-    with _opened(path, kind) as file:
-        return file.get_tensor(name)
+    tensors, _, _ = _mapped(path, kind)
+    if name not in tensors:
+        raise ValueError(f"{str(path)!r} is no {kind} written by skal")
+    return tensors[name]
 
 
-@contextmanager
-def _opened(path: StrPath, kind: str) -> Iterator[Any]:
-    """An open safetensors file; whatever is wrong with its content is a ValueError that names it."""
+def _mapped(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], Any, dict[str, str]]:
+    """Tensors of a file as memory maps, their description and all text beside them; a ValueError names a damaged file.
+
+    safetensors verifies the header. The tensors are not made by its own `get_tensor`, where torch's C++ code calls
+    Python: an interrupt that comes there is replaced with an error, which looks like damage.
+    """
+    name = os.fspath(path)
     try:
-        with interrupts_wait(), safe_open(os.fspath(path), framework="pt") as file:
-            yield file
+        with safe_open(name, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        described = json.loads(metadata.get("skal", "{}"))
+        whole = torch.from_file(name, shared=False, size=os.path.getsize(name), dtype=torch.uint8)
+        start = 8 + int.from_bytes(whole[:8].numpy().tobytes(), "little")
+        header = json.loads(whole[8:start].numpy().tobytes())
+        header.pop("__metadata__", None)
+        tensors = {}
+        for key, entry in sorted(header.items()):
+            first, last = entry["data_offsets"]
+            values = whole[start + first : start + last].view(_TYPES[entry["dtype"]])
+            tensors[key] = values.reshape(entry["shape"])
+        return tensors, described, metadata
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         with open(path, "rb"):  # the OSError of a file that cannot be opened names it
             raise ValueError(f"{str(path)!r} is no {kind} written by skal, or is damaged: {error}") from error
 

@@ -67,7 +67,7 @@ def train(
     X = checked_features(shape, X, reset=not (continues and replays))
     prefix = prefix_of(estimator, X)
     if estimator.n_frozen is None:
-        prefix = replace(prefix, n_frozen=_depth(estimator, prefix, y, continues))
+        prefix = replace(prefix, n_frozen=_depth(estimator, prefix, y, sample_weight, continues))
     if estimator.source is not None:
         estimator.source.check_backbone(prefix.backbone)
     is_same = continues and is_same_network(estimator, prefix)
@@ -137,7 +137,7 @@ def train(
     }
 
 
-def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
+def _depth(estimator: Any, prefix: Prefix, y: Any, sample_weight: Any, continues: bool) -> int:
     """Number of frozen layers where none is given: as in the fit that is continued, or as the labels are many."""
     was_probe = continues and estimator.n_frozen_ == len(prefix.backbone.layers.weight_layers)
     if continues and not was_probe and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
@@ -145,7 +145,8 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, continues: bool) -> int:
     labels = np.asarray(y)
     if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe; or labels that are refused below
         return prefix.n_frozen
-    return int(recipe_of(estimator).default_depth(prefix.backbone, len(labels)))
+    n_labels = len(labels) if sample_weight is None else int(np.count_nonzero(sample_weight))
+    return int(recipe_of(estimator).default_depth(prefix.backbone, n_labels))
 
 
 def _mirrors(estimator: Any, prefix: Prefix, labelled: Inputs, pool: Any, continues: bool) -> bool:

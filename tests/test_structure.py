@@ -14,7 +14,6 @@ ORDER = [
     "_random",
     "_validation",
     "_extras",
-    "_interrupts",
     "_files",
     "_threads",
     "_labels",

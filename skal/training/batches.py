@@ -32,7 +32,7 @@ class LabelledRows(Dataset):
     Parameters
     ----------
     load : callable
-        From rows to activations; called each time rows are drawn.
+        From an array of rows to activations; called each time rows are drawn.
     targets : Tensor of shape (n,)
         Outputs of the head.
     weights : Tensor of shape (n,) or None, default=None
@@ -52,9 +52,11 @@ class LabelledRows(Dataset):
         return len(self.targets)
 
     def __getitem__(self, rows: Any) -> tuple[torch.Tensor, Any]:
+        drawn = np.arange(len(self))[rows]
+        activations = self.load(drawn) if drawn.ndim else self.load(drawn[None])[0]
         if self.weights is None:
-            return self.load(rows), self.targets[rows]
-        return self.load(rows), {"target": self.targets[rows], "weight": self.weights[rows]}
+            return activations, self.targets[rows]
+        return activations, {"target": self.targets[rows], "weight": self.weights[rows]}
 
 
 def replay_shares(is_old: np.ndarray, replay: float) -> np.ndarray | None:

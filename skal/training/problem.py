@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -137,21 +138,29 @@ class Problem:
         return torch.from_numpy(np.searchsorted(self.classes, self.y))
 
     @cached_property
-    def first(self) -> torch.Tensor:
-        """Activations at the cut (1, ...) of the first image."""
-        return next(iter(self.prefix.activations(JoinedInputs((self.inputs, [0])))))
-
-    @cached_property
     def held(self) -> torch.Tensor | None:
         """Activations at the cut (n_views, n, ...): of the images, and of their mirror images where these are read.
 
         None where they take more than a quarter of the memory: those of a step are then read when it comes.
         """
-        n_views = 2 if self.prefix.mirrors else 1
-        if n_views * len(self.inputs) * self.first.nbytes > quarter_of_memory():
-            return None
-        parts = [torch.cat(blocks) for blocks in zip(*self.prefix.viewed(self.inputs), strict=True)]
-        return torch.stack(parts)
+        held, done = None, 0
+        for views in self.prefix.viewed(self.inputs):
+            if held is None:
+                shape = (len(views), len(self.inputs), *views[0].shape[1:])
+                if math.prod(shape) * views[0].element_size() > quarter_of_memory():
+                    return None
+                held = views[0].new_empty(shape)
+            for of_view, part in zip(held, views, strict=True):
+                of_view[done : done + len(part)] = part
+            done += len(views[0])
+        return held
+
+    @property
+    def first(self) -> torch.Tensor:
+        """Activations at the cut (1, ...) of the first image."""
+        if self.held is not None:
+            return self.held[0, :1]
+        return next(iter(self.prefix.activations(JoinedInputs((self.inputs, [0])))))
 
     @cached_property
     def class_weights(self) -> np.ndarray | None:
@@ -260,9 +269,9 @@ class Problem:
         if callable(self.options.augment) or self.held is None:
             load = self.load(JoinedInputs((self.inputs, own)))
         else:
-            load = _loader(self.held if chosen is None else self.held[:, own])
+            load = partial(_drawn, self.held if np.array_equal(own, range(len(self.y))) else self.held[:, own])
         if crops and self.options.augment == "auto" and self.prefix.n_frozen == 0:
-            load = _cropping(load)
+            load = partial(_drawn_and_cropped, load)
         weights = None if self.sample_weight is None else torch.from_numpy(self.sample_weight[own]).float()
         return LabelledRows(load, self.targets[own], weights)
 
@@ -405,12 +414,10 @@ class Problem:
         return np.prod(parts, axis=0) if parts else None
 
 
-def _loader(views: torch.Tensor) -> Callable[[Any], torch.Tensor]:
-    """From rows to activations, of each row one view at random."""
-    if len(views) == 1:
-        return views[0].__getitem__
-    return lambda rows: views[torch.randint(len(views), np.shape(rows)), rows]
+def _drawn(views: torch.Tensor, rows: Any) -> torch.Tensor:
+    """Activations of rows, of each row one view at random."""
+    return views[0][rows] if len(views) == 1 else views[torch.randint(len(views), np.shape(rows)), rows]
 
 
-def _cropping(load: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
-    return lambda rows: cropped(load(rows))
+def _drawn_and_cropped(load: Callable[[Any], torch.Tensor], rows: Any) -> torch.Tensor:
+    return cropped(load(rows))

@@ -1,8 +1,16 @@
 """What all recipes share: class weights, augmentation, and the mean with the probe."""
 
+import pickle
+
 import numpy as np
+import pytest
 import torch
 from sklearn.base import clone
+from torch.utils.data import DataLoader
+
+from skal._fitting import prefix_of
+from skal.training.net import Options
+from skal.training.problem import Problem
 
 
 def test_weights_lie_between_the_probe_and_the_fine_tuned_net(classifier, pixels):
@@ -66,3 +74,40 @@ def test_activations_that_do_not_fit_the_memory_are_read_step_by_step(classifier
     read, probe_read = clone(classifier).fit(X, y), clone(classifier).set_params(max_epochs=0).fit(X, y)
     np.testing.assert_allclose(probe_read.predict_proba(X), probe.predict_proba(X), atol=1e-5)
     np.testing.assert_allclose(read.predict_proba(X), held.predict_proba(X), atol=1e-5)  # the order is drawn alike
+
+
+@pytest.mark.parametrize("augment", [None, lambda x: x])
+@pytest.mark.parametrize("n_bytes", [1000, 2**30])
+def test_rows_are_indexed_as_an_array_is(augment, n_bytes, classifier, pixels, monkeypatch):
+    monkeypatch.setattr("skal.training.problem.quarter_of_memory", lambda: n_bytes)
+    prefix = prefix_of(classifier, pixels[0])
+    classifier.set_params(augment=augment)
+    inputs = prefix.check(pixels[0])
+    problem = Problem(prefix, Options.of(classifier), inputs, pixels[1], np.zeros(40, dtype=bool))
+    whole = torch.cat([*prefix.activations(inputs)])
+    order = np.random.default_rng(0).permutation(40)
+    for data, expected in (
+        (problem.rows(), whole),
+        (problem.rows(order), whole[order]),
+        (problem.rows(order[:9]), whole[order[:9]]),
+    ):
+        n = len(expected)
+        for rows in (3, -1, [4, 2], slice(1, 5), np.arange(n) % 3 == 0):
+            torch.testing.assert_close(data[rows][0], expected[rows])
+            assert len(data[rows][1].shape) == np.ndim(np.arange(n)[rows])
+
+
+@pytest.mark.parametrize("n_bytes", [1000, 2**30])
+def test_a_loader_that_asks_row_by_row(n_bytes, classifier, pixels, monkeypatch):
+    monkeypatch.setattr("skal.training.problem.quarter_of_memory", lambda: n_bytes)
+    classifier.set_params(net_params={"iterator_train": DataLoader}).fit(*pixels)
+    assert classifier.score(*pixels) > 0.9
+
+
+def test_what_a_worker_process_is_sent_can_be_pickled(classifier, pixels):
+    X, y = np.tile(pixels[0], (13, 1, 1, 1)), np.tile(pixels[1], 13)
+    prefix = prefix_of(classifier.set_params(n_frozen=0), X)
+    problem = Problem(prefix, Options.of(classifier), prefix.check(X), y, np.zeros(520, dtype=bool))
+    sent = pickle.loads(pickle.dumps(problem.rows(crops=True)))
+    with torch.random.fork_rng():
+        assert sent[[0, 1]][0].shape == (2, 3, 16, 16)
