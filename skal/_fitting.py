@@ -145,7 +145,7 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, sample_weight: Any, continues
     labels = np.asarray(y)
     if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe; or labels that are refused below
         return prefix.n_frozen
-    n_labels = len(labels) if sample_weight is None else int(np.count_nonzero(sample_weight))
+    n_labels = len(labels) if sample_weight is None else int(np.count_nonzero(np.asarray(sample_weight)))
     return int(recipe_of(estimator).default_depth(prefix.backbone, n_labels))
 
 
