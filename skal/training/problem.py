@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array
-from sklearn.utils.class_weight import compute_class_weight
 
 from skal._targets import check_labels
 from skal.features.memory import ActivationCache, quarter_of_memory
@@ -179,9 +178,10 @@ class Problem:
             return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
         labelled = np.unique(self.y)
         weights = np.ones(len(self.classes))
-        weights[np.searchsorted(self.classes, labelled)] = compute_class_weight(
-            "balanced", classes=labelled, y=self.y, sample_weight=self.sample_weight
-        )
+        counts = np.bincount(np.searchsorted(labelled, self.y), weights=self.sample_weight)
+        weights[np.searchsorted(self.classes, labelled)] = counts.sum() / (
+            len(counts) * counts
+        )  # scikit-learn takes weights from 1.7 on
         return weights
 
     @property
