@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from scipy.sparse import issparse
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 _FOR_BYTES = "pass paths as str (os.fsdecode), and encoded images opened: PIL.Image.open(io.BytesIO(data))"
@@ -156,8 +157,9 @@ def _refuse_single(X: Any) -> None:
         raise ValueError(f"X is bytes; {_FOR_BYTES}, in a list")
     if isinstance(X, Image.Image):
         raise ValueError("X is a single PIL image; pass a list of images, [X] for one")
-    if isinstance(X, Mapping) or (type(X).__module__.split(".")[0] == "datasets" and hasattr(X, "column_names")):
-        names = [*X] if isinstance(X, Mapping) else X.column_names
+    is_table = isinstance(X, Mapping) and not issparse(X)  # a sparse matrix may be a dict of its values
+    if is_table or (type(X).__module__.split(".")[0] == "datasets" and hasattr(X, "column_names")):
+        names = [*X] if is_table else X.column_names
         raise ValueError(
             f"X is a {type(X).__name__} with the columns {names}; pass the one of images, such as X['image']"
         )
