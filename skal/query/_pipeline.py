@@ -93,7 +93,7 @@ def _transformer(step: Any, before: Steps, X_pool: Any) -> Callable[[Any], Any]:
     try:
         step.transform(before(np.asarray(first) if is_dask(first) else first))
         return step.transform
-    except NotFittedError:
+    except (NotFittedError, AttributeError):  # the latter of an unfitted PCA in scikit-learn 1.6
         if is_network(step):
             return partial(_representation, step)
     X = score_pool(before, X_pool) if is_dask(X_pool) else before(X_pool)
