@@ -176,12 +176,11 @@ class Problem:
                     f"the classes are {self.classes.tolist()}"
                 )
             return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
-        labelled = np.unique(self.y)
         weights = np.ones(len(self.classes))
-        counts = np.bincount(np.searchsorted(labelled, self.y), weights=self.sample_weight)
-        weights[np.searchsorted(self.classes, labelled)] = counts.sum() / (
-            len(counts) * counts
-        )  # scikit-learn takes weights from 1.7 on
+        # As compute_class_weight of scikit-learn, which takes weights of images from 1.7 on.
+        counts = np.bincount(self.targets.numpy(), weights=self.sample_weight, minlength=len(self.classes))
+        labelled = counts > 0
+        weights[labelled] = counts.sum() / (labelled.sum() * counts[labelled])
         return weights
 
     @property
