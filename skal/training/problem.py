@@ -245,13 +245,8 @@ class Problem:
     def load(self, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """A function from rows of images to activations as training takes them: augmented anew, or from the cache."""
         if not callable(self.options.augment):
-            views = self.prefix.views(inputs)
-
-            def from_cache(rows: Any) -> torch.Tensor:
-                drawn = views[int(torch.randint(len(views), ()))] if len(views) > 1 else views[0]
-                return torch.cat([*self.prefix.activations(JoinedInputs((drawn, np.atleast_1d(rows))))])
-
-            return from_cache
+            prefix = replace(self.prefix, verbose=False)  # a bar for each step would tell nothing
+            return partial(_read, prefix, prefix.views(inputs))
         augment, run = self.options.augment, self.prefix.uncached()
         return lambda rows: run(augment(inputs.load(np.atleast_1d(rows))))
 
@@ -413,9 +408,23 @@ class Problem:
         return np.prod(parts, axis=0) if parts else None
 
 
-def _drawn(views: torch.Tensor, rows: Any) -> torch.Tensor:
-    """Activations of rows, of each row one view at random."""
-    return views[0][rows] if len(views) == 1 else views[torch.randint(len(views), np.shape(rows)), rows]
+def _draw_views(n_views: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Which of its views is taken of each row."""
+    return torch.randint(n_views, shape) if n_views > 1 else torch.zeros(shape, dtype=torch.int64)
+
+
+def _drawn(held: torch.Tensor, rows: Any) -> torch.Tensor:
+    """Activations of rows, of each row one view at random, out of those of all views and rows."""
+    return held[0][rows] if len(held) == 1 else held[_draw_views(len(held), np.shape(rows)), rows]
+
+
+def _read(prefix: Prefix, views: tuple[Inputs, ...], rows: Any) -> torch.Tensor:
+    """Activations of rows, of each row one view at random, computed or from the cache."""
+    rows = np.atleast_1d(rows)
+    view_of = _draw_views(len(views), rows.shape).numpy()
+    drawn = JoinedInputs(*((view, rows[view_of == v]) for v, view in enumerate(views)))
+    place = np.argsort(np.argsort(view_of, kind="stable"))
+    return torch.cat([*prefix.activations(drawn)])[place]
 
 
 def _drawn_and_cropped(load: Callable[[Any], torch.Tensor], rows: Any) -> torch.Tensor:

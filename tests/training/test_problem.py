@@ -67,13 +67,15 @@ def test_few_labels_of_unequal_classes_are_not_swallowed_by_the_largest(classifi
     assert classifier.set_params(class_weight=None).fit(X[few], y[few]).score(X, y) < 0.9
 
 
-def test_activations_that_do_not_fit_the_memory_are_read_step_by_step(classifier, pixels, monkeypatch):
+@pytest.mark.parametrize("mirror", [False, True])
+def test_activations_that_do_not_fit_the_memory_are_read_step_by_step(mirror, classifier, pixels, monkeypatch):
     X, y = pixels
+    classifier.set_params(mirror=mirror)
     held, probe = clone(classifier).fit(X, y), clone(classifier).set_params(max_epochs=0).fit(X, y)
     monkeypatch.setattr("skal.training.problem.quarter_of_memory", lambda: 1000)
     read, probe_read = clone(classifier).fit(X, y), clone(classifier).set_params(max_epochs=0).fit(X, y)
     np.testing.assert_allclose(probe_read.predict_proba(X), probe.predict_proba(X), atol=1e-5)
-    np.testing.assert_allclose(read.predict_proba(X), held.predict_proba(X), atol=1e-5)  # the order is drawn alike
+    np.testing.assert_allclose(read.predict_proba(X), held.predict_proba(X), atol=1e-5)  # rows and views alike
 
 
 @pytest.mark.parametrize("augment", [None, lambda x: x])
