@@ -2,8 +2,8 @@
 Adapt to a domain without labels
 ================================
 
-There are labels in one domain, and images in another that nobody has labelled. The recipe :class:`skal.DAN`
-learns from the labels and, beside them, makes the activations of the two domains look alike.
+One domain is labelled, another has unlabelled images only. The recipe :class:`skal.DAN` trains on the labels and
+also aligns the activations of the two domains.
 """
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ from torch import nn
 from skal import DAN, FrozenPrefixClassifier, ImageTransform
 
 # %%
-# Source: digits. Target: other images of digits, seen by a camera that is out of focus, too bright, and noisy.
+# Source: digits. Target: other digit images, as from a camera that is out of focus, overexposed and noisy.
 
 rng = np.random.default_rng(0)
 digits = load_digits()
@@ -44,8 +44,8 @@ for _ in range(150):
     optimizer.step()
 
 # %%
-# Both start from it and see the same labels. DAN also sees the target's images; ``labels="source"`` says that
-# X, y are the source's, since there is no label of the target at all.
+# Both classifiers start from this network and use the same labels. DAN also uses the target images.
+# ``labels="source"`` says that X, y are the source, since there are no target labels.
 
 settings = {"n_frozen": 1, "preprocess": pixels, "max_epochs": 10, "batch_size": 64, "random_state": 0}
 plain = FrozenPrefixClassifier(module, **settings).fit(X_source, y_source)
@@ -55,7 +55,7 @@ scores = {"source only": plain.score(X_test, y_test), "DAN": dan.score(X_test, y
 print(scores)
 
 # %%
-# Final representations of both domains in the plane of their first two principal components.
+# Final representations of both domains, projected onto their first two principal components.
 
 
 def plane(net):

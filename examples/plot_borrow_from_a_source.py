@@ -2,9 +2,9 @@
 Borrow from a source
 ====================
 
-A few labels, and another labelled set whose classes are different. The recipe :class:`skal.SelectiveJoint`
-trains on both tasks together, but takes from the source only the images that *look* like the target's:
-nearest neighbours of histograms of filter responses.
+The target task has few labels, and there is another labelled set with different classes. The recipe
+:class:`skal.SelectiveJoint` trains on both tasks together. From the source it uses only the images that *look* like
+the target's: nearest neighbours by histograms of filter responses.
 """
 
 import matplotlib.pyplot as plt
@@ -18,8 +18,8 @@ from skal.plots import contact_sheet
 from skal.selective import FilterBankDescriptor
 
 # %%
-# Target: the digits 0 to 4, with one label each, or five. Source: the digits 5 to 9, half of them with inverted
-# colours, which should not be borrowed.
+# Target: the digits 0 to 4, with one or five labels per class. Source: the digits 5 to 9. Half of them have inverted
+# colours and should not be borrowed.
 
 digits = load_digits()
 images = np.kron((digits.images * 15.9).astype(np.uint8), np.ones((1, 3, 3), np.uint8))
@@ -31,7 +31,7 @@ is_inverted = np.arange(len(y_source)) % 2 == 1
 X_source = np.where(is_inverted[:, None, None], 255 - X_source, X_source)
 
 # %%
-# A network from scratch, all of which is trained; 30 neighbours per labelled image.
+# A network is trained from scratch, all layers, with 30 neighbours per labelled image.
 
 torch.manual_seed(0)
 module = nn.Sequential(
@@ -53,10 +53,10 @@ for n_labels in (5, 1):
           f"of which {is_inverted[borrowed].mean():.0%} inverted")  # fmt: skip
 
 # %%
-# Borrowing helps where labels are fewest. With five per class it no longer does, so compare before you rely on
-# it; the measurements of :doc:`/selective` say the same.
+# Borrowing helps with one label per class. With five it no longer does, so compare before relying on it. The
+# measurements in :doc:`/selective` agree.
 #
-# A labelled image of each class, and its nearest source images.
+# The figure shows a labelled image of each class and its nearest source images.
 
 shown, captions = [], []
 for i in range(5):

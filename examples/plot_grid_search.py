@@ -2,9 +2,10 @@
 Search the trade-off of a strategy and the frozen depth
 =======================================================
 
-Active learning leaves two things open: the parameters of the strategy, and how much of the network to train.
-:class:`skal.ActiveClassifier` puts the labelling loop inside ``fit``, so scikit-learn's searches answer both
-at once. Here: λ of ADMA, which shifts attention from distinctive to uncertain images, and ``n_frozen``.
+Active learning leaves two choices open: the parameters of the strategy, and how much of the network to train.
+:class:`skal.ActiveClassifier` runs the labelling loop inside ``fit``, so scikit-learn's searches can tune both
+at once. This example searches ADMA's λ, which shifts the weight from distinctive to uncertain images, and
+``n_frozen``.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from skal import ActiveClassifier, FrozenPrefixClassifier, Query, SourceProfile, adma_sampling
 
 # %%
-# Fashion-MNIST, and the profile of the source task: one ImageNet image per class, as activations.
+# Fashion-MNIST, and the profile of the source task: the activations of one ImageNet image per class.
 
 folder = next(path for path in (Path("data"), Path("examples/data")) if path.exists())
 with np.load(folder / "fashion_mnist.npz") as data:
@@ -25,8 +26,8 @@ with np.load(folder / "fashion_mnist.npz") as data:
 profile = SourceProfile.load(folder / "efficientnet_lite0_imagenet_96px.safetensors")
 
 # %%
-# Each cell of the grid is a whole labelling loop in every fold: 3 rounds of 10 labels. The images pass the
-# frozen layers once, whatever the cell, since depths share the cache.
+# Each cell of the grid runs a whole labelling loop in every fold: 3 rounds of 10 labels. The activations of the frozen
+# layers are computed once for all cells, since depths share the cache.
 
 net = FrozenPrefixClassifier(
     "efficientnet_lite0", image_size=96, source=profile, max_epochs=5, min_steps=10, random_state=0

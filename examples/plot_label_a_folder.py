@@ -2,9 +2,9 @@
 Label a folder
 ==============
 
-``skal label photos/`` opens a page in the browser. :class:`skal.label.LabelSession` is what stands behind the
-page; here a program answers in place of a person, so that you can see what a session gives: labels, a model,
-and an accuracy from images that were reserved at random and never trained on.
+``skal label photos/`` opens a page in the browser, which runs a :class:`skal.label.LabelSession`. Here a program
+answers in place of a person, to show what a session returns: labels, a model, and an accuracy measured on images
+that were reserved at random and never trained on.
 """
 
 import tempfile
@@ -31,9 +31,9 @@ for i, (pixels, digit) in enumerate(zip(digits.images[:500], digits.target, stri
     truth[name] = str(digit)
 
 # %%
-# One question after the other. Each answer is on the disk before it counts, and a model is trained after every
-# 20 answers. ``max_epochs=0`` fine-tunes nothing and trains a linear probe, as the page does while you label, so that
-# models follow each other quickly.
+# The session asks one question at a time. Each answer is written to disk before it counts, and a model is trained after
+# every 20 answers. ``max_epochs=0`` trains a linear probe without fine-tuning, as the page does during labelling, so
+# that each model takes little time.
 
 net = FrozenPrefixClassifier("efficientnet_lite0", image_size=64, max_epochs=0)
 curve = []
@@ -52,7 +52,7 @@ with LabelSession(folder / "photos", folder / "photos.skal", classes=list("01234
 print(new.iloc[:, :4].round(2))
 
 # %%
-# The accuracy with its interval, as the page shows it. It narrows as audit images are answered.
+# The accuracy with its interval, as shown on the page. The interval narrows as more audit images are answered.
 
 low, high = status.interval
 print(f"accuracy {status.accuracy:.0%}, 95 % interval {low:.0%} to {high:.0%}, on {status.n_audit} reserved images")

@@ -2,8 +2,8 @@
 50,000 images
 =============
 
-A pool may be larger than memory: an array of paths, or a memory map as here. Images pass the network block by
-block, and each one once: the second query reads cached activations.
+A pool can be larger than memory: an array of paths, or a memory map as here. Images are passed through the network
+in blocks, each image once. The second query reads cached activations.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from skal.plots import contact_sheet
 from skal.query import uherding_sampling
 
 # %%
-# 50,000 digits on the disk: scikit-learn's, shifted and with noise.
+# 50,000 digits on disk: those of scikit-learn, shifted and with noise.
 
 rng = np.random.default_rng(0)
 digits = load_digits()
@@ -39,7 +39,7 @@ pool = np.load(file, mmap_mode="r")
 y = digits.target[source]
 
 # %%
-# A small network keeps the first pass short. An ImageNet network takes milliseconds per image instead, once.
+# A small network keeps the first pass short. With an ImageNet network this pass takes milliseconds per image.
 
 torch.manual_seed(0)
 module = nn.Sequential(
@@ -49,8 +49,8 @@ module = nn.Sequential(
 net = FrozenPrefixClassifier(module, preprocess=ImageTransform(12, 12), n_frozen=-2, random_state=0)
 
 # %%
-# Three rounds of 40 labels. The first query computes the activations of the whole pool, the later ones read
-# them.
+# Three rounds of 40 labels. The first query computes the activations of the whole pool. Later queries read them from
+# the cache.
 
 learner = ActiveLearner(net, query_strategy=uherding_sampling)
 unlabelled = np.arange(len(pool))
@@ -65,7 +65,7 @@ for step in range(3):
     print(f"{40 * (step + 1)} labels: query {seconds:.1f} s, {len(learner.estimator.classes_)} classes")
 
 # %%
-# The first 40 of 50,000. Time grows linearly with the pool.
+# The first 40 queried images of 50,000. Time grows linearly with the pool.
 
 contact_sheet(first, [""] * 40)
 plt.show()

@@ -1,9 +1,9 @@
 """
-Classes that appear
-===================
+Add new classes
+===============
 
-A labelling campaign rarely starts with all classes. ``partial_fit`` takes new images alone: unknown labels
-add rows to the head, and the images seen before are replayed, so that what was learned stays.
+A labelling campaign rarely starts with all classes. ``partial_fit`` takes new images only. New classes add rows to
+the head, and the images seen before are replayed to prevent forgetting.
 """
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ X, X_test, y, y_test = train_test_split(
 )
 
 # %%
-# Two classes at first, then two more at a time, 15 images of each. Old images are never given again.
+# Start with two classes and add two at a time, with 15 images per class. Old images are never passed again.
 
 net = FrozenPrefixClassifier("efficientnet_lite0", image_size=64, random_state=0)
 rows = []
@@ -32,8 +32,7 @@ for newest in range(1, 10, 2):
     print(f"classes {net.classes_}: accuracy {np.mean(predicted[known] == y_test[known]):.3f} on those known")
 
 # %%
-# Recall of each class after each step. White classes are not known yet; a class that had been forgotten would
-# turn dark.
+# Recall of each class after each step. White classes are not known yet. A forgotten class would turn dark.
 
 recall = np.ma.masked_array(rows, [[label > newest for label in range(10)] for newest in range(1, 10, 2)])
 figure, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")

@@ -2,9 +2,8 @@
 Use your own network
 ====================
 
-``backbone`` is the name of a torchvision network, ``"timm:NAME"``, or any ``nn.Module``. A module of your own
-needs no registration: skal follows its forward, finds the points where it can be cut, and counts its weight
-layers.
+``backbone`` is the name of a torchvision network, ``"timm:NAME"``, or any ``nn.Module``. Your own module needs no
+registration: skal traces its forward pass, finds the points where it can be cut, and counts its weight layers.
 """
 
 import matplotlib.pyplot as plt
@@ -36,8 +35,8 @@ module = nn.Sequential(
 )  # fmt: skip
 
 # %%
-# Train it on the digits 0 to 4. This is the source task; of ``"mobilenet_v2"`` or ``"timm:resnet18"`` somebody
-# else has taken care.
+# Train it on the digits 0 to 4. This is the source task. Networks such as ``"mobilenet_v2"`` or ``"timm:resnet18"``
+# come pre-trained.
 
 digits = load_digits()
 images = (digits.images * 15.9).astype(np.uint8)
@@ -54,13 +53,13 @@ for _ in range(100):
 print(f"loss on the source: {loss.item():.3f}")
 
 # %%
-# The layers that ``n_frozen`` counts. ``preprocess`` says what the module expects: 8 pixels, in [0, 1].
+# The layers that ``n_frozen`` counts. ``preprocess`` describes the input of the module: 8 pixels, in [0, 1].
 
 pixels = ImageTransform(8, 8, mean=(0, 0, 0), std=(1, 1, 1))
 print(load_backbone(module, preprocess=pixels).layers.weight_layers)
 
 # %%
-# Adapt it to the digits 5 to 9 with few labels, at several depths. The module is copied, never changed.
+# Adapt it to the digits 5 to 9 with few labels, at several depths. The module is copied and never modified.
 
 X, y = images[~is_source], digits.target[~is_source]
 accuracy = {}

@@ -2,12 +2,12 @@
 Write a recipe of your own
 ==========================
 
-How a network is trained is a value: ``FrozenPrefixClassifier(recipe=...)``. A recipe is a small estimator
-whose ``train`` is given the problem and returns what was trained. Everything else (the cache, growing
-classes, saving, searches over ``recipe__name``) works without a further line.
+The training method is a parameter: ``FrozenPrefixClassifier(recipe=...)``. A recipe is a small estimator whose
+``train`` method takes the problem and returns what was trained. Everything else (the cache, new classes, saving,
+searches over ``recipe__name``) works without further code.
 
-Here: label smoothing. Part of each image's weight goes to all classes alike, so the network is less sure of
-itself.
+This example adds label smoothing. Part of each image's weight is spread over all classes, so the network is less
+confident.
 """
 
 from functools import partial
@@ -41,18 +41,18 @@ class LabelSmoothing(Recipe):
         self.amount = amount
 
     def train(self, problem):
-        start = problem.start()  # the trainable layers, with the head already solved
+        start = problem.start()  # the trainable layers with the solved head
         net = problem.net(
             start.suffix, len(problem.y), penalty=start.penalty, net_class=partial(SmoothedNet, amount=self.amount)
         )
         net.fit(problem.rows(), None)
-        start.settle(net.module_)  # averages with the start
+        start.settle(net.module_)  # averages the weights with those at the start
         return Trained(net, problem.classes)
 
 
 # %%
-# A parameter of the recipe is a parameter of the classifier. ``wise_alpha=1`` takes the trained network alone,
-# without averaging it with the linear probe, to show the recipe's own effect.
+# A parameter of the recipe is also a parameter of the classifier. ``wise_alpha=1`` uses the trained network without
+# averaging it with the linear probe, to show the effect of the recipe alone.
 
 digits = load_digits()
 X, y = (digits.images * 15.9).astype(np.uint8), digits.target

@@ -2,8 +2,8 @@
 Write a strategy of your own
 ============================
 
-A strategy is a function of a learner and a pool. The decorator says what it needs and checks its keywords;
-the context gives what a strategy may look at, and turns scores into positions.
+A strategy is a function of a learner and a pool. The decorator declares what it needs and checks its keywords. The
+context provides the inputs of a strategy and converts scores to positions.
 """
 
 import matplotlib.pyplot as plt
@@ -25,8 +25,8 @@ def variance_sampling(learner, X_pool, n_instances=1, *, batch="herding", random
 
 
 # %%
-# It starts from zero labels, like every strategy: before the first fit all scores are equal, and the batch
-# covers the pool.
+# Like every strategy, it starts from zero labels. Before the first fit all scores are equal, and the batch covers the
+# pool.
 
 digits = load_digits()
 X_pool, y_pool = (digits.images[:600] * 15.9).astype(np.uint8), digits.target[:600]
@@ -41,7 +41,8 @@ for _ in range(3):
 print(f"{len(set(y_pool[queried]))} classes among {len(queried)} labels")
 
 # %%
-# What was queried, in the plane of the network's features. ``batch="top"`` would crowd in one place.
+# The queried images in a two-dimensional projection of the features. With ``batch="top"`` they would be concentrated in
+# one place.
 
 (features,) = learner.estimator.activations(X_pool, [-2], pooled=True)
 figure, ax = plt.subplots(figsize=(5, 5), layout="constrained")

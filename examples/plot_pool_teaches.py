@@ -1,9 +1,9 @@
 """
-The pool teaches
-================
+Learn from the unlabelled pool
+==============================
 
-Images that nobody has labelled cost nothing, and say which images belong together. Passed to ``fit`` as
-``X_unlabeled``, they lift a classifier most where labels are few: :doc:`how </pool>`.
+Unlabelled images cost nothing and show which images are similar. Passed to ``fit`` as ``X_unlabeled``, they improve
+a classifier most where labels are few: :doc:`how it works </pool>`.
 """
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from skal import FrozenPrefixClassifier
 
 # %%
-# A pool of 800 digits, of which one to ten of each class have a label, and a test set.
+# A pool of 800 digits, with one to ten labels per class, and a test set.
 
 digits = load_digits()
 images = (digits.images * 15.9).astype(np.uint8)
@@ -24,8 +24,9 @@ rng = np.random.RandomState(0)
 order = np.array([rng.permutation(np.flatnonzero(y_pool == digit)) for digit in range(10)], dtype=object)
 
 # %%
-# The same ImageNet network three times: a logistic regression on its features, skal's head with the labels alone,
-# and with the pool. ``max_epochs=0`` leaves fine-tuning out, so that a fit takes less than a second.
+# Three classifiers on the same ImageNet network: a logistic regression on its features, skal's head trained on the
+# labels alone, and skal's head with the pool. ``max_epochs=0`` skips fine-tuning, so that a fit takes less than a
+# second.
 
 net = FrozenPrefixClassifier("efficientnet_lite0", image_size=64, max_epochs=0, random_state=0)
 F_pool, F_test = (net.activations(X, [-2], pooled=True)[0] for X in (X_pool, X_test))
@@ -40,8 +41,9 @@ for k in labels:
     accuracy["with the pool"].append(taught.score(X_test, y_test))
 
 # %%
-# The fewer labels, the more the pool is worth. A labelling loop passes it in every round: ``ActiveClassifier`` and
-# ``run_experiment`` by themselves, modAL with ``learner.teach(X, y, X_unlabeled=X_pool)``.
+# The gain from the pool is largest with few labels. In a labelling loop, pass the pool in every round.
+# ``ActiveClassifier`` and ``run_experiment`` do this automatically; with modAL, use
+# ``learner.teach(X, y, X_unlabeled=X_pool)``.
 
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name, scores in accuracy.items():

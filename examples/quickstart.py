@@ -1,19 +1,19 @@
 """Adapt an ImageNet network to a new image task, starting from zero labels.
 
-UHerding, the default strategy, against random labelling, and against logistic regression on the features of the same
-network.
+Compares UHerding, the default strategy, with random labelling, and with logistic regression on the features of the
+same network.
 
     python examples/quickstart.py                       EfficientNet-Lite0 learns Fashion-MNIST (four minutes)
     python examples/quickstart.py --full                three times the rounds, three seeds, and all labels
     python examples/quickstart.py --images DIR          the same on a folder of class folders
 
-DIR holds one folder a class, or two folders ``train`` and ``test`` that do. Another network needs its own source
-profile, which ``examples/studies/make_source_profile.py`` makes:
+DIR has one folder per class, or folders ``train`` and ``test`` with one folder per class each. Another network needs
+its own source profile, made by ``examples/studies/make_source_profile.py``:
 
     python examples/quickstart.py --images DIR --backbone mobilenet_v2 --profile FILE --image-size 129
 
-Written to --output: records.csv and learning_curve.png after every round; at the end table.csv, queried.png and
-queried.csv. The times are those of two idle cores.
+Files written to --output: records.csv and learning_curve.png after every round, and table.csv, queried.png and
+queried.csv at the end. Times are for two idle cores.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ REGRESSION = "logistic regression"
 
 
 def network(backbone: str = DEFAULT, weights: str | None = "auto", image_size: int | None = None) -> dict[str, Any]:
-    """The parameters of a backbone that classifiers and profiles share; EfficientNet-Lite0 takes 96 pixels here."""
+    """Backbone parameters shared by classifiers and profiles. EfficientNet-Lite0 uses 96 pixels by default here."""
     size = 96 if image_size is None and backbone == DEFAULT else image_size
     return {"backbone": backbone, "weights": weights, "image_size": size}
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """The options that :func:`network` takes."""
+    """Add the options that :func:`network` takes."""
     parser.add_argument("--backbone", default=DEFAULT, help="name, as in 'timm:resnet18' (default: %(default)s)")
     parser.add_argument(
         "--weights", default="auto", help="state-dict file (default: the network's pre-trained weights)"
@@ -61,24 +61,24 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_profile_option(parser: argparse.ArgumentParser) -> None:
-    """The option that :func:`load_profile` reads."""
+    """Add the option that :func:`load_profile` reads."""
     parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
 
 
 def add_images_option(parser: argparse.ArgumentParser) -> None:
-    """The option that :func:`load_task` takes."""
+    """Add the option that :func:`load_task` takes."""
     parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
 
 
 def load_profile(args: argparse.Namespace) -> SourceProfile | None:
-    """The profile asked for, or the default network's own; None where another network has none."""
+    """The requested profile, or that of the default network. None for another network without a profile."""
     if args.profile is None and args.backbone == DEFAULT:
         return SourceProfile.load(DATA / "efficientnet_lite0_imagenet_96px.safetensors")
     return None if args.profile is None else SourceProfile.load(args.profile)
 
 
 def class_folders(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Paths and labels of a folder with one folder a class."""
+    """Paths and labels of the images in a folder with one folder per class."""
     paths = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".bmp"})
     if not paths:
         raise SystemExit(f"{folder} holds no images in class folders")
@@ -99,7 +99,7 @@ def load_task(folder: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def nearest_centers(net: FrozenPrefixClassifier, profile: SourceProfile, X: np.ndarray) -> list[str]:
-    """Name of the source class whose centre is nearest to each image at layer A."""
+    """For each image, the name of the source class with the nearest centre at layer A."""
     layer = profile.layers_[0][0]
     (activations,) = net.activations(X, [layer], pooled=profile.pooled, pretrained=True)
     nearest = euclidean_distances(activations, profile.centers_[layer]).argmin(axis=1)
@@ -107,7 +107,7 @@ def nearest_centers(net: FrozenPrefixClassifier, profile: SourceProfile, X: np.n
 
 
 def with_all_labels(net: FrozenPrefixClassifier, task: Task, seed: int) -> dict[str, Any]:
-    """Record of the same network trained on every label of the pool."""
+    """Record of the same network trained on all labels of the pool."""
     full = clone(net).set_params(random_state=seed).fit(task.X_pool, task.y_pool)
     proba = full.predict_proba(task.X_test)
     return {
@@ -121,7 +121,7 @@ def with_all_labels(net: FrozenPrefixClassifier, task: Task, seed: int) -> dict[
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds at each number of labels, of both metrics."""
+    """Mean and standard deviation of both metrics over the seeds, at each number of labels."""
     parts = [
         table_at(records, metric).add_suffix(f" {metric}".replace("_", " ")) for metric in ("accuracy", "macro_auc")
     ]
@@ -129,7 +129,7 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(records: pd.DataFrame, path: Path) -> None:
-    """Learning curves of accuracy and macro AUC, with the network trained on all labels, if it was, as the ceiling."""
+    """Draw learning curves of accuracy and macro AUC. The network trained on all labels, if any, is the ceiling."""
     curves, full = records[records.strategy != "all labels"], records[records.strategy == "all labels"]
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for ax, metric in zip(axes, ("accuracy", "macro_auc"), strict=True):

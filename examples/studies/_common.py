@@ -1,4 +1,4 @@
-"""What the studies share: options, data and networks; those that the quickstart has too are its own."""
+"""Options, data and networks shared by the studies. Those that the quickstart also uses are imported from it."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def equally(y: np.ndarray, k: int, rng: np.random.RandomState) -> np.ndarray:
 
 
 def unit(F: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1."""
+    """Rows normalised to length 1."""
     return F / np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-12)
 
 
 def pixels(paths: np.ndarray, size: int) -> np.ndarray:
-    """Image files as one array."""
+    """Load image files as one array."""
     images = [ImageOps.fit(Image.open(path).convert("RGB"), (size, size)) for path in paths]
     return np.stack([np.asarray(image) for image in images])
 
 
 def lenet() -> nn.Module:
-    """LeNet, as in the experiments on digits of the adaptation literature."""
+    """LeNet, as in the digit experiments of the adaptation literature."""
     return nn.Sequential(
         nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2),
@@ -79,20 +79,20 @@ def lenet() -> nn.Module:
 
 
 def load_digits(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training and test images (n, 1, 28, 28), from -1 to 1, and labels, of arrays X_train, y_train, X_test, y_test."""
+    """Training and test images (n, 1, 28, 28) in [-1, 1] and labels, from arrays X_train, y_train, X_test, y_test."""
     with np.load(file) as data:
         X, y, X_test, y_test = (data[name] for name in ("X_train", "y_train", "X_test", "y_test"))
     return _at_28_pixels(X), y, _at_28_pixels(X_test), y_test
 
 
 def _at_28_pixels(X: np.ndarray) -> np.ndarray:
-    """USPS' digits fill their 16 x 16 pixels and stay larger than MNIST's: that is part of the shift."""
+    """Resize to 28 pixels. USPS digits fill their 16 x 16 pixels and stay larger than MNIST's, as part of the shift."""
     images = torch.from_numpy(X).float()[:, None] / 127.5 - 1
     return F.interpolate(images, size=28, mode="bilinear").numpy()
 
 
 def trained_lenet(X: np.ndarray, y: np.ndarray, file: Path, *, epochs: int = 3) -> nn.Module:
-    """LeNet trained on all of one domain; kept in a file."""
+    """LeNet trained on all images of one domain. The weights are stored in a file."""
     with seeded(0):
         net = lenet()
     if not file.exists():

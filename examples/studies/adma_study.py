@@ -1,13 +1,13 @@
-"""The study of the ADMA paper in form, on any folder of images: its Figures 3 to 7 and Tables 1 and 2.
+"""Repeat the study design of the ADMA paper on any folder of images: Figures 3 to 7 and Tables 1 and 2.
 
     python examples/studies/adma_study.py                   EfficientNet-Lite0 on Fashion-MNIST
-    python examples/studies/adma_study.py --images DIR ...  as quickstart.py; --two-patterns wants a profile of both
+    python examples/studies/adma_study.py --images DIR ...  as quickstart.py; --two-patterns needs a profile of both
 
-Compared are ADMA with weights by distance and by prediction (Fig. 7), with one pattern and two (Fig. 5), random and
-margin sampling, and the same network trained on all labels. A run that was stopped continues: each curve is kept in
---output/runs. Written to --output: records.csv, areas.csv, accuracy.csv and macro_auc.csv (mean ± std at the numbers
-of labels), curves.png (Fig. 3 and 4), queried.png (t-SNE of layer B, Fig. 6) and sheet.png (images queried and not
-queried, each over the class of its nearest centre, Fig. 6).
+The study compares ADMA with weights by distance and by prediction (Fig. 7), with one pattern and two (Fig. 5), random
+and margin sampling, and the same network trained on all labels. A stopped run resumes: each curve is stored in
+--output/runs. Files written to --output: records.csv, areas.csv, accuracy.csv and macro_auc.csv (mean ± std at each
+number of labels), curves.png (Fig. 3 and 4), queried.png (t-SNE of layer B, Fig. 6) and sheet.png (queried and other
+images, each above the class of its nearest centre, Fig. 6).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ import matplotlib.pyplot as plt
 
 
 def strategies(lam: float, two_patterns: bool) -> dict[str, Query]:
-    """What the paper compares, by the names of its legends."""
+    """The strategies that the paper compares, by the names in its legends."""
     adma = Query(adma_sampling, lam=lam, batch="top")  # the paper's batch
     compared = {
         "ADMA-distance": clone(adma),

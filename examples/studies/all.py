@@ -1,14 +1,14 @@
-"""Remake any table or figure of the documentation.
+"""Reproduce any table or figure of the documentation.
 
-    python examples/studies/all.py --list                                 their names, and the data that they need
-    python examples/studies/all.py --table quickstart depth      remake these, and write them to docs/
+    python examples/studies/all.py --list                        print their names and the data they need
+    python examples/studies/all.py --table quickstart depth      reproduce these, and write them to docs/
 
-Data that are not part of the project lie in ``--data`` (or $SKAL_DATA), under the names that ``--list`` prints: images
-in class folders (scenes15/train and scenes15/test), arrays X_train, y_train, X_test, y_test (cifar10.npz), and state
-dicts (mobilenet_v2.pth). imagenet/ holds one image per class and labels.csv, as for make_source_profile.py.
+Data that are not part of the project are read from ``--data`` (or $SKAL_DATA), under the names that ``--list`` prints:
+images in class folders (scenes15/train and scenes15/test), arrays X_train, y_train, X_test, y_test (cifar10.npz), and
+state dicts (mobilenet_v2.pth). imagenet/ has one image per class and labels.csv, as for make_source_profile.py.
 
-A run that was stopped continues: results are kept in ``--work``, one folder per version of the code. When a table is
-done, its files go to docs/results, and the line beside it names the code it was made with.
+A stopped run resumes: results are stored in ``--work``, one folder per version of the code. When a table is done, its
+files are copied to docs/results, and the line above it names the version of the code that produced it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import NamedTuple
 import skal
 
 ROOT = Path(__file__).parents[2]
-#: The line beside a table, as ``*`strategies`: skal 0.1.0, code of 853b39e.*``
+#: The line above a table, such as ``*`strategies`: skal 0.1.0, code of 853b39e.*``
 MADE_WITH = re.compile(r"^\*`(?P<name>[\w/.]+)`: skal (?P<version>\S+), code of (?P<code>\w+\+?)\.\*$", re.M)
 
 MOBILENET = "--backbone mobilenet_v2 --weights {data}/mobilenet_v2.pth"
@@ -37,14 +37,14 @@ DIGITS = "{data}/mnist.npz {data}/usps.npz"
 
 
 class Study(NamedTuple):
-    """How a table is made.
+    """How a table is produced.
 
     Parameters
     ----------
     commands : list of str
-        Arguments of Python, where ``{data}`` and ``{work}`` are folders.
+        Arguments for Python, where ``{data}`` and ``{work}`` are folders.
     files : dict of str to str
-        From files in the working folder to files in docs/results.
+        Maps files in the working folder to files in docs/results.
     """
 
     commands: list[str]
@@ -52,23 +52,23 @@ class Study(NamedTuple):
 
     @property
     def needs(self) -> list[str]:
-        """Names of what has to be in the data folder."""
+        """Names required in the data folder."""
         return sorted(set(re.findall(r"\{data\}/([\w.]+)", " ".join(self.commands))))
 
 
 def study(name: str, arguments: str) -> str:
-    """Command of a study of this folder."""
+    """Command of a study in this folder."""
     return f"examples/studies/{name}.py {arguments}"
 
 
 def profile(size: int, options: str = "") -> str:
-    """Command that makes MobileNetV2's profile at a size."""
+    """Command that makes the profile of MobileNetV2 at a given image size."""
     output = "--output {work}/profile.safetensors"
     return study("make_source_profile", f"{{data}}/imagenet {MOBILENET} --image-size {size} {options} {output}")
 
 
 def baselines() -> list[str]:
-    """skal beside scikit-learn on the same features: labels at random and chosen, two networks, many classes, pairs."""
+    """skal against scikit-learn on the same features: random and queried labels, two networks, many classes, pairs."""
     mobilenet, squeezenet = f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99"
 
     def task(name: str, data: str = "", network: str = mobilenet) -> str:
@@ -220,7 +220,7 @@ STUDIES = {
 
 
 def code_version(root: Path = ROOT) -> str:
-    """The commit that last changed skal/, with a plus if it has been changed since; the release without git."""
+    """The last commit that changed skal/, with a plus if there are uncommitted changes. Without git, the release."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
@@ -232,7 +232,7 @@ def code_version(root: Path = ROOT) -> str:
 
 
 def mark(name: str, code: str, pages: Path) -> None:
-    """Name the code in the lines beside a table."""
+    """Write the version of the code to the lines above a table."""
     line = f"*`{name}`: skal {skal.__version__}, code of {code}.*"
     for page in sorted(pages.glob("*.md")):
         text = page.read_text("utf-8")
@@ -242,7 +242,7 @@ def mark(name: str, code: str, pages: Path) -> None:
 
 
 def remake(name: str, data: Path, work: Path, pages: Path) -> None:
-    """Run what is left of a study's commands, and write its files to the documentation."""
+    """Run the remaining commands of a study, and copy its files to the documentation."""
     missing = [need for need in STUDIES[name].needs if not (data / need).exists()]
     if missing:
         raise SystemExit(f"{name} needs {', '.join(missing)} in {data}; give the folder as --data")

@@ -1,12 +1,12 @@
-"""With every label of a task: the default beside all layers fine-tuned in plain PyTorch, on images flipped and cropped.
+"""Compare the default with fine-tuning all layers in plain PyTorch, with flips and crops, on all labels of a task.
 
     python examples/studies/all_labels.py --images DIR --name scenes15 --backbone NAME --weights FILE --image-size 97
 
-Plain is what a user would write with torchvision: a new linear head, stochastic gradient descent with momentum .9,
-weight decay 1e-4, label smoothing .1, a rate that rises in a tenth of the steps and falls by a cosine, 25 epochs in
-batches of 32. Of several rates the best one *on the test images* is what the default is compared with. "a third" trains
-a third of the layers, on images as they are, as the default does with fewer labels. Rows already in the CSV file are
-kept; ``--table FILE`` shows what it holds.
+"plain" is what a user would write with torchvision: a new linear head, SGD with momentum .9, weight decay 1e-4, label
+smoothing .1, a learning rate with warm-up over a tenth of the steps and cosine decay, 25 epochs in batches of 32. The
+default is compared with the best of several learning rates *on the test images*. "a third" trains a third of the
+layers, on unmodified images, as the default does with fewer labels. Rows already in the CSV file are kept. ``--table
+FILE`` writes the table of its rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEYS = ["data", "network", "seed", "method"]
 
 
 def with_new_head(name: str, weights: Path, n_classes: int) -> nn.Module:
-    """A network of torchvision with the weights of a file; the last layer is drawn anew."""
+    """A torchvision network with weights from a file and a randomly initialised last layer."""
     import torchvision  # after skal, as the README says
 
     net = torchvision.models.get_model(name)
@@ -49,7 +49,7 @@ def with_new_head(name: str, weights: Path, n_classes: int) -> nn.Module:
 
 
 def fine_tuned(net: nn.Module, X: torch.Tensor, targets: torch.Tensor, rate: float) -> nn.Module:
-    """The network with all of its layers trained."""
+    """The network after training all of its layers."""
     n_batches = len(X) // BATCH
     optimizer = torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=EPOCHS * n_batches, pct_start=0.1)
@@ -65,7 +65,7 @@ def fine_tuned(net: nn.Module, X: torch.Tensor, targets: torch.Tensor, rate: flo
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy in percent, and the mean seconds of processor time."""
+    """Mean accuracy in percent and mean CPU seconds."""
     keys = {"index": ["data", "network"], "columns": "method", "sort": False}
     shown = 100 * rows.pivot_table(values="accuracy", **keys)
     best = shown.filter(like="plain").max(axis=1)

@@ -1,17 +1,18 @@
-"""Pools that could mislead: skal with and without each of them, accuracy on the test set of the task.
+"""Pools that could mislead: test accuracy of skal with and without each of them.
 
     python examples/studies/bad_pools.py --images DIR --strangers DIR --backbone NAME --weights FILE --image-size 97
 
-- ``as it is``, and ``with the labelled`` images among them, as a loop that passes its whole pool;
-- ``unequal``: classes have from 1 to 20 times as many images, in the test set as well;
-- ``unequal, labels too``: and the labels were drawn from it at random;
-- ``strangers``: 30 % of the pool show no class of the task; ``another domain``: all of it does;
-- ``twenty`` images;
-- ``hidden classes``: no label of the last third of the classes yet. Accuracy is of those that have labels, and the
-  table also says how many hidden classes the next batch of UHerding finds.
+- ``as it is``: the unmodified pool; ``with the labelled``: the pool includes the labelled images, as in a loop that
+  passes its whole pool;
+- ``unequal``: class frequencies differ by a factor of up to 20, in the test set as well;
+- ``unequal, labels too``: in addition, the labels are drawn at random from this pool;
+- ``strangers``: 30 % of the pool are images of no class of the task; ``another domain``: all of them are;
+- ``twenty``: the pool has twenty images;
+- ``hidden classes``: the last third of the classes has no labels yet. Accuracy is measured on the classes with labels.
+  The table also has the number of hidden classes that the next batch of UHerding finds.
 
-It is skal's head alone, or with ``--fine-tune`` the whole default. Rows are added to --output; ``--table FILE`` writes
-the table of what it holds.
+The classifier is skal's head alone, or the full default with ``--fine-tune``. Rows are appended to --output.
+``--table FILE`` writes the table of its rows.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COLUMNS = ["classifier", "pool of", "labels", "seed", "alone", "pool", "found al
 
 
 def unequal(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """Positions of images whose classes are from 1 to 20 times as frequent."""
+    """Positions of images such that class frequencies differ by a factor of up to 20."""
     classes = rng.permutation(np.unique(y))
     largest = np.unique(y, return_counts=True)[1].min()
     sizes = np.maximum(largest * 20.0 ** (-np.arange(len(classes)) / (len(classes) - 1)), 12).astype(int)
@@ -41,7 +42,7 @@ def unequal(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracies in percent, the gain and its standard error, and hidden classes found."""
+    """Mean accuracies in percent, the gain and its standard error, and the number of hidden classes found."""
     rows = rows.assign(gain=100 * (rows["pool"] - rows["alone"]))
     grouped = rows.groupby(["classifier", "pool of", "labels"], sort=False)
     shown = 100 * grouped[["alone", "pool"]].mean()

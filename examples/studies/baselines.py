@@ -1,19 +1,20 @@
-"""skal beside what scikit-learn offers on the same features, at a few labels a class, with the pool and without it.
+"""Compare skal with scikit-learn on the same features, with few labels per class, with and without the pool.
 
     python examples/studies/baselines.py --images DIR --name scenes15 --backbone NAME --weights FILE --image-size 97
 
-DIR holds class folders; ``--arrays FILE`` takes X_train, y_train, X_test, y_test of an npz file instead, with
-``--lenet FILE`` a LeNet trained on the digits of another such file. ``--classes 3 5`` takes two of the classes. Without
-data it is Fashion-MNIST.
+DIR has class folders. ``--arrays FILE`` uses X_train, y_train, X_test, y_test of an npz file instead. With ``--lenet
+FILE`` the network is a LeNet trained on the digits of another such file. ``--classes 3 5`` uses two of the classes.
+Without these options the data are Fashion-MNIST.
 
-Rivals, on the same network's features: logistic regression (C by cross-validation, 10 where a class has one label) on
-features scaled to length 1, and on these read from the mean of the pool and scaled again; LabelSpreading and
-SelfTrainingClassifier on the latter. skal's probe is the head alone (``max_epochs=0``), skal the whole default, which
-``--probes`` leaves out.
+The baselines use features of the same network. Logistic regression (C by cross-validation, 10 where a class has one
+label) is run on features normalised to length 1, and on the same features centred on the pool mean and normalised
+again. LabelSpreading and SelfTrainingClassifier use the latter. "probe" is skal's head alone (``max_epochs=0``), "skal"
+the full default, which ``--probes`` leaves out.
 
-Labels are equally many images of each class at random. ``--chosen-by anywhere`` takes as many at random from the whole
-pool, so that classes have unequal numbers and some none; ``--chosen-by uherding`` those that a logistic regression with
-this strategy asks for. Rows already in the CSV file are kept; ``--tables DIR`` writes the tables.
+Labels are drawn at random, the same number for each class. ``--chosen-by anywhere`` draws as many in total at random
+from the whole pool, so that classes have unequal numbers of labels and some have none. ``--chosen-by uherding`` uses
+the labels that a logistic regression queries with this strategy. Rows already in the CSV file are kept. ``--tables
+DIR`` writes the tables.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ OWN = ["probe", "probe, pool", "skal", "skal, pool"]
 
 
 def labelled(F: np.ndarray, y: np.ndarray, k: int, seed: int, chosen_by: str) -> np.ndarray:
-    """Positions of k images a class: of each class at random, or as many in all, at random or as a strategy asks."""
+    """Positions of k random images per class, or of as many in total: at random, or queried by a strategy."""
     if chosen_by == "random":
         return equally(y, k, np.random.RandomState(seed))
     n = len(np.unique(y))
     if chosen_by == "anywhere":
         rng = np.random.RandomState(seed)
         while len(np.unique(y[few := rng.permutation(len(y))[: k * n]])) < 2:
-            continue  # one class cannot be learned
+            continue  # a classifier needs two classes
         return few
     rounds = labelling_rounds(
         LogisticRegression(C=10, max_iter=500), CHOSEN_BY[chosen_by], F, y, n_queries=max(k - 1, 1), batch_size=n,
@@ -79,7 +80,7 @@ def regression(F: np.ndarray, y: np.ndarray) -> Any:
 
 
 def rivals(F: np.ndarray, F_test: np.ndarray, y: np.ndarray, few: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
-    """Predictions of scikit-learn's ways, by name."""
+    """Predictions of the scikit-learn baselines, by name."""
     mean = F.mean(axis=0)
     Z, Z_test = unit(F - mean), unit(F_test - mean)
     masked = np.full(len(y), -1)
@@ -95,7 +96,7 @@ def rivals(F: np.ndarray, F_test: np.ndarray, y: np.ndarray, few: np.ndarray) ->
 
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies in percent of each draw, what skal gains over the regressions, and what the pool gains."""
+    """Accuracy in percent for each draw, skal's gain over the regressions, and the gain from the pool."""
     wide = rows.pivot_table(index=[*KEYS, "seed"], columns="method", values="accuracy") * 100
     wide = wide[[name for name in (*RIVALS, *OWN) if name in wide]]
     both = wide[["regression", "regression, centred"]]
@@ -111,7 +112,7 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(wide: pd.DataFrame) -> pd.DataFrame:
-    """Means over the draws; of differences with their standard errors."""
+    """Means over the draws. Differences also have their standard errors."""
     grouped = wide.groupby(KEYS)
     shown = grouped.mean()
     for name in [name for name in wide if ":" in name]:
@@ -121,7 +122,7 @@ def table(wide: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(wide: pd.DataFrame) -> pd.DataFrame:
-    """Means over the data sets and networks, a row for each number of labels, and how many rows are below 0.
+    """Means over data sets and networks, one row per number of labels, and how many table rows are below 0.
 
     *Below* counts rows whose mean is negative by more than its standard error.
     """
@@ -204,7 +205,7 @@ def main() -> None:
                     continue
                 start = time.perf_counter()
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of scikit-learn's: convergence, divisions by zero
+                    warnings.simplefilter("ignore")  # from scikit-learn: convergence, division by zero
                     accuracy = float(np.mean(predict() == y_test))
                 row = {**dict(zip(keys, run, strict=True)), "accuracy": round(accuracy, 4)}
                 row["seconds"] = round(time.perf_counter() - start, 2)

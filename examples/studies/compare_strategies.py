@@ -1,4 +1,4 @@
-"""Which images to label: every query strategy on one task after another, with the pool teaching.
+"""Compare all query strategies on one or more tasks, training on the pool too.
 
     python examples/studies/compare_strategies.py                          EfficientNet-Lite0 on Fashion-MNIST
     python examples/studies/compare_strategies.py --images DIR ...         class folders; networks as in quickstart.py
@@ -6,12 +6,12 @@
     python examples/studies/compare_strategies.py --digits MNIST USPS      a LeNet that was trained on the first
     python examples/studies/compare_strategies.py --tables                 the tables and figures alone
 
-Beside skal's strategies stand what a user would otherwise do: logistic regression (C = 10) on the features of the same
-network, scaled to length 1, read from the mean of the pool and scaled again, with the strategies that need no more
-("LR, ..."). ``--probe`` trains skal's head alone. Every curve starts from zero labels. A run that was stopped
-continues, and tasks may be added: all of them are in --output, as NAME.csv and in the tables areas.csv (area under the
-accuracy curve, mean ± std), ranks.csv, needed.csv (labels for 90, 95 and 99 % of the accuracy with all labels),
-seconds.csv (a query) and in curves.png.
+The baseline ("LR, ...") is what a user would do without skal: logistic regression (C = 10) on the features of the same
+network, normalised to length 1, centred on the pool mean and normalised again, with the strategies that need nothing
+else. ``--probe`` trains skal's head alone. Every curve starts from zero labels. A stopped run resumes, and tasks can be
+added. All tasks are in --output, as NAME.csv and in the tables areas.csv (area under the accuracy curve, mean ± std),
+ranks.csv, needed.csv (labels for 90, 95 and 99 % of the accuracy with all labels), seconds.csv (per query) and in
+curves.png.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ DISTINCT = 7  # curves drawn in colour
 
 
 def views(images: np.ndarray) -> np.ndarray:
-    """AIFT's patches, the same in every round: the corners of each image, half of them flipped."""
+    """AIFT's patches, the same in every round: the four corners of each image, half of them flipped."""
     images = np.asarray(images)
     axes = (1, 2) if images.dtype == np.uint8 else (2, 3)
     of_corner = []
@@ -66,7 +66,7 @@ def views(images: np.ndarray) -> np.ndarray:
             side = images.shape[axis] * 7 // 8
             start = images.shape[axis] - side if is_end else 0
             cropped = cropped.take(range(start, start + side), axis=axis)
-        if images.dtype != np.uint8:  # digits have no mirror images, and are not resized by the network
+        if images.dtype != np.uint8:  # digits are not mirrored, and the network does not resize them
             padding = [(0, 0), (0, 0), *((images.shape[axis] - cropped.shape[axis], 0) for axis in axes)]
             of_corner.append(np.pad(cropped, padding, constant_values=-1.0))
         else:
@@ -74,18 +74,18 @@ def views(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.stack(of_corner, axis=1))
 
 
-#: What is set where the default would make the comparison long; sets that share a class have their own experiment.
+#: Options that keep the comparison short. Sets that share a class have their own experiment.
 OPTIONS: dict[str, dict[str, Any]] = {
     "adma": {"lam": 0.1, "batch": "top"},
     "emoc": {"n_reference": 20, "batch": "top"},
     "aift": {"patches": views},
 }
-#: UHerding with the width of its kernel as in the paper.
+#: UHerding with the kernel width of the paper.
 LEAST_DISTANCE = "uherding, least distance"
 
 
 def strategies(has_profile: bool) -> dict[str, Query]:
-    """All that are compared, by name."""
+    """All compared strategies, by name."""
     compared = {
         name: Query(strategy.function, **OPTIONS.get(name, {}))
         for name, strategy in STRATEGIES.items()
@@ -107,7 +107,7 @@ def some(X: np.ndarray, y: np.ndarray, n: int | None) -> tuple[np.ndarray, np.nd
 
 
 def load(args: argparse.Namespace) -> tuple[Task, FrozenPrefixClassifier]:
-    """The task and the network that learns it."""
+    """The task, and the network to train on it."""
     if args.digits is not None:
         X_source, y_source, *_ = load_digits(args.digits[0])
         X, y, X_test, y_test = load_digits(args.digits[1])
@@ -129,7 +129,7 @@ def load(args: argparse.Namespace) -> tuple[Task, FrozenPrefixClassifier]:
 
 
 def compare(args: argparse.Namespace) -> pd.DataFrame:
-    """Records of all strategies on one task, those of the rivals, and of training on all labels."""
+    """Records of all strategies and baselines on one task, and of training on all labels."""
     task, net = load(args)
     if args.probe:
         net.set_params(max_epochs=0)
@@ -142,7 +142,7 @@ def compare(args: argparse.Namespace) -> pd.DataFrame:
     loop = {"n_queries": args.rounds, "batch_size": args.batch, "seeds": range(args.seeds), "verbose": 10}
     run = partial(run_experiment, folder=args.output / "runs", **loop)
     records = []
-    if rivals:  # first: from a cache that the others have filled, features differ in their last digits
+    if rivals:  # run first: features read from the cache filled by other runs differ in their last digits
         F, F_test = (unit(net.activations(X, [-2], pooled=True)[0]) for X in (task.X_pool, task.X_test))
         mean = F.mean(axis=0)
         features = task._replace(X_pool=unit(F - mean), X_test=unit(F_test - mean))
@@ -154,7 +154,7 @@ def compare(args: argparse.Namespace) -> pd.DataFrame:
 
 
 def tables(records: pd.DataFrame, folder: Path) -> None:
-    """Sum up all tasks."""
+    """Write the tables and figures of all tasks."""
     is_full = records["strategy"] == "all labels"
     curves, full = records[~is_full], records[is_full].groupby("task", sort=False)["accuracy"].mean()
     full = full.reindex(curves["task"].unique())  # --ceilings 0 leaves them out
@@ -181,7 +181,7 @@ def tables(records: pd.DataFrame, folder: Path) -> None:
 
 
 def draw(curves: pd.DataFrame, full: pd.Series, order: pd.Index, path: Path) -> None:
-    """Mean accuracy against labels, a panel a task; the best strategies and random in colour, the rest grey."""
+    """Mean accuracy against labels, one panel per task. The best strategies and random are coloured, the rest grey."""
     figure, axes = plt.subplots(1, len(full), figsize=(4.6 * len(full), 4.4), layout="constrained", squeeze=False)
     bright = [*[name for name in order if name != "random"][: DISTINCT - 1], "random"]
     for ax, (task, ceiling) in zip(axes[0], full.items(), strict=True):

@@ -1,17 +1,18 @@
-"""Discover new classes while learning: the experiment of the EMOC paper's Fig. 1.
+"""Discover new classes during training: the experiment of the EMOC paper's Fig. 1.
 
     python examples/studies/continuous_exploration.py --cifar100 DIR       CIFAR-100, as torchvision stores it, in DIR
     python examples/studies/continuous_exploration.py --npz FILE           arrays X_train, y_train, X_test, y_test
     python examples/studies/continuous_exploration.py --images DIR --resnet20 FILE
                                                                            class folders at 32 px, with a ResNet-20
 
-Some classes are known: a network is trained on a few images of each. The pool holds as many more of the known classes
-and of novel ones. In each update step the best of 1,000 random sets of images that share a class is labelled, and the
-network is trained on with old and new images. Compared are EMOC, the three heuristics of the paper and random sets.
+Some classes are known: a network is trained on a few images of each. The pool has as many more images of each known
+class, and as many of each novel class. In each update step the best of 1,000 random sets of images that share a class
+is labelled, and training continues with old and new images. The study compares EMOC, the three heuristics of the paper
+and random sets.
 
 Without --resnet20 the network is the small CIFAR-10 convnet of the paper, trained from random weights on the known
-classes; with it, the last stage of a network that was trained on CIFAR-10. Written to --output: records.csv, table.csv
-and exploration.png (accuracy and discovered classes against update steps). A run that was stopped continues.
+classes. With it, the last stage of a network trained on CIFAR-10 is trained. Files written to --output: records.csv,
+table.csv and exploration.png (accuracy and discovered classes against update steps). A stopped run resumes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ STRATEGIES = {
 
 
 def convnet() -> nn.Module:
-    """The small convnet of cuda-convnet's CIFAR-10 experiments; its last layer gives way to the classifier's own."""
+    """The small convnet of cuda-convnet's CIFAR-10 experiments. The classifier replaces its last layer."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 5, padding=2), nn.MaxPool2d(3, 2), nn.ReLU(),
         nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(), nn.AvgPool2d(3, 2),
@@ -64,7 +65,7 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.stride > 1:  # a shortcut without weights: every other pixel, and channels of zeros
+        if self.stride > 1:  # a shortcut without weights: every other pixel, padded with zero channels
             x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra // 2, self.extra // 2))
         return F.relu(out + x)
 
@@ -87,7 +88,7 @@ class ResNet20(nn.Module):
 
 
 def load_data(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training and test images and their labels."""
+    """Training and test images with their labels."""
     if args.images is not None:
         return load_task(args.images)
     if args.npz is not None:
@@ -100,7 +101,7 @@ def load_data(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def split(data: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], args: argparse.Namespace, seed: int) -> Task:
-    """Known and novel classes, drawn anew for each initialisation."""
+    """The task of one initialisation, with a random split into known and novel classes."""
     X, y, X_test, y_test = data
     rng = np.random.default_rng(seed)
     names, counts = np.unique(y, return_counts=True)
@@ -126,9 +127,9 @@ def split(data: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], args: arg
 
 
 def learner(args: argparse.Namespace, task: Task, seed: int) -> FrozenPrefixClassifier:
-    """Continuous learning as in the paper, with a network that has been trained on the known classes.
+    """Continuous learning as in the paper, with a network already trained on the known classes.
 
-    The layers that the first fit leaves are the network that every strategy starts from.
+    Every strategy starts from the layers of this first fit.
     """
     start = continuing(args, convnet if args.resnet20 is None else ResNet20, args.resnet20, args.first_iterations)
     known = np.asarray(task.initial)
@@ -143,7 +144,7 @@ def learner(args: argparse.Namespace, task: Task, seed: int) -> FrozenPrefixClas
 def continuing(
     args: argparse.Namespace, backbone: object, weights: Path | None, iterations: int
 ) -> FrozenPrefixClassifier:
-    """Mini-batch gradient descent with momentum on old and new images, from where the last fit stood."""
+    """Mini-batch gradient descent with momentum on old and new images, continuing from the last fit."""
     image_net = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     return FrozenPrefixClassifier(
         backbone,
@@ -167,7 +168,7 @@ def continuing(
 
 
 def table(records: pd.DataFrame, n_known: int, n_initial: int) -> pd.DataFrame:
-    """Mean over all steps, and after the last, of accuracy and of the classes discovered; ± over initialisations."""
+    """Accuracy and discovered classes: mean over all steps and value after the last, ± over initialisations."""
     updates = records[records.n_labels > n_initial].assign(discovered=lambda rows: rows.n_classes - n_known)
     of_run = updates.groupby(["strategy", "seed"], sort=False)[["accuracy", "discovered"]]
     runs = pd.concat({"mean": of_run.mean(), "last": of_run.last()}, axis=1)
@@ -183,7 +184,7 @@ def table(records: pd.DataFrame, n_known: int, n_initial: int) -> pd.DataFrame:
 
 
 def draw(records: pd.DataFrame, args: argparse.Namespace, path: Path) -> None:
-    """Accuracy and discovered classes against update steps, mean and standard error over the initialisations."""
+    """Draw accuracy and discovered classes against update steps, mean and standard error over the initialisations."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     step = (records["n_labels"] - args.known * args.per_class) // args.set_size
     shown = records.assign(step=step, discovered=records["n_classes"] - args.known)

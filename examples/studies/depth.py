@@ -1,11 +1,11 @@
-"""Accuracy against the number of frozen layers, at a few labels a class and at many.
+"""Accuracy against the number of frozen layers, with few and with many labels per class.
 
     python examples/studies/depth.py --images DIR --name scenes15 --backbone NAME --weights FILE --image-size 97
 
-Each draw of the labels is the same at every depth. ``default`` is ``n_frozen=None``; ``--flips`` adds the training of
-all layers on images that are flipped and cropped at random, without the mean with the probe. ``--labels all`` takes
-every label. Seconds are processor time. Rows already in the CSV file are kept, so a run that was stopped continues;
-``--figure FILE`` and ``--table FILE`` show what it holds.
+Every depth uses the same draws of labels. ``default`` is ``n_frozen=None``. ``--flips`` adds training of all layers on
+randomly flipped and cropped images, without averaging with the probe. ``--labels all`` uses every label. Seconds are
+CPU time. Rows already in the CSV file are kept, so a stopped run resumes. ``--figure FILE`` and ``--table FILE`` write
+a figure and a table of its rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FLIPS = "0, flips and crops"
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy in percent at each depth, and the mean seconds of a fit of activations that are cached."""
+    """Mean accuracy in percent at each depth, and mean seconds of a fit with cached activations."""
     keys = {"index": ["network", "n_frozen"], "columns": "labels", "sort": False}
     accuracy = 100 * rows.pivot_table(values="accuracy", **keys)
     shown = accuracy.join(rows.pivot_table(values="seconds", **keys).add_suffix(" s"))
@@ -41,7 +41,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def flipped_and_cropped(x: torch.Tensor) -> torch.Tensor:
-    """Each image flipped or not, and all of a batch moved by up to an eighth of their side."""
+    """Flip each image at random, and shift all images of a batch together by up to an eighth of their side."""
     side = x.shape[-1]
     padded = F.pad(x, [side // 8] * 4, mode="reflect")
     top, left = torch.randint(0, 2 * (side // 8) + 1, (2,)).tolist()
@@ -51,7 +51,7 @@ def flipped_and_cropped(x: torch.Tensor) -> torch.Tensor:
 
 
 def draw(rows: pd.DataFrame, file: Path) -> None:
-    """One panel for each network; the default is a dotted line."""
+    """Draw one panel per network, with the default as a dotted line."""
     networks = rows["network"].unique()
     figure, axes = plt.subplots(1, len(networks), figsize=(5 * len(networks), 4), layout="constrained", squeeze=False)
     for ax, net in zip(axes[0], networks, strict=True):
@@ -101,7 +101,7 @@ def main() -> None:
                 fitted = clone(net).set_params(n_frozen=n_frozen, random_state=seed)
                 if depth == FLIPS:
                     fitted.set_params(augment=flipped_and_cropped, wise_alpha=1)
-                fitted.set_params(max_epochs=1, min_steps=1).fit(X[few], y[few])  # what the cache holds is not timed
+                fitted.set_params(max_epochs=1, min_steps=1).fit(X[few], y[few])  # fills the cache, not timed
                 start = time.process_time()
                 fitted.set_params(max_epochs=net.max_epochs, min_steps=net.min_steps).fit(X[few], y[few])
                 row = {**dict(zip(keys, run, strict=True)), "seconds": round(time.process_time() - start, 1)}

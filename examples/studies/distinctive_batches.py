@@ -1,10 +1,10 @@
-"""What do the most distinctive images teach? Rank a pool before any label, and fit a linear probe on either end of it.
+"""How useful are the most distinctive images? Rank a pool before any label, and fit a linear probe to either end.
 
     python examples/studies/distinctive_batches.py --images DIR --backbone mobilenet_v2 --weights FILE --profile FILE \
         --image-size 129 --output FILE.csv
 
-For batches of several sizes: the number of classes among the most distinctive, the least distinctive and random images,
-and the test accuracy of a logistic regression on the pre-trained features of those images.
+For several batch sizes, the table has the number of classes among the most distinctive, the least distinctive and
+random images, and the test accuracy of a logistic regression on the pre-trained features of those images.
 """
 
 from __future__ import annotations

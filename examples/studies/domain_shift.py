@@ -1,13 +1,13 @@
-"""From one domain to another: DAN without target labels, and with a few that are queried.
+"""Adaptation from one domain to another: DAN without target labels, and with a few queried ones.
 
-    python examples/studies/domain_shift.py --digits MNIST USPS   LeNet from the first to the second, files of arrays
+    python examples/studies/domain_shift.py --digits MNIST USPS   LeNet, from the first to the second file of arrays
     python examples/studies/domain_shift.py --images DIR ...      class folders, in colour, and the same classes as
                                                               small grey pictures; networks as in quickstart.py
 
-Source-only training is compared with DAN, with uniform and with optimal kernel weights, and, where scikit-adaptation is
-installed, with its deep DAN on the same LeNet. Then 1 % and 5 % of the target's images are labelled as each strategy
-asks, DAN being trained again after each query. Rows that are in --output already are kept, so a run that was stopped
-continues, and pairs of domains may be added. Written to --output: NAME.csv of each pair, table.csv, and shift.png.
+Source-only training is compared with DAN with uniform and with optimal kernel weights. Where scikit-adaptation is
+installed, its deep DAN on the same LeNet is added. Then each strategy queries labels for 1 % and 5 % of the target
+images, and DAN is retrained after each query. Rows already in --output are kept, so a stopped run resumes, and pairs of
+domains can be added. Files written to --output: NAME.csv of each pair, table.csv and shift.png.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHARES = (0.01, 0.05)
 
 
 class Pair(NamedTuple):
-    """A labelled source, the target's images with the labels an oracle gives, and its test set."""
+    """A labelled source, the target images with their oracle labels, and the target test set."""
 
     X_source: np.ndarray
     y_source: np.ndarray
@@ -52,7 +52,7 @@ class Pair(NamedTuple):
 
 
 def degraded(images: np.ndarray) -> np.ndarray:
-    """Grey pictures of a quarter of the size, enlarged again."""
+    """Convert to grey, shrink to a quarter of the size and enlarge again."""
     small = [Image.fromarray(image).convert("L").resize((image.shape[1] // 4, image.shape[0] // 4)) for image in images]
     return np.stack([np.asarray(part.resize(images.shape[1:3]).convert("RGB")) for part in small])
 
@@ -77,7 +77,7 @@ def load(args: argparse.Namespace) -> tuple[Pair, FrozenPrefixClassifier]:
 
 
 def drawn(pair: Pair, n: int, seed: int) -> Pair:
-    """At most n images of each domain, by chance."""
+    """At most n images of each domain, drawn at random."""
     rng = np.random.RandomState(seed)
     rows = [rng.permutation(len(y))[:n] for y in (pair.y_source, pair.y_target)]
     return pair._replace(
@@ -87,7 +87,7 @@ def drawn(pair: Pair, n: int, seed: int) -> Pair:
 
 
 def unlabelled(pair: Pair, net: FrozenPrefixClassifier, seed: int) -> Iterator[tuple[str, float, float]]:
-    """Accuracy on the target, with no label of it: name of the method, share of labels, accuracy."""
+    """Results without target labels: name of the method, labelled fraction, accuracy on the target."""
     source_only = clone(net).set_params(recipe=None).fit(pair.X_source, pair.y_source)
     yield "source only", 0.0, source_only.score(pair.X_test, pair.y_test)
     for weights in ("uniform", "optimal"):
@@ -99,7 +99,7 @@ def unlabelled(pair: Pair, net: FrozenPrefixClassifier, seed: int) -> Iterator[t
 
 
 class TakesWeights(nn.Module):
-    """A network as scikit-adaptation calls it."""
+    """A network with the call signature that scikit-adaptation expects."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -110,7 +110,7 @@ class TakesWeights(nn.Module):
 
 
 def of_scikit_adaptation(pair: Pair, net: FrozenPrefixClassifier, seed: int) -> float:
-    """Accuracy of that package's deep DAN, with the same network, epochs and batches."""
+    """Accuracy of scikit-adaptation's deep DAN, with the same network, epochs and batches."""
     from skada.deep import DAN
 
     with seeded(seed):
@@ -147,7 +147,7 @@ def labelled(
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
-    """Mean and spread of the accuracy on the target's test set."""
+    """Mean and standard deviation of the accuracy on the target test set."""
     cells = records.groupby(["pair", "share", "method"], sort=False)["accuracy"].agg(["mean", "std"])
     text = cells.apply(lambda row: f"{row['mean']:.3f} ± {row['std']:.3f}", axis=1)
     wide = text.unstack(["pair", "share"]).fillna("")
@@ -155,7 +155,7 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(records: pd.DataFrame, path: Path) -> None:
-    """Accuracy against the share of labels, a panel a pair; source only and DAN as horizontal lines."""
+    """Accuracy against the labelled fraction, one panel per pair. Source only and DAN are horizontal lines."""
     pairs = list(dict.fromkeys(records["pair"]))
     figure, axes = plt.subplots(1, len(pairs), figsize=(4.5 * len(pairs), 4), layout="constrained", squeeze=False)
     for ax, name in zip(axes[0], pairs, strict=True):

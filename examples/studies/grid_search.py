@@ -1,11 +1,11 @@
-"""Search a query parameter and the frozen depth with GridSearchCV: what is a labelling budget worth?
+"""Search a query parameter and the frozen depth with GridSearchCV, for a fixed labelling budget.
 
     python examples/studies/grid_search.py                      EfficientNet-Lite0 on Fashion-MNIST
     python examples/studies/grid_search.py --images DIR ...     as quickstart.py
 
-Each point of the grid runs the whole labelling loop in every fold. The folds, depths and trade-offs share the cache, so
-that an image passes the first layers once. ``--compare`` also searches without a cache, on one split, and prints the
-ratio. Written to --output: grid.csv.
+Each grid point runs the whole labelling loop in every fold. Folds, depths and trade-offs share the cache, so the first
+layers are computed once per image. ``--compare`` also times a search without a cache, on one split, and prints the
+ratio. The results are written to grid.csv in --output.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Kill work at random moments, run it again, and compare with work that was never disturbed.
+"""Kill jobs at random moments, rerun them, and compare the results with those of uninterrupted runs.
 
-Five jobs on small images and a small network: a fit, a query, a pass through the cached layers, a retrieval of
+The five jobs, on small images and a small network, are a fit, a query, a pass through the cached layers, a retrieval of
 neighbours, and an experiment. Each is sent SIGKILL and SIGINT (Ctrl-C) six times at seeded random moments, 30 times
-each in all. Checked are:
+each in total. Each trial checks that
 
 - an interrupt reaches the caller: the job does not return;
-- an experiment's files then hold finished rounds only, each equal to the undisturbed one;
-- the same call, run again on what was left, gives the undisturbed result to the last digit.
+- the files of an interrupted experiment hold finished rounds only, each equal to that of the uninterrupted run;
+- the same call, rerun on the files left behind, gives the result of the uninterrupted run to the last digit.
 
-Trials are written to ``--folder`` one by one; the same call continues. The table goes to ``--output`` once every trial
-is done and has passed.
+Trials are written to ``--folder`` one by one, and the same call resumes. The table is written to ``--output`` once
+every trial has passed.
 
     python examples/studies/kills.py
 """
@@ -39,7 +39,7 @@ SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGINT": signal.SIGINT}
 
 
 def images(seed, n=N_IMAGES):
-    """Noisy images of classes that differ in colour."""
+    """Noisy images of classes distinguished by colour."""
     rng = np.random.default_rng(seed)
     y = np.arange(n) % N_CLASSES
     base = rng.integers(60, 200, size=(N_CLASSES, 3))[y]
@@ -101,7 +101,7 @@ JOBS = {"fit": fit, "query": query, "cached pass": cached_pass, "retrieval": ret
 
 
 def started(job, folder):
-    """Fork a process that runs a job and writes its result; it ends with 130 if an interrupt reaches it."""
+    """Fork a process that runs a job and writes its result. It exits with 130 if it receives an interrupt."""
     pid = os.fork()
     if pid:
         return pid
@@ -137,7 +137,7 @@ def result_of(folder):
 
 
 def rounds(folder):
-    """What the files of an experiment hold, without the seconds."""
+    """Contents of an experiment's files, without the values that change from run to run."""
     found = {}
     for file in (folder / "runs").glob("*.jsonl"):
         lines = [json.loads(line) for line in file.read_text().rpartition("\n")[0].splitlines()[1:]]
@@ -149,7 +149,7 @@ CHANGING = ("query_seconds", "fit_seconds", "checksum")
 
 
 def undisturbed(job, folder):
-    """Run a job to its end; its seconds, the second time, when nothing is loaded for the first time."""
+    """Run a job twice without interruption. Return the seconds of the second run, when everything is loaded."""
     for _ in range(2):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -173,7 +173,7 @@ def trial(job, name, seed, seconds, reference, folder):
         code = exit_code(pid)
         swallowed = code == 0 and (folder / "received").exists()
         if code != 0 or swallowed:
-            break  # else it had finished before
+            break  # otherwise the job finished before the signal
     assert code in (0, 130, -signal.SIGKILL), f"{job} ended with {code}"
     expected = rounds(reference)
     only_finished = all(lines == expected[file][: len(lines)] for file, lines in rounds(folder).items())

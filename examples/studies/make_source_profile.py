@@ -1,10 +1,10 @@
-r"""Make the source profile of a network: one centre a source class, at layers A and B.
+r"""Make the source profile of a network: one centre per source class, at layers A and B.
 
     python examples/studies/make_source_profile.py DIR --backbone mobilenet_v2 --weights FILE \
         --image-size 129 --output FILE
 
-DIR holds images of the source task and ``labels.csv`` with the columns ``label`` (the output of the network's own
-head), ``name`` and ``file``. The profile that ships with the quickstart was made from one ImageNet image a class by
+DIR has images of the source task and ``labels.csv`` with the columns ``label`` (the output of the network's own
+head), ``name`` and ``file``. The profile of the quickstart was made from one ImageNet image per class with
 
     python examples/studies/make_source_profile.py DIR --image-size 96 --dtype float16 \
         --output examples/data/efficientnet_lite0_imagenet_96px.safetensors

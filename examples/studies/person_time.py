@@ -1,17 +1,18 @@
-"""Seconds of a person's time until a model is good: a labelling session beside random labels.
+"""Seconds of a person's time until a model reaches a target accuracy: a labelling session against random labels.
 
-A scripted person needs one second for an answer and 0.3 for a cell of a grid, and is always right. Four ways to spend
-the time, each with a model every 10 seconds, measured on images that belong to no pool:
+A scripted person needs one second per answer and 0.3 per cell of a grid, and is always right. Four methods are
+compared, each with a new model every 10 seconds, on test images outside the pool:
 
-- ``session``: a :class:`skal.label.LabelSession` as it comes: one question in five is audit, and trains nothing;
-- ``session and grids``: the same, and after each model the grid that it is surest of, if its mean confidence is above
-  0.7;
-- ``random``: random labels, none of them audit, and the session's classifier without the pool;
-- ``random, regression``: random labels, and scikit-learn's logistic regression on the same features.
+- ``session``: a :class:`skal.label.LabelSession` with default settings. One question in five is an audit question and
+  is not trained on;
+- ``session and grids``: the same, and after each model the grid it is most confident of, if the mean confidence is
+  above 0.7;
+- ``random``: random labels, none of them for the audit, with the session's classifier without the pool;
+- ``random, regression``: random labels with scikit-learn's logistic regression on the same features.
 
 The target is 90 % of the accuracy of the session's classifier trained on the labels of the whole pool. ``--images`` is
-a folder of class folders; each seed draws 30 % of it for the test. Every way, folder and seed is one line of
-``--output``; the same call continues where it was stopped.
+a folder of class folders. Each seed draws 30 % of it as the test set. Each method, folder and seed is one line of
+``--output``. The same call resumes a stopped run.
 
     python examples/studies/person_time.py --images DIR --name textures10
     python examples/studies/person_time.py --table
@@ -48,7 +49,7 @@ def truth(path):
 
 
 def read_folder(folder, n_classes):
-    """Paths of the first classes by name."""
+    """Image paths of the first classes, in the order of their names."""
     kinds = sorted(path for path in Path(folder).iterdir() if path.is_dir())[:n_classes]
     return np.array(sorted(str(path) for kind in kinds for path in kind.iterdir() if path.is_file()))
 
@@ -60,7 +61,7 @@ def network(cache, side):
 
 
 class Person:
-    """Answers truly, and counts."""
+    """Answers correctly, and counts the answers and seconds."""
 
     def __init__(self, session):
         self.session, self.seconds, self.counts = session, 0.0, dict.fromkeys(FIELDS[9:], 0)
@@ -74,7 +75,7 @@ class Person:
             self.counts["n_suggestions_accepted"] += question.suggestion == label
 
     def take_a_grid(self):
-        """The grid that the model is surest of, if it is sure enough to be worth a look."""
+        """Answer the grid that the model is most confident of, if its confidence is high enough."""
         grids = [grid for name in self.session.classes if len(grid := self.session.grid(name)) >= 8]
         sure, grid = max(
             ((np.mean([q.probability for q in grid]), grid) for grid in grids), default=(0, None), key=first
@@ -95,7 +96,7 @@ def first(pair):
 
 
 def in_session(pool, test, target, seed, estimator, with_grids):
-    """A session until the target is reached."""
+    """Run a session until the target is reached."""
     with tempfile.TemporaryDirectory() as folder:
         options = {"classes": sorted({truth(path) for path in pool}), "batch_size": 10**6, "random_state": seed}
         with LabelSession(list(pool), Path(folder) / "project", estimator=estimator, **options) as session:
@@ -113,7 +114,7 @@ def in_session(pool, test, target, seed, estimator, with_grids):
 
 
 def at_random(pool, test, target, seed, fit):
-    """Random labels until the target is reached."""
+    """Add random labels until the target is reached."""
     order, accuracy, n = np.random.default_rng(seed).permutation(pool), 0.0, 0
     while accuracy < target and n < min(LIMIT, len(pool)):
         n += int(ROUND / ANSWER)
@@ -141,7 +142,7 @@ def run(name, pool, test, target, seed, way, estimator):
 
 
 def table(output):
-    """Means over the seeds: seconds, and the ratio to random labels with the same classifier."""
+    """Means over the seeds, and the ratio of the seconds to those of random labels with the same classifier."""
     found = pd.read_csv(output)
     found["reached"] = found.accuracy >= found.target
     grouped = found.groupby(["images", "way"], sort=False)

@@ -1,13 +1,14 @@
-"""Learning curves with the pool and without it, beside logistic regression with the same strategy, from zero labels.
+"""Learning curves from zero labels, with and without the pool, and of logistic regression with the same strategy.
 
     python examples/studies/pool_curves.py --images DIR --name scenes15 --backbone NAME --weights FILE --image-size 97
 
-The regression (C = 10) reads the same network's features, scaled to length 1, read from the mean of the pool and scaled
-again, in training and in queries: ten lines of scikit-learn. skal's head is the classifier without fine-tuning; with
-``--fine-tune`` the curves are of the whole default instead, with the pool. Counted are the labels that reach 90, 95 and
-99 % of the accuracy of the whole default with all labels.
+The regression (C = 10) uses the same network's features, normalised to length 1, centred on the pool mean and
+normalised again, in training and in queries: ten lines of scikit-learn. "skal's head" is the classifier without
+fine-tuning. With ``--fine-tune`` the curves are those of the full default with the pool instead. The table has the
+labels needed for 90, 95 and 99 % of the accuracy of the full default with all labels.
 
-Runs resume from --output, which holds a folder of each task; ``--table FILE`` and ``--figure FILE`` show what is there.
+Runs resume from --output, which has one folder per task. ``--table FILE`` and ``--figure FILE`` write a table and a
+figure of the finished runs.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ ALL, SHARES = "all labels", (0.9, 0.95, 0.99)
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy in percent after each of the first batches, area under the curve, and labels that suffice."""
+    """Accuracy in percent after each of the first batches, area under the curve, and labels needed."""
     full = records[records["strategy"] == ALL].set_index("task")["accuracy"]
     records = records[records["strategy"] != ALL]
     batch = records.groupby([*KEYS, "seed"]).cumcount() + 1
@@ -63,7 +64,7 @@ def _by_classifier(records: pd.DataFrame, of: Callable[[pd.DataFrame], pd.Series
 
 
 def draw(records: pd.DataFrame, file: Path) -> None:
-    """Mean accuracy against labels: a panel for each task and strategy, a line for each classifier."""
+    """Draw mean accuracy against labels: one panel per task and strategy, one line per classifier."""
     curves, full = records[records["strategy"] != ALL], records[records["strategy"] == ALL].set_index("task")
     tasks, strategies = curves["task"].unique(), curves["strategy"].unique()
     size = (3.4 * len(strategies), 3.2 * len(tasks))

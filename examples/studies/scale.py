@@ -1,10 +1,10 @@
-"""Time and memory of a batch of 100 as the pool grows from 10,000 images to a million.
+"""Time and memory of a query of 100 images as the pool grows from 10,000 images to a million.
 
-512 features of each image, 2 KB, lie in a memory-mapped file; 100 images of 10 classes are labelled. The learner is
-logistic regression; for ADMA, a network of four layers with a profile of 1,000 source classes and without a cache. Each
-strategy runs in a process of its own, for each size of the pool. Seconds are processor time of the query; memory is the
-most that the process held in the query above what it held before, the file itself aside. Rows that are in the CSV file
-already are not measured again; ``--table`` and ``--figure`` show what is there.
+Each image has 512 features (2 KB) in a memory-mapped file; 100 images of 10 classes are labelled. The learner is
+logistic regression. For ADMA it is a network of four layers with a profile of 1,000 source classes and without a cache.
+Each strategy and pool size runs in its own process. Seconds are the CPU time of the query. Memory is the peak memory
+during the query minus the memory before it, without the file itself. Rows already in the CSV file are not measured
+again. ``--table`` and ``--figure`` write a table and a figure of the rows.
 
     OMP_NUM_THREADS=1 python examples/studies/scale.py --output scale.csv
 """
@@ -48,7 +48,7 @@ _ROWS = 10_000
 
 
 def write_features(path: Path, n: int) -> None:
-    """Positive features near a surface of 32 dimensions, as those of networks are; no two rows are alike."""
+    """Write positive features near a 32-dimensional surface, similar to those of networks. All rows differ."""
     rng = np.random.default_rng(0)
     latent = 2 * rng.normal(size=(N_CLASSES, 32))[rng.integers(0, N_CLASSES, _ROWS)] + rng.normal(size=(_ROWS, 32))
     base = np.maximum(latent @ rng.normal(size=(32, D)), 0)
@@ -60,7 +60,7 @@ def write_features(path: Path, n: int) -> None:
 
 
 class Memory(threading.Thread):
-    """The most memory of this process that is not a file's, looked at every 5 ms, above what it was at first."""
+    """Peak anonymous memory of this process above its initial value, sampled every 5 ms."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -72,7 +72,7 @@ class Memory(threading.Thread):
             self._most = max(self._most, self._now())
 
     def stop(self) -> float:
-        """MiB."""
+        """Stop sampling and return the peak in MiB."""
         self._done.set()
         self.join()
         return (self._most - self._first) / 1024
@@ -83,7 +83,7 @@ class Memory(threading.Thread):
 
 
 def network(source: np.ndarray) -> FrozenPrefixClassifier:
-    """Four layers on features, with a profile of source classes of one image each."""
+    """A network of four layers on features, with a profile of source classes with one image each."""
     torch.manual_seed(0)
     widths = [D, 256, 256, 128]
     layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
@@ -93,14 +93,14 @@ def network(source: np.ndarray) -> FrozenPrefixClassifier:
 
 
 def query(path: Path, name: str, n: int, dask: bool) -> tuple[float, float, float]:
-    """Processor seconds, seconds on the clock and MiB of one query."""
+    """CPU seconds, wall-clock seconds and MiB of one query."""
     X = np.load(path, mmap_mode="r")[:n]
     y = np.arange(N_LABELS) % N_CLASSES
     estimator = network(np.array(X[-N_SOURCE:])) if name.startswith("adma") else LogisticRegression(max_iter=1000)
     learner = Learner(estimator, np.array(X[:N_LABELS]), y)
     learner.labelled = np.arange(N_LABELS)
     learner.fit()
-    X.sum(axis=1)  # so that the file is in memory
+    X.sum(axis=1)  # loads the file into memory
     pool = X
     if dask:
         import dask.array
@@ -117,7 +117,7 @@ def query(path: Path, name: str, n: int, dask: bool) -> tuple[float, float, floa
 
 
 def measured(path: Path, name: str, n: int, dask: bool) -> dict:
-    """A row of the CSV file, from a process of its own."""
+    """Measure a row of the CSV file in a separate process."""
     command = [sys.executable, __file__, "--features", str(path), "--one", name, str(n), *(["--dask"] if dask else [])]
     printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     seconds, clock, mib = map(float, printed.split())
@@ -126,7 +126,7 @@ def measured(path: Path, name: str, n: int, dask: bool) -> dict:
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Strategies x sizes, seconds and the memory of the largest pool."""
+    """Seconds and MiB by strategy and pool size."""
     rows = rows[rows["pool"] == "memory map"]
     both = rows.pivot(index="strategy", columns="images", values=["seconds", "MiB"]).round({"seconds": 1, "MiB": 0})
     both.columns = [f"{what} {n:,}" for what, n in both.columns]
@@ -134,7 +134,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(rows: pd.DataFrame, file: Path) -> None:
-    """Seconds and memory against the size of the pool, on logarithmic scales."""
+    """Draw seconds and memory against the pool size, on logarithmic scales."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharex=True)
     rows = rows[rows["pool"] == "memory map"].sort_values("images")
     for ax, what, label in zip(

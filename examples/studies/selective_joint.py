@@ -1,17 +1,17 @@
-"""Selective joint fine-tuning against its alternatives: the rows of the paper's Table 2, and its Fig. 2.
+"""Compare selective joint fine-tuning with its alternatives: the rows of the paper's Table 2, and its Fig. 2.
 
     python examples/studies/selective_joint.py --target DIR --source DIR --backbone mobilenet_v2 --weights FILE
     python examples/studies/selective_joint.py --digits USPS MNIST   a LeNet from scratch; files of arrays, target first
 
-TARGET and every SOURCE hold class folders, as for quickstart.py. Of the target, --labels images of each class are
-labelled, drawn anew for each seed, and the test images are scored (mean class accuracy). With --classes the target is
-so many classes of its folder, drawn anew for each seed, and its other classes join the source.
+TARGET and every SOURCE have class folders, as for quickstart.py. For each seed, --labels images of each target class
+are drawn as labelled images, and the test images are scored (mean class accuracy). With --classes the target is that
+many classes of its folder, drawn for each seed, and its other classes join the source.
 
-Compared are fine-tuning without source, joint fine-tuning with all source images and with so many at random as are
-borrowed, selective joint fine-tuning without iterations, with the Gabor bank, with the network's first two
-convolutions, and the same with the models of all iterations averaged; all with equally many steps. Rows that are in
---output already are kept, so a run that was stopped continues. Written to --output: records.csv, table.csv, and
-neighbors.png: labelled images and their 1st, 10th, 20th, 30th and 40th neighbours.
+The study compares fine-tuning without source; joint fine-tuning with all source images, and with as many random ones as
+are borrowed; and selective joint fine-tuning without iterations, with the Gabor bank, with the network's first two
+convolutions, and the same with the models of all iterations averaged. All use the same number of steps. Rows already in
+--output are kept, so a stopped run resumes. Files written to --output: records.csv, table.csv, and neighbors.png
+(labelled images and their 1st, 10th, 20th, 30th and 40th neighbours).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROWS = (
     "selective",
     "selective + fusion",
 )
-SHOWN = (0, 9, 19, 29, 39)  # neighbours of the sheet
+SHOWN = (0, 9, 19, 29, 39)  # neighbours shown on the sheet
 
 
 def load(args: argparse.Namespace) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray]]:
@@ -83,7 +83,7 @@ def split(data: Any, args: argparse.Namespace, seed: int) -> tuple[np.ndarray, .
 def rows_of(
     net: FrozenPrefixClassifier, seed: int, data: tuple[np.ndarray, ...]
 ) -> dict[str, Callable[[int], FrozenPrefixClassifier]]:
-    """How each row of the table is trained; given is how many images selective fine-tuning borrows."""
+    """Functions that train each row of the table, given the number of images that selective fine-tuning borrows."""
     X, y, _, _, X_source, y_source = data
     n_source = len(X_source)
     gabor = FilterBankDescriptor("gabor", image_size=X.shape[2])
@@ -107,14 +107,14 @@ def rows_of(
 
 
 def with_models(fitted: FrozenPrefixClassifier, fused: list[Any]) -> FrozenPrefixClassifier:
-    """The classifier with other models averaged with its last one."""
+    """A copy of the classifier that averages the given models with its last one."""
     other = copy.copy(fitted)
     other.fused_ = fused
     return other
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
-    """Mean class accuracy and its spread, the difference from plain fine-tuning, and images borrowed at last."""
+    """Mean class accuracy with its standard deviation, gain over plain fine-tuning, and images borrowed at the end."""
     wide = records.pivot_table(index="seed", columns="method", values="accuracy")[list(ROWS)]
     gain = 100 * wide.sub(wide["fine-tuning"], axis=0)
     of_method = records.groupby("method")
@@ -130,12 +130,12 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def picture(image: np.ndarray) -> np.ndarray:
-    """Pixels; of a pre-processed digit its only channel."""
+    """The pixels of an image. For a pre-processed digit, its only channel."""
     return image if image.dtype == np.uint8 else image[0]
 
 
 def sheet(fitted: FrozenPrefixClassifier, X: np.ndarray, X_source: np.ndarray, path: Path) -> None:
-    """Eight labelled images, each with some of its neighbours, the nearest first."""
+    """Save a sheet of eight labelled images, each with some of its neighbours, nearest first."""
     images, captions = [], []
     for i in np.linspace(0, len(X) - 1, 8).astype(int):
         shown = [k for k in SHOWN if k < fitted.neighbors_.shape[1]]
@@ -165,7 +165,7 @@ def main() -> None:
     everything = load(args)
     recipe = SelectiveJoint(args.neighbors)
     if args.digits is not None:
-        scratch = {"wise_alpha": 1.0, "lr": 0.03, "max_epochs": 60, "min_steps": 300}  # there is no probe to stay near
+        scratch = {"wise_alpha": 1.0, "lr": 0.03, "max_epochs": 60, "min_steps": 300}  # no probe to average with
         net = FrozenPrefixClassifier(lenet, recipe=recipe, n_frozen=0, image_size=28, **scratch)
     else:
         net = FrozenPrefixClassifier(
