@@ -28,6 +28,8 @@ def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
         labels: np.ndarray = column_or_1d(y, warn=True)
         if labels.dtype.kind in "Vc":
             raise ValueError(f"labels of type {labels.dtype} are no classes")
+        if len(labels) and isinstance(labels[0], bytes):  # scikit-learn before 1.7 takes them, with a warning
+            raise TypeError(f"labels such as {labels[0]!r} are bytes; decode them, as by [k.decode() for k in y]")
         assert_all_finite(labels, input_name="y")
         with warnings.catch_warnings():
             # With few labels of many classes, most of them are different: that is what skal is for.

@@ -8,6 +8,7 @@ import zlib
 from functools import cache
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -53,11 +54,13 @@ def test_a_circle_and_a_square_on_transparent_are_not_the_same_image(mode, tmp_p
         elif mode == "L":  # tRNS: one grey that is transparent
             image, options = Image.eval(alpha, lambda value: 255 - value), {"transparency": 255}
         elif mode == "PA":
-            suffix, image = ".tiff", image.convert("RGBA").convert("PA")
+            image = Image.new("P", (20, 20))  # as Pillow before 12 loses the alpha channel when it converts
+            image.putpalette([0] * 768)
+            image.putalpha(alpha)
         else:
             image = image.convert(mode)
-        if mode == "PA":
-            pixels = pixels_of(image)  # no format holds it
+        if mode == "PA":  # no format holds it
+            pixels = pixels_of(image)
         else:
             pixels = decode(saved(image, tmp_path / f"{shape}{suffix}", **options)).numpy()
         expected = np.where(np.asarray(alpha)[..., None] > 0, 0, 255)
@@ -132,6 +135,8 @@ def test_values_without_a_range_are_refused(values, message, tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB"])
 def test_other_modes_decode_as_pillow_converts_them(mode, tmp_path):
+    if mode == "YCbCr" and int(PIL.__version__.partition(".")[0]) < 13:
+        pytest.skip("Pillow before 13 cannot read the YCbCr file that it writes")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 9, 3), dtype=np.uint8))
     if mode == "LAB":
         image = Image.merge("LAB", image.split())

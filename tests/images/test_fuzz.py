@@ -40,7 +40,7 @@ def small_images():
     kinds = [("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]
     kinds += [(form, "RGB") for form in ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA", "ICO", "PCX")]
     kinds += [("JPEG", "L"), ("JPEG", "CMYK"), ("WEBP", "RGBA"), ("TIFF", "I;16"), ("TIFF", "F"), ("TIFF", "LAB")]
-    kinds += [("AVIF", "RGB")] if features.check("avif") else []  # not in older versions of Pillow
+    kinds += [("AVIF", "RGB")] if "avif" in features.modules and features.check("avif") else []
     kinds += [("JPEG2000", "RGB")] if features.check("jpg_2000") else []
     found = []
     for form, mode in kinds:
