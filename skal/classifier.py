@@ -125,8 +125,8 @@ class FrozenPrefixClassifier(
     cache : bool, path or cache, default=True
         Where activations of the frozen prefix are cached for other fits, folds and queries. True caches in memory
         (``skal.features.CACHE``, a quarter of the machine's memory), and False disables caching. A path caches in a
-        folder that other processes and later runs share. A cache object such as ``FolderCache(folder,
-        dtype="float16")`` is used directly.
+        folder that other processes and later runs share. A cache object is used directly, such as
+        ``FolderCache(folder, dtype="float16")``.
     device : str, default="auto"
         Where the network runs. "auto" uses a CUDA GPU if there is one, else the CPU.
     random_state : int, RandomState or None, default=None
@@ -287,9 +287,9 @@ class FrozenPrefixClassifier(
         Parameters
         ----------
         X : ndarray, tensor, list of paths or of PIL images, ImageFolder or Dataset
-            Labelled images of the task: uint8 images (n, H, W, 3) or greyscale (n, H, W); float images (n, channels, H,
-            W), which must be pre-processed already; image file paths; PIL images of any size; or features
-            (n, n_features) if the backbone accepts them.
+            Labelled images of the task: uint8 images (n, H, W, 3) or greyscale (n, H, W); float images
+            (n, channels, H, W), which must be pre-processed already; image file paths; PIL images of any size; or
+            features (n, n_features) if the backbone accepts them.
         y : array-like of shape (n,)
             Labels, all of one kind.
         sample_weight : array-like of shape (n,), default=None

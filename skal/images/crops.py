@@ -1,4 +1,4 @@
-"""Random crops and flips of an image, which a strategy compares with each other."""
+"""Random crops and flips of images, for strategies that compare the crops of an image with each other."""
 
 from __future__ import annotations
 

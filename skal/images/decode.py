@@ -66,10 +66,10 @@ def decode(
     Raises
     ------
     UnreadableImageError
-        A ValueError that names the file. Raised if the file cannot be read, is not an image or is damaged. Also raised
-        if its values have no defined range: floating-point or negative values, or integers beyond 16 bits without a
-        declared maximum. Also raised if it has more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (179 million by
-        default, which take 2 GB, or 4 GB with transparency).
+        A ValueError that names the file. It is raised in three cases. The file cannot be read, is not an image or is
+        damaged. Its values have no defined range: floating-point or negative values, or integers beyond 16 bits without
+        a declared maximum. It has more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (179 million by default, which
+        take 2 GB, or 4 GB with transparency).
 
     Examples
     --------

@@ -41,8 +41,8 @@ def median_bandwidths(X: Any, Y: Any, n: int = 5) -> np.ndarray:
     Returns
     -------
     bandwidths : ndarray of shape (n,)
-        Ascending, with 2 sigma_u^2 = 2^u median. Here median is that of the squared distances of all pairs, and u =
-        ..., -1, 0, 1, ... is symmetric around 0.
+        Ascending, with 2 sigma_u^2 = 2^u median. Here median is that of the squared distances of all pairs, and
+        u = ..., -1, 0, 1, ... is symmetric around 0.
 
     Raises
     ------

@@ -90,7 +90,7 @@ class GaborResponses:
         return self._filters[: len(self._filters) // 2].cpu().numpy()
 
     def _of_grey(self, grey: torch.Tensor) -> torch.Tensor:
-        """Responses by the convolution theorem: direct convolution with a 61 x 61 filter needs 61 x 61 products per pixel.
+        """Responses by the convolution theorem; direct convolution takes 61 x 61 products per pixel and filter.
 
         Values that wrap around the padded image lie outside the part that is kept.
         """

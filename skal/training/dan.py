@@ -60,7 +60,7 @@ class DAN(Recipe):
     ``sample_domain`` is scikit-adaptation's format: X holds both domains. Rows with a positive value belong to the
     source, rows with a negative value to the target. The label of an unlabelled target row is -1.
 
-    Without source images and unlabelled images, this recipe is equivalent to :class:`FineTuning`.
+    With neither source images nor unlabelled images, this recipe is equivalent to :class:`FineTuning`.
 
     References
     ----------

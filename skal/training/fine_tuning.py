@@ -75,8 +75,8 @@ class FineTuning(Recipe):
     def default_depth(self, backbone: Backbone, n_labels: int) -> int:
         """Seven eighths of the layers; two thirds from 20 labels, where a fit takes at least twice as long.
 
-        From 500 labels nothing is frozen, which takes another three times as long. All classes share these layers, so
-        the total number of labels decides.
+        From 500 labels nothing is frozen, which takes longer by another factor of three. All classes share these
+        layers, so the total number of labels decides.
         """
         share = next(share for least, share in reversed(_FROZEN.items()) if n_labels >= least)
         return min(default_depth(backbone), int(share * len(backbone.layers.weight_layers)))

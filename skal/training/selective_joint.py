@@ -46,7 +46,7 @@ class SelectiveJoint(Recipe):
         that is classified correctly but with uncertainty 2 K_0 (Eq. 3). The iterations share the epochs and steps of
         the classifier.
     descriptor : FilterBankDescriptor or None, default=None
-        Descriptor by which images are compared. It is fitted on the labelled images. None uses the first two
+        Image descriptor used to find neighbours. It is fitted on the labelled images. None uses the first two
         convolutions of the backbone.
     delta : float, default=0.1
         Entropy, in nats, from which a prediction is uncertain.
