@@ -1,4 +1,4 @@
-"""What a function or a class computes with: its code, and the module-level names that the code reads."""
+"""The parts of a function or class that determine its results: its code, and the module-level names it reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 _STANDARD = tuple(os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib"))
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _OWN = os.path.dirname(os.path.realpath(__file__)) + os.sep
-#: What a class holds beside what its author wrote into it.
+#: Attributes of a class that Python adds.
 _NO_MEMBERS = frozenset(
     [
         "__module__",
@@ -41,7 +41,7 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not set for types that are part of t
 
 
 def library_of_module(module: ModuleType | None) -> str | None:
-    """Name and version of the library a module belongs to; None for a module of the user's."""
+    """Name and version of the library a module belongs to; None for a user's module."""
     if module is None:
         return None
     top = module.__name__.partition(".")[0]
@@ -52,7 +52,7 @@ def library_of_module(module: ModuleType | None) -> str | None:
 
 
 def library_of_code(code: CodeType) -> str | None:
-    """As :func:`library_of_module`, by the file of the code, as ``functools.wraps`` changes ``__module__``."""
+    """As :func:`library_of_module`, but by the file of the code, because ``functools.wraps`` changes ``__module__``."""
     if code.co_filename.startswith("<frozen "):
         return _python()
     file = os.path.realpath(code.co_filename)
@@ -61,7 +61,7 @@ def library_of_code(code: CodeType) -> str | None:
 
 
 def library_of_class(cls: type) -> str | None:
-    """As :func:`library_of_module`; None unless the class is the one of that name."""
+    """As :func:`library_of_module`; None unless the module's attribute of that name is this class."""
     if not cls.__flags__ & _HEAP_TYPE:
         module = sys.modules.get(cls.__module__)
         return library_of_module(module) or "extension"
@@ -86,16 +86,16 @@ def _python() -> str:
 
 @cache
 def _version(top: str) -> str:
-    """Public version of the package that is imported by this name."""
+    """Public version of the package that is imported under this name."""
     version = getattr(sys.modules.get(top), "__version__", None)
     if not isinstance(version, str):
         names = importlib.metadata.packages_distributions().get(top, [])
         version = importlib.metadata.version(names[0]) if names else "of unknown version"
-    return version.partition("+")[0]  # the same release for a processor and for a GPU
+    return version.partition("+")[0]  # CPU and GPU builds of a release have the same version
 
 
 def code_parts(code: CodeType, doc: str | None = None) -> Iterator[tuple[str, Any]]:
-    """What a code object does, without names of files and numbers of lines; without the docstring `doc`."""
+    """Parts of a code object, without file names, line numbers and the docstring `doc`."""
     yield "code", (code.co_code, getattr(code, "co_exceptiontable", b""))
     yield "names", (code.co_names, code.co_freevars, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     yield "arguments", (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
@@ -104,21 +104,21 @@ def code_parts(code: CodeType, doc: str | None = None) -> Iterator[tuple[str, An
 
 
 def function_parts(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function computes with; the names it reads only where it belongs to no library."""
+    """Parts of a function; the names it reads are included only if it belongs to no library."""
     library = library_of_code(function.__code__)
     yield "library", library
     yield from code_parts(function.__code__, function.__doc__)
     yield "defaults", (function.__defaults__, function.__kwdefaults__)
     yield "attributes", vars(function)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with suppress(ValueError):  # a name that has no value yet
+        with suppress(ValueError):  # a name without a value yet
             yield name, cell.cell_contents
     if library is None:
         yield "", names_read(function.__code__, function.__globals__)
 
 
 def class_parts(cls: type) -> Iterator[tuple[str, Any]]:
-    """Name and version of a library's class; bases, methods and attributes of any other."""
+    """Name and version of a library class; bases, methods and attributes of any other class."""
     library = library_of_class(cls)
     if library is not None:
         yield "class", f"{cls.__module__}.{cls.__qualname__} of {library}"
@@ -128,10 +128,10 @@ def class_parts(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def names_read(code: CodeType, namespace: dict[str, Any]) -> dict[str, Any]:
-    """Module-level values that a code object and those inside it read, by name.
+    """Module-level values read by a code object and its nested code objects, by name.
 
-    Of the user's own modules the attributes that are read (``settings.RATE``); a module that is imported inside the
-    code counts by its library or its source.
+    For the user's own modules, these are the attributes that are read (``settings.RATE``). A module imported inside the
+    code is represented by its library or its source.
     """
     found: dict[str, Any] = {}
     steps = list(dis.get_instructions(code))
@@ -155,7 +155,7 @@ def names_read(code: CodeType, namespace: dict[str, Any]) -> dict[str, Any]:
 
 
 def _imported(name: str, package: str | None) -> str | bytes:
-    """Library or source of a module, whether or not it is loaded already."""
+    """Library or source of a module, whether or not it is already loaded."""
     try:
         full = importlib.util.resolve_name(name, package)
         spec = sys.modules[full].__spec__ if full in sys.modules else importlib.util.find_spec(full)

@@ -1,10 +1,10 @@
-"""What modAL needs to run beside current scikit-learn.
+"""Patches that make modAL work with current scikit-learn.
 
 modAL passes ``force_all_finite`` to :func:`sklearn.utils.check_X_y`. scikit-learn 1.6 renamed that keyword to
 ``ensure_all_finite`` and 1.8 dropped the old name, so every ``fit`` and ``teach`` raises a TypeError. The keyword is
-translated. A learner does not keep its parameter ``bootstrap_init``, so ``repr``, ``get_params`` and ``clone`` fail:
-its default is declared, and a clone is a learner that has not been taught. Nothing else of modAL is touched, and
-``modAL.models.ActiveLearner`` stays the class users know.
+translated. A learner does not store its parameter ``bootstrap_init``, so ``repr``, ``get_params`` and ``clone`` fail.
+A default is declared for it, and a clone is a learner without labels. Nothing else in modAL is changed, and
+``modAL.models.ActiveLearner`` remains the same class.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def _check_X_y(*args: Any, force_all_finite: bool = True, **kwargs: Any) -> Any:
 
 
 def _untaught(learner: Any) -> Any:
-    """A learner of the same estimator and strategy that knows no labels: what a clone is."""
+    """A clone: a learner with the same estimator and strategy, but without labels."""
     return type(learner)(clone(learner.estimator), learner.query_strategy, on_transformed=learner.on_transformed)
 
 
 def repair_modal() -> None:
-    """Translate the keyword that modAL passes, where this scikit-learn has renamed it, and let learners be cloned."""
+    """Translate the keyword that modAL passes if scikit-learn has renamed it, and make learners clonable."""
     modAL.models.base.BaseLearner.bootstrap_init = False
     modAL.models.base.BaseLearner.__sklearn_clone__ = _untaught
     if "ensure_all_finite" in inspect.signature(check_X_y).parameters:
         for module in (modAL.models.base, modAL.models.learners):
-            if hasattr(module, "check_X_y"):  # 0.4.1 checks in the first, 0.4.2 in the second
+            if hasattr(module, "check_X_y"):  # modAL 0.4.1 checks in the first module, 0.4.2 in the second
                 module.check_X_y = _check_X_y

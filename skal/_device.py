@@ -1,4 +1,4 @@
-"""Where a network runs."""
+"""Selection of the device that a network runs on."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 
 
 def find_device(device: str | torch.device) -> str:
-    """Name of the device to use, checked before work.
+    """Name of the device to use, checked for availability.
 
     Parameters
     ----------
     device : str or torch.device
-        ``"auto"`` is CUDA where there is one, else the CPU. Anything else is the name of a device, such as ``"cpu"``,
+        ``"auto"`` is CUDA if available, else the CPU. Anything else is the name of a device, such as ``"cpu"``,
         ``"cuda"`` or ``"cuda:1"``.
 
     Returns
@@ -21,7 +21,7 @@ def find_device(device: str | torch.device) -> str:
     Raises
     ------
     ValueError
-        If there is no such device; the message names those that are available.
+        If the device does not exist; the message lists the available ones.
 
     Examples
     --------

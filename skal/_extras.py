@@ -1,8 +1,8 @@
-"""How the packages of an extra are installed."""
+"""How to install the packages of an extra."""
 
 
 def how_to_install(extra: str) -> str:
-    """The command, from the package index and in a checkout.
+    """The install command, from the package index and in a checkout.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all, and tensors in files that notice damage.
+"""Atomic file writes, and tensor files with a checksum.
 
-A file is written under a temporary name of its own in the same folder, flushed to the disk and renamed. A reader sees
-the old file or the new one, whoever else writes and whenever a process is killed. Its mode is the one the umask gives.
+A file is written under a unique temporary name in the same folder, flushed to disk and renamed. A reader sees either
+the old file or the new one, even if other processes write or a process is killed. The umask determines its mode.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
-_STALE_SECONDS = 3600  # a temporary file of this age belongs to a process that was killed
+_STALE_SECONDS = 3600  # a temporary file of this age was left by a killed process
 
 
 @contextmanager
 def replace_file(path: StrPath) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when the block ends, and is gone if it raises.
+    """Open a file that replaces `path` when the block ends, and is deleted if the block raises.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def replace_file(path: StrPath) -> Iterator[BinaryIO]:
     Raises
     ------
     OSError
-        If the folder cannot be written or the disk is full; `path` is then as it was.
+        If the folder is not writable or the disk is full; `path` is then unchanged.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def replace_file(path: StrPath) -> Iterator[BinaryIO]:
     target = Path(path)
     temporary = target.with_name(f".skal-{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:  # not tempfile, whose files have mode 0600 whatever the umask
+        with open(temporary, "xb") as file:  # not tempfile, whose files have mode 0600 regardless of the umask
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -74,7 +74,7 @@ def replace_file(path: StrPath) -> Iterator[BinaryIO]:
 
 
 def append_line(path: StrPath, line: str) -> None:
-    """Append a line in one write and flush it to the disk, so that lines of several processes do not mix."""
+    """Append a line in a single write, so that lines of several processes do not mix, and flush it to disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(descriptor, f"{line}\n".encode())
@@ -84,10 +84,10 @@ def append_line(path: StrPath, line: str) -> None:
 
 
 def remove_stale(folder: StrPath) -> None:
-    """Delete temporary files that processes killed more than an hour ago have left in a folder."""
+    """Delete temporary files of a folder that are more than an hour old, left by killed processes."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(OSError):  # its writer has just renamed it
+            with suppress(OSError):  # its writer may have just renamed it
                 if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
                     os.unlink(entry.path)
 
@@ -99,16 +99,16 @@ def write_tensors(path: StrPath, kind: str, tensors: Mapping[str, torch.Tensor],
     ----------
     path : path
     kind : str
-        What the file holds, such as "source profile"; :func:`read_tensors` asks for the same.
+        Kind of content, such as "source profile". :func:`read_tensors` checks it.
     tensors : dict of str to Tensor
-        On the CPU; none shares its memory with another.
+        CPU tensors that do not share memory with each other.
     described : dict
-        What JSON can hold.
+        Must be JSON-serialisable.
 
     Raises
     ------
     OSError
-        If the file cannot be written; what was there before is then unchanged.
+        If the file cannot be written; an existing file is then unchanged.
     """
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": f"skal {kind}", **described})
@@ -118,7 +118,7 @@ def write_tensors(path: StrPath, kind: str, tensors: Mapping[str, torch.Tensor],
 
 
 def read_tensors(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what :func:`write_tensors` wrote; runs no code from the file.
+    """Read a file written by :func:`write_tensors`. No code from the file is executed.
 
     Parameters
     ----------
@@ -128,13 +128,13 @@ def read_tensors(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], dic
     Returns
     -------
     tensors : dict of str to Tensor
-        In memory, whatever becomes of the file.
+        Copies in memory, independent of the file.
     described : dict
 
     Raises
     ------
     ValueError
-        If the file is of another kind or damaged.
+        If the file is of a different kind or damaged.
     OSError
         If it does not exist or cannot be read.
 
@@ -151,7 +151,7 @@ def read_tensors(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], dic
 
 
 def map_tensors(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """As :func:`read_tensors`, but tensors are memory maps."""
+    """As :func:`read_tensors`, but the tensors are memory-mapped."""
     tensors, described, metadata = _mapped(path, kind)
     if not isinstance(described, dict) or described.pop("format", None) != f"skal {kind}":
         raise ValueError(f"{str(path)!r} is no {kind} written by skal")
@@ -161,7 +161,7 @@ def map_tensors(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], dict
 
 
 def map_tensor(path: StrPath, kind: str, name: str) -> torch.Tensor:
-    """One tensor of a file as a memory map, without verifying the checksum."""
+    """One memory-mapped tensor of a file, without verifying the checksum."""
     tensors, _, _ = _mapped(path, kind)
     if name not in tensors:
         raise ValueError(f"{str(path)!r} is no {kind} written by skal")
@@ -169,10 +169,10 @@ def map_tensor(path: StrPath, kind: str, name: str) -> torch.Tensor:
 
 
 def _mapped(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], Any, dict[str, str]]:
-    """Tensors of a file as memory maps, their description and all text beside them; a ValueError names a damaged file.
+    """Memory-mapped tensors of a file, their description and the remaining metadata.
 
-    safetensors verifies the header. The tensors are not made by its own `get_tensor`, where torch's C++ code calls
-    Python: an interrupt that comes there is replaced with an error, which looks like damage.
+    Raises a ValueError that names a damaged file. safetensors verifies the header. Its `get_tensor` is not used because
+    torch's C++ code calls Python there, and replaces an interrupt with an error that looks like damage.
     """
     name = os.fspath(path)
     try:
@@ -192,12 +192,12 @@ def _mapped(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], Any, dic
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        with open(path, "rb"):  # the OSError of a file that cannot be opened names it
+        with open(path, "rb"):  # raises an OSError with the name of the file if it cannot be opened
             raise ValueError(f"{str(path)!r} is no {kind} written by skal, or is damaged: {error}") from error
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
-    """A digest of names, types, shapes and bytes, and of the description."""
+    """Digest of the names, types, shapes and bytes of tensors, and of the description."""
     hasher = xxhash.xxh3_128(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -207,7 +207,7 @@ def _checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush the new name itself; Windows and some network disks cannot."""
+    """Flush the rename to disk, which Windows and some network disks do not support."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Fingerprints: equal for what computes the same, in every process; different as soon as anything in it changes."""
+"""Fingerprints: equal in every process for values that compute the same, different as soon as any part changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from skal._code import class_parts, code_parts, function_parts, library_of_class
 from skal.images.forms import as_paths
 from skal.source import SourceProfile
 
-#: Parameters of estimators and queries that change no record: what is cached, what is shown, how many processes work.
+#: Parameters of estimators and queries that do not affect results: caching, progress output, number of processes.
 NO_RESULT = frozenset({"cache", "verbose", "n_jobs"})
 
 _BLOCK = 1 << 24  # bytes of an array hashed at once
@@ -32,25 +32,26 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(Not
 
 
 def fingerprint(value: Any, name: str = "value") -> str:
-    """Name of all that a value computes with, 32 hexadecimal digits.
+    """Digest of everything that a value computes with, 32 hexadecimal digits.
 
     - Arrays, tensors, sparse matrices and data frames: type, shape and every element.
-    - Functions: bytecode, constants, defaults, closure, attributes, and the module-level values that they read, however
-      deep. A function of an installed library, of Python's own or of skal: its own bytecode and the library's version.
-    - Objects: class and attributes. Classes: methods, class attributes and bases; of a library, name and version.
-    - Modules of torch: classes (by the code of their methods), settings, hooks, parameters, buffers and submodules in
-      their order. The training flag is left out: every pass sets it.
+    - Functions: bytecode, constants, defaults, closure, attributes, and recursively the module-level values they read.
+      Functions of an installed library, the standard library or skal: bytecode and version of the library.
+    - Objects: class and attributes. Classes: methods, class attributes and bases; for a library class, name and
+      version.
+    - PyTorch modules: classes (by the code of their methods), settings, hooks, parameters, buffers and submodules in
+      order. The training flag is ignored, since every pass sets it.
     - Fitted source profiles: their tensors and labels. Random generators: their state.
     - Strings and paths that name an existing file: the name and the whole content.
 
-    Neither addresses nor the order of sets and dicts count, nor the device of tensors, names of files of code, numbers
-    of lines and the docstrings of functions.
+    Memory addresses, the order of sets and dicts, the device of tensors, names of source files, line numbers and
+    docstrings of functions are ignored.
 
     Parameters
     ----------
     value : object
     name : str, default="value"
-        What errors call it.
+        Name of the value in error messages.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def fingerprint(value: Any, name: str = "value") -> str:
     Raises
     ------
     ValueError
-        If a part of it has a state that cannot be read, such as an open file; the message says where it is.
+        If a part of the value has a state that cannot be read, such as an open file; the message names the part.
 
     Examples
     --------
@@ -75,19 +76,19 @@ def fingerprint(value: Any, name: str = "value") -> str:
 
 
 def fingerprint_params(estimator: Any, name: str = "estimator") -> str:
-    """As :func:`fingerprint` of what :func:`sklearn.base.clone` copies: class and parameters without `NO_RESULT`."""
+    """:func:`fingerprint` of what :func:`sklearn.base.clone` copies: class and parameters, except `NO_RESULT`."""
     return _Walk().digest(_Cloned(estimator), name).hex()
 
 
 def fingerprint_data(X: Any, name: str = "X") -> str:
-    """As :func:`fingerprint` of all rows of data.
+    """:func:`fingerprint` of all rows of data.
 
-    A row that is the path of a file counts by its name, its size, and the first and last 64 KiB of its content: all of
-    it, up to 128 KiB. Of a larger file the time of its last change counts as well.
+    A row that is a file path is represented by its name, its size, and the first and last 64 KiB of its content, which
+    is all of it up to 128 KiB. For a larger file, the modification time is included as well.
     """
     try:
         paths = as_paths(X)
-    except ValueError:  # paths beside other things, which are objects like any others
+    except ValueError:  # paths mixed with other objects are treated as objects
         paths = None
     if paths is None:
         return _Walk().digest(X, name).hex()
@@ -98,7 +99,7 @@ def fingerprint_data(X: Any, name: str = "X") -> str:
 
 
 class _Cloned:
-    """Marks a value that scikit-learn's clone is going to copy."""
+    """Marks a value of which only what scikit-learn's clone copies is hashed."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -124,7 +125,7 @@ def _sampled(path: str) -> bytes:
 
 
 def file_content(name: str) -> bytes:
-    """Digest of a file's content; empty where there is no file of this name."""
+    """Digest of a file's content; empty if there is no file of this name."""
     is_name = len(name) < 1024 and name.isprintable() and (os.sep in name or os.path.splitext(name)[1])
     if not is_name or not os.path.isfile(name):
         return b""
@@ -136,14 +137,14 @@ def file_content(name: str) -> bytes:
 
 
 class _UnreadableError(ValueError):
-    """Names the part; those that contain it pass it on."""
+    """Names the unreadable part. Containing parts re-raise it unchanged."""
 
 
 class _Walk:
-    """Goes through a value's parts; a part met again on the way down stands as a reference to the one above it."""
+    """Walks through the parts of a value; a part that contains itself is hashed as a reference to its ancestor."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, bytes]] = {}  # holds the objects, so that no number is used twice
+        self._known: dict[int, tuple[Any, bytes]] = {}  # holds the objects, so that no id is reused
         self._open: dict[int, int] = {}
         self._trail: list[str] = []
 
@@ -184,7 +185,7 @@ class _Walk:
 _Parts = Iterator[bytes | tuple[str, Any]]
 _UNORDERED = (set, frozenset)
 _MAPPINGS = (dict, types.MappingProxyType)
-_NAMED = (  # written in C: all that can be read is the name
+_NAMED = (  # implemented in C: only the name can be read
     types.BuiltinFunctionType,
     types.MethodDescriptorType,
     types.WrapperDescriptorType,
@@ -197,7 +198,7 @@ _NAMED = (  # written in C: all that can be read is the name
 
 
 def _parts(value: Any) -> _Parts:
-    """What a value consists of: bytes, and named parts that are walked through in turn."""
+    """Parts of a value: bytes, and named parts that are walked recursively."""
     if isinstance(value, _Cloned):
         yield from _cloned(value.value)
     elif isinstance(value, torch.Tensor):
@@ -246,7 +247,7 @@ def _cloned(value: Any) -> _Parts:
     elif isinstance(value, type) or not hasattr(value, "get_params"):
         yield "", value
     elif getattr(own, "__sklearn_clone__", None) not in (None, BaseEstimator.__sklearn_clone__):
-        # It is handed on as it is; a profile that was not fitted is nothing but its parameters.
+        # clone returns it unchanged. An unfitted profile is represented by its parameters.
         yield "", value if not isinstance(value, SourceProfile) or hasattr(value, "centers_") else value.get_params()
     else:
         yield "class", own
@@ -276,14 +277,14 @@ def _module(module: nn.Module) -> _Parts:
     for name, attribute in sorted(vars(module).items()):
         if name in ("_parameters", "_buffers", "_modules", "training"):
             continue
-        if "_hooks" in name and isinstance(attribute, dict):  # their keys are numbers of this process
+        if "_hooks" in name and isinstance(attribute, dict):  # their keys are ids that differ between processes
             attribute = list(attribute.values())
         if not isinstance(attribute, (RemovableHandle, fx.Graph)):
             yield name, attribute
 
 
 def _array(array: Any) -> _Parts:
-    """In blocks of rows: it may lie in a file or on a cluster."""
+    """Parts of an array, read in blocks of rows, since it may be stored in a file or on a cluster."""
     yield f"array {array.dtype!r} {array.shape}".encode()
     if isinstance(array, np.ma.MaskedArray):
         yield "mask", np.ma.getmaskarray(array)
@@ -325,7 +326,7 @@ def _container(value: Any) -> _Parts:
         yield "class", own
         yield "attributes", getattr(value, "__dict__", None)
     if isinstance(value, _MAPPINGS):
-        # Known names are told where a value cannot be read.
+        # String keys are used as names, so that errors can say which value cannot be read.
         yield from ((str(key) if type(key) is str else "item", (key, part)) for key, part in value.items())
     elif isinstance(value, _UNORDERED):
         yield from (("item", item) for item in sorted(value, key=_by_name))
@@ -334,7 +335,7 @@ def _container(value: Any) -> _Parts:
 
 
 def _by_name(item: Any) -> str:
-    """The same order in every process: it is that in which parts are first met."""
+    """Sort key that gives the same order in every process, since the order of first visits matters."""
     return repr(item) if type(item) in _PLAIN else getattr(item, "__qualname__", type(item).__qualname__)
 
 
@@ -355,7 +356,7 @@ def _named(value: Any) -> _Parts:
 def _object(value: Any) -> _Parts:
     cls = type(value)
     yield "class", cls
-    if cls.__module__ == "_thread":  # a lock: nothing is computed with it
+    if cls.__module__ == "_thread":  # a lock does not affect results
         return
     if isinstance(value, (staticmethod, classmethod)):
         yield "", value.__func__
@@ -370,5 +371,5 @@ def _object(value: Any) -> _Parts:
             return
         state = (*reduced[:3], *(list(items) for items in reduced[3:5] if items is not None))
         yield "", state
-        if library_of_class(cls) is None and hasattr(value, "__dict__"):  # its pickle may leave some out
+        if library_of_class(cls) is None and hasattr(value, "__dict__"):  # its pickle may omit some attributes
             yield "", vars(value)

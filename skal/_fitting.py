@@ -1,4 +1,4 @@
-"""From what a user gives `fit` to fitted attributes; nothing of the estimator changes on the way."""
+"""Computes the fitted attributes from the arguments of `fit`, without modifying the estimator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from skal.training.net import Options
 from skal.training.problem import LastFit, Problem
 from skal.training.recipe import Recipe, Trained
 
-#: Labels that a fit to come will have, as far as is known.
+#: Assumed number of labels of a future fit.
 _USUAL_LABELS = 100
 
 
@@ -47,23 +47,23 @@ def train(
     Parameters
     ----------
     estimator : FrozenPrefixClassifier
-        Not changed.
+        Not modified.
     X, y, sample_weight
         As in its `fit`.
     data : dict of str to object or None
-        What recipes take beside those.
+        Additional data for recipes.
     continues : bool
-        Whether to continue from the last fit, where there is one of the same network at the same depth.
+        Whether to continue from the last fit, if there is one of the same network at the same depth.
     replays : bool
-        Whether images seen before are trained on again; the network must then be the same.
+        Whether to train on images seen before again. The network must then be the same.
     classes : array-like or None
-        Classes that may come later.
+        Classes that may appear later.
     """
     deadline = None if estimator.max_seconds is None else time.monotonic() + estimator.max_seconds
     continues = continues and hasattr(estimator, "net_")
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
-    shape = copy.copy(estimator)  # learns the width of X, so that a fit that fails changes nothing
+    shape = copy.copy(estimator)  # a copy records the width of X, so that a failed fit changes nothing
     X = checked_features(shape, X, reset=not (continues and replays))
     prefix = prefix_of(estimator, X)
     if estimator.n_frozen is None:
@@ -111,7 +111,7 @@ def train(
         deadline,
     )
     if len(labelled.y):
-        problem.held  # noqa: B018 (computed here: threads wait for each other where randomness is seeded)
+        problem.held  # noqa: B018 (computed before `seeded`, which only one thread can enter at a time)
     with seeded(draw_seed(check_random_state(estimator.random_state))):
         trained = recipe.train(problem, **data)
     models = [trained.net.module_, *trained.fused]
@@ -138,19 +138,19 @@ def train(
 
 
 def _depth(estimator: Any, prefix: Prefix, y: Any, sample_weight: Any, continues: bool) -> int:
-    """Number of frozen layers where none is given: as in the fit that is continued, or as the labels are many."""
+    """Number of frozen layers if `n_frozen` is None: that of the continued fit, or one that fits the label count."""
     was_probe = continues and estimator.n_frozen_ == len(prefix.backbone.layers.weight_layers)
     if continues and not was_probe and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
         return int(estimator.n_frozen_)
     labels = np.asarray(y)
-    if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe; or labels that are refused below
+    if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe, or invalid labels, for which an error is raised later
         return prefix.n_frozen
     n_labels = len(labels) if sample_weight is None else int(np.count_nonzero(np.asarray(sample_weight)))
     return int(recipe_of(estimator).default_depth(prefix.backbone, n_labels))
 
 
 def _mirrors(estimator: Any, prefix: Prefix, labelled: Inputs, pool: Any, continues: bool) -> bool:
-    """Whether images are read together with their mirror images."""
+    """Whether images are used together with their mirror images."""
     if prefix.backbone.inputs.transform is None:
         if estimator.mirror not in ("auto", False):
             raise ValueError("mirror=True, but this network takes 2-D features, which have no mirror images")
@@ -160,12 +160,12 @@ def _mirrors(estimator: Any, prefix: Prefix, labelled: Inputs, pool: Any, contin
     if estimator.mirror != "auto":
         return bool(estimator.mirror)
     if not isinstance(estimator.backbone, str) or estimator.weights is None:
-        return False  # who knows what it has been trained on, if at all
+        return False  # it is unknown what the network was trained on, if at all
     return are_like_their_mirror_images(prefix, [labelled] if pool is None else [labelled, prefix.check(pool)])
 
 
 def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:
-    """2-D data as scikit-learn checks it; images are left to the network's own check."""
+    """2-D data checked by scikit-learn; images are returned unchanged, since the network checks them."""
     X = as_data(X)
     if not is_images(X):
         return validate_data(estimator, X, dtype=np.float32, reset=reset)
@@ -176,7 +176,7 @@ def checked_features(estimator: Any, X: Any, *, reset: bool) -> Any:
 
 
 def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> Prefix:
-    """The frozen layers that an estimator's parameters mean, for data like `X` or of so many features."""
+    """The frozen layers given by an estimator's parameters, for data like `X` or with `n_features` features."""
     if X is not None and not is_images(X):
         n_features = X.shape[1]
     backbone = load_backbone(
@@ -185,13 +185,13 @@ def prefix_of(estimator: Any, X: Any = None, n_features: int | None = None) -> P
         image_size=estimator.image_size,
         preprocess=estimator.preprocess,
         n_features=n_features,
-        # Of a network that has no weights of its own; the same before and after a fit.
+        # Seed of a network without pre-trained weights; the same before and after a fit.
         seed=int(estimator.random_state) if isinstance(estimator.random_state, (int, np.integer)) else 0,
     )
     n_frozen, n_layers = estimator.n_frozen, len(backbone.layers.weight_layers)
     if n_frozen is None and estimator.max_epochs == 0:
-        depth = n_layers  # nothing is trained, so that all layers are computed once
-    elif n_frozen is None:  # what is cached before a fit serves those with fewer labels too
+        depth = n_layers  # nothing is trained, so all layers are computed once
+    elif n_frozen is None:  # activations cached before a fit are also useful for fits with fewer labels
         depth = recipe_of(estimator).default_depth(backbone, _USUAL_LABELS)
     else:
         depth = backbone.layers.check_n_frozen(n_frozen)
@@ -206,7 +206,7 @@ def fitted_prefix(estimator: Any) -> Prefix:
 
 
 def is_same_network(estimator: Any, prefix: Prefix) -> bool:
-    """Whether the last fit was of this network at this depth."""
+    """Whether the last fit used this network at this depth."""
     last, now = estimator.backbone_, prefix.backbone
     same_input = repr(last.inputs.transform) == repr(now.inputs.transform)
     return bool(estimator.n_frozen_ == prefix.n_frozen and last.fingerprint == now.fingerprint and same_input)
@@ -218,7 +218,7 @@ def recipe_of(estimator: Any) -> Recipe:
 
 
 def _checked_recipe(estimator: Any, continues: bool) -> Recipe:
-    """The recipe; a fit is continued only by the kind of recipe that made it."""
+    """The validated recipe. Raises a ValueError if a continued fit was made by another kind of recipe."""
     recipe = recipe_of(estimator)
     recipe._validate_params()
     if continues and type(recipe).__name__ != estimator._trained_by:
@@ -232,7 +232,7 @@ def _checked_recipe(estimator: Any, continues: bool) -> Recipe:
 def _arranged(
     recipe: Recipe, X: Any, y: Any, given: dict[str, Any], before: dict[str, Any], replays: bool
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Data as the recipe takes them; what is not given is that of the fit that is continued."""
+    """Data in the form the recipe expects; data that are not given are those of the continued fit."""
     data = {name: unwrap(value) for name, value in given.items() if value is not None}
     recipe.check_data(data)
     if replays and "sample_domain" not in data:
@@ -249,14 +249,14 @@ def _arranged(
 
 
 def _last_fit(estimator: Any, new: Labelled) -> LastFit:
-    """The fit that is continued with new images, and which of its classes it has learned."""
+    """The fit to be continued with new images, and which of its classes have been trained."""
     trained = estimator.trained_classes_
     corrected = estimator.seen_.corrected_by(new)
     return LastFit(estimator.net_.module_, estimator.classes_, np.setdiff1d(trained, corrected), corrected)
 
 
 def _trained_classes(problem: Problem, trained: Trained) -> np.ndarray:
-    """Classes whose rows of the head have been trained by now; of a single class alone, none."""
+    """Classes whose rows of the head have been trained so far; none if there is only a single class."""
     before = problem.classes[:0] if problem.last is None else problem.last.trained_classes
     labelled = np.intersect1d(trained.classes, np.concatenate([before, np.unique(problem.y)]))
     return labelled if len(labelled) > 1 else labelled[:0]

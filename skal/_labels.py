@@ -1,4 +1,4 @@
-"""Class labels as JSON holds them."""
+"""Class labels as JSON."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-#: Types of the labels in an array of objects that JSON gives back as they were.
+#: Types of labels in an object array that survive a JSON round trip.
 _PLAIN = (str, int, float, bool)
 
 
 def encode_labels(labels: np.ndarray) -> dict[str, Any]:
-    """Labels and their type, for JSON.
+    """Encode labels and their type for JSON.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def encode_labels(labels: np.ndarray) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If labels are of another type.
+        If labels are of any other type.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def encode_labels(labels: np.ndarray) -> dict[str, Any]:
 
 
 def decode_labels(encoded: dict[str, Any]) -> np.ndarray:
-    """Labels that :func:`encode_labels` made.
+    """Decode labels encoded by :func:`encode_labels`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is behind a learner: its estimators and its labelled rows."""
+"""Access to a learner's estimators and labelled rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sklearn.base import BaseEstimator
 def estimators_of(learner: Any) -> list[Any]:
     """The estimators of a learner: one, or one per member of a committee.
 
-    Learners are recognised by their type, since an estimator may have a parameter named ``estimator``: they are modAL's
-    learners and committees, and any other object that has an ``estimator`` or a ``learner_list`` and is not itself a
-    scikit-learn estimator. Everything else is the estimator itself.
+    Learners are recognised by their type, since an estimator may have a parameter named ``estimator``. Learners are
+    those of modAL, its committees, and any other object that has an ``estimator`` or a ``learner_list`` and is not
+    itself a scikit-learn estimator. Everything else is treated as an estimator.
 
     Examples
     --------
@@ -31,12 +31,12 @@ def estimators_of(learner: Any) -> list[Any]:
 
 
 def labelled_rows(learner: Any) -> Any:
-    """The labelled rows of a learner, or None; of a committee, those of its first member."""
+    """The labelled rows of a learner, or None; for a committee, those of its first member."""
     return getattr(_first(learner), "X_training", None)
 
 
 def labels_of(learner: Any) -> Any:
-    """The labels of those rows, or None; of a committee, those of its first member."""
+    """The labels of those rows, or None; for a committee, those of its first member."""
     return getattr(_first(learner), "y_training", None)
 
 

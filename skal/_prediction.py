@@ -1,4 +1,4 @@
-"""What a classifier on a frozen prefix answers: predictions, features, activations, and output change."""
+"""Prediction methods of the classifier: predictions, features, activations, and output change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from skal.training.suffix import Suffix
 
 
 class PredictionMixin:
-    """Methods of a classifier; activations may be asked for before the first fit, and then are the pre-trained ones."""
+    """Prediction methods. Before the first fit, activations are available and are those of the pre-trained network."""
 
     net_: NeuralNetClassifier
     backbone_: Backbone
@@ -42,7 +42,7 @@ class PredictionMixin:
         return hasattr(self, "net_")
 
     def _checked(self, X: Any) -> tuple[Prefix, Inputs]:
-        """The frozen layers and, as they take them, images or features."""
+        """The frozen layers, and images or features as checked network inputs."""
         if not self.__sklearn_is_fitted__():
             X = as_data(X)
             X = X if is_images(X) else check_array(X, dtype=np.float32)
@@ -53,7 +53,7 @@ class PredictionMixin:
         return prefix, prefix.check(X)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes.
+        """Class probabilities.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class PredictionMixin:
         return self.classes_[log_proba.argmax(dim=1).numpy()]
 
     def _log_proba(self, X: Any) -> torch.Tensor:
-        """Logarithm of the models' mean probabilities."""
+        """Logarithm of the mean probabilities over all models."""
         check_is_fitted(self)
         prefix, inputs = self._checked(X)
         of_models = []
@@ -94,7 +94,7 @@ class PredictionMixin:
     def transform(self, X: Any) -> np.ndarray:
         """Final representation under the current network.
 
-        Before the first fit, ``activations(X, [-2], pooled=True)`` gives the pre-trained network's.
+        Before the first fit, use ``activations(X, [-2], pooled=True)`` for that of the pre-trained network.
 
         Parameters
         ----------
@@ -129,9 +129,9 @@ class PredictionMixin:
             Negative counts of weight layers from the end (-2 is layer B of the ADMA paper, -4 its layer A), or names
             of submodules.
         pooled : bool, default=False
-            Whether maps are averaged over space.
+            Whether feature maps are averaged over space.
         pretrained : bool, default=False
-            Whether the pre-trained network M0 is asked instead of the current one. Before the first fit they are the
+            Whether to use the pre-trained network M0 instead of the current one. Before the first fit they are the
             same.
 
         Returns
@@ -142,7 +142,7 @@ class PredictionMixin:
         Raises
         ------
         ValueError
-            If a layer does not exist; the message names those that do.
+            If a layer does not exist; the message lists the existing ones.
         """
         prefix, inputs = self._checked(X)
         current = self.__sklearn_is_fitted__() and not pretrained
@@ -151,7 +151,7 @@ class PredictionMixin:
         is_final = [current and pooled and graph.resolve(layer) is graph.features for layer in layers]
         others = [layer for layer, final in zip(layers, is_final, strict=True) if not final]
         found = iter(prefix.layer_activations(inputs, others, pooled=pooled, trained=trained) if others else ())
-        # The final representation is what predictions are made of: the trainable layers run once for both.
+        # Predictions use the final representation too, so it is cached and the trainable layers run once for both.
         return [self._transformed(prefix, inputs) if final else next(found) for final in is_final]
 
     def source_proba(self, X: Any) -> np.ndarray:
@@ -183,13 +183,13 @@ class PredictionMixin:
         norm: str = "l1",
         max_memory: int = 2 << 30,
     ) -> np.ndarray:
-        """How far a gradient step on each image would move the outputs of reference images.
+        """How much a gradient step on each image would change the outputs for reference images.
 
         Parameters
         ----------
         X_reference, X : as in `fit`
         output, labels, norm, max_memory
-            As in :func:`skal.output_change`; an array of labels holds classes.
+            As in :func:`skal.output_change`. If `labels` is an array, it contains classes.
 
         Returns
         -------
@@ -198,7 +198,7 @@ class PredictionMixin:
         Raises
         ------
         ValueError
-            If an option is unknown, there are no images, or a label is none of the classes.
+            If an option is unknown, there are no images, or a label is not one of the classes.
         """
         check_is_fitted(self)
         return cached_output_change(
@@ -214,5 +214,5 @@ class PredictionMixin:
         )
 
     def check_source(self, source: SourceProfile, X: Any) -> None:
-        """Raise a ValueError if a profile belongs to another backbone than the one that takes `X`."""
+        """Raise a ValueError if a profile was fitted for a different backbone than the one used for `X`."""
         source.check_backbone(self._checked(X[:1])[0].backbone)

@@ -1,4 +1,4 @@
-"""Randomness that comes from ``random_state`` alone."""
+"""Randomness that depends only on ``random_state``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ONE_AT_A_TIME = RLock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run torch code under its own seed and leave the global generators as they were.
+    """Run torch code with its own seed, and restore the global generators afterwards.
 
-    Torch's generator belongs to the whole process, so threads that need it wait for each other.
+    Torch's generator is shared by the whole process, so threads that need it wait for each other.
     """
     with _ONE_AT_A_TIME, torch.random.fork_rng():
         torch.random.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Files of records: a line for each round, on the disk as soon as it is done."""
+"""Record files: one line per round, flushed to disk as soon as the round is done."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _BEFORE_CHECKSUM = b', "checksum": "'
 class RecordFile:
     """The rounds of one run.
 
-    The first line holds the settings, each further line a record with the number of its round, from 0. Every line ends
-    with a checksum of itself.
+    The first line holds the settings. Each further line holds a record and the number of its round, starting from 0.
+    Every line ends with its checksum.
 
     Parameters
     ----------
     path : path
     settings : dict of str to str or int
-        What the records depend on.
+        Settings on which the records depend.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]):
@@ -34,7 +34,7 @@ class RecordFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the file's lock, which a killed process gives back.
+        """Hold the lock of the file; the lock of a killed process is released.
 
         Raises
         ------
@@ -52,18 +52,18 @@ class RecordFile:
             lock.release()
 
     def read(self) -> list[dict[str, Any]]:
-        """Records of the finished rounds, without changing the file; a last line that was cut short does not count.
+        """Records of the finished rounds, without changing the file; an incomplete last line is ignored.
 
         Raises
         ------
         ValueError
-            If the run had other settings (the message names the first that differs), or a line is damaged, repeated or
-            missing (the message names the file and the line).
+            If the run had different settings (the message names the first that differs), or a line is damaged, repeated
+            or missing (the message names the file and the line).
         """
         return self._read()[0]
 
     def begin(self) -> list[dict[str, Any]]:
-        """As :meth:`read`; then removes a last line that was cut short, and writes the settings into an empty file."""
+        """As :meth:`read`, but also remove an incomplete last line, and write the settings to an empty file."""
         records, n_bytes = self._read()
         if self.path.exists() and n_bytes < self.path.stat().st_size:
             os.truncate(self.path, n_bytes)
@@ -72,7 +72,7 @@ class RecordFile:
         return records
 
     def append(self, index: int, record: dict[str, Any]) -> None:
-        """Write the record of a round, and wait until the disk has it."""
+        """Write the record of a round and flush it to disk."""
         self._write({"round": index, **record})
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ class RecordFile:
             os.fsync(stream.fileno())
 
     def _read(self) -> tuple[list[dict[str, Any]], int]:
-        """Records, and the bytes of the lines that are whole."""
+        """Records, and the number of bytes of the complete lines."""
         content = self.path.read_bytes() if self.path.exists() else b""
         n_bytes = content.rfind(b"\n") + 1
         lines = [self._parsed(number, text) for number, text in enumerate(content[:n_bytes].split(b"\n")[:-1], start=1)]

@@ -1,4 +1,4 @@
-"""A fitted classifier as a file, and back."""
+"""Saving and loading of fitted classifiers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _REQUIRED = (
 
 
 class SavingMixin:
-    """Methods of a classifier that write it and read it."""
+    """Methods that save, load and export a classifier."""
 
     classes_: np.ndarray
     fused_: Sequence[Suffix]
@@ -43,16 +43,16 @@ class SavingMixin:
     def save(self, path: str | os.PathLike[str], *, include_labelled: bool = False) -> None:
         """Write the trained layers, head and classes (safetensors).
 
-        The frozen prefix is not in the file: the pre-trained network it belongs to is named by its fingerprint.
+        The frozen prefix is not saved. The file contains the fingerprint of the pre-trained network.
 
         Parameters
         ----------
         path : path
         include_labelled : bool, default=False
-            Whether the labelled images travel with the file, as float32 activations at the cut, so that `partial_fit`
-            continues exactly as it would have without saving. It makes the file larger, by 96 kB per image for
-            MobileNetV2 at 129 pixels and default depth, and tells whoever reads it about the images: at ``n_frozen=0``
-            the activations are the pre-processed images themselves.
+            Whether to include the labelled images, as float32 activations at the cut, so that `partial_fit` continues
+            exactly as it would have without saving. This makes the file larger, by 96 kB per image for MobileNetV2 at
+            129 pixels and default depth. It also reveals information about the images: at ``n_frozen=0`` the
+            activations are the pre-processed images themselves.
         """
         check_is_fitted(self)
         save_classifier(self, path, include_labelled)
@@ -63,16 +63,17 @@ class SavingMixin:
         Returns
         -------
         module : nn.Module
-            In evaluation mode, on the CPU, independent of this classifier; from images (n, channels, H, W), resized and
-            cropped as its attributes `resize`, `image_size` and `interpolation` say and scaled to [0, 1], to the
-            probabilities of `classes`. Mean and deviation of the pre-processing are its buffers.
+            In evaluation mode, on the CPU, independent of this classifier. Its input is images (n, channels, H, W)
+            scaled to [0, 1], and resized and cropped according to its attributes `resize`, `image_size` and
+            `interpolation`. Its output is the probabilities of `classes`. Mean and standard deviation of the
+            pre-processing are buffers of the module.
         """
         check_is_fitted(self)
         names = [str(label) for label in self.classes_]
         return WholeNetwork(fitted_prefix(self), [*self.fused_, self.net_.module_], names)
 
     def load(self, path: str | os.PathLike[str]) -> Self:
-        """Take the state that :meth:`save` wrote; runs no code from the file.
+        """Load a state written by :meth:`save`. No code from the file is executed.
 
         Parameters
         ----------
@@ -81,8 +82,9 @@ class SavingMixin:
         Returns
         -------
         self : FrozenPrefixClassifier
-            Fitted, with this estimator's own backbone and parameters, at the frozen depth of the file. Unless labelled
-            images were included, a later `partial_fit` replays none, and leaves classes without new images as they are.
+            Fitted, with this estimator's own backbone and parameters, at the frozen depth of the file. Unless the file
+            includes labelled images, a later `partial_fit` replays none, and does not change classes without new
+            images.
 
         Raises
         ------
@@ -94,14 +96,14 @@ class SavingMixin:
 
 
 def take_state(classifier: Any, state: dict[str, Any]) -> None:
-    """Replace the fitted attributes of a classifier by those of another fit."""
+    """Replace the fitted attributes of a classifier with those of another fit."""
     for name in (*vars(classifier).get("_attributes", ()), "n_features_in_", "feature_names_in_"):
         vars(classifier).pop(name, None)
     vars(classifier).update(state)
 
 
 def save_classifier(classifier: Any, path: str | os.PathLike[str], include_labelled: bool) -> None:
-    """Write a fitted classifier, with its labelled images as activations or without."""
+    """Write a fitted classifier, optionally with its labelled images as activations."""
     seen = classifier.seen_ if include_labelled else Labelled.none(classifier.classes_)
     further = {}
     if len(seen.y):
@@ -134,7 +136,7 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
 
 
 def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Fitted attributes from a file, for a classifier whose parameters name the network it belongs to.
+    """Fitted attributes from a file, for a classifier whose parameters specify the same network.
 
     Raises
     ------
@@ -178,7 +180,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor 'features.center'")
     models[-1].center, models[-1].scale = center.numpy(), described["scale"]
     for i, model in enumerate(models):
-        if f"{i}.mean" in state:  # it has learned from a pool
+        if f"{i}.mean" in state:  # the model was trained with a pool
             model.mean = torch.zeros(n_features)
     load_models(models, {name: values for name, values in state.items() if not name.startswith("labelled.")}, path)
     nothing = Labelled.none(classes)
@@ -203,7 +205,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
 
 
 def _labelled(state: dict[str, torch.Tensor], described: dict[str, Any], classes: np.ndarray) -> Labelled:
-    """The labelled images of a file, by their activations; none where they were not included."""
+    """The labelled images of a file, as activations; empty if they were not included."""
     names = described["labelled"]
     if not names:
         return Labelled.none(classes)

@@ -1,4 +1,4 @@
-"""Labels and weights of rows, checked before any work."""
+"""Validation of labels and sample weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 
 def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
-    """Class labels (n,) as an array, each as it was given.
+    """Class labels (n,) as an array, with unchanged values.
 
     Raises
     ------
     ValueError or TypeError
-        If labels are missing, of several kinds, no classes, not finite or not as many as `X`; the message names `y`.
+        If labels are missing, of several kinds, not classes, not finite or not as many as `X`; the message names `y`.
     """
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
@@ -32,9 +32,9 @@ def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
             raise TypeError(f"labels such as {labels[0]!r} are bytes; decode them, as by [k.decode() for k in y]")
         assert_all_finite(labels, input_name="y")
         with warnings.catch_warnings():
-            # With few labels of many classes, most of them are different: that is what skal is for.
+            # With few labels of many classes, most labels differ. This is the usual case for skal.
             warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
-            warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)  # of 1e300
+            warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)  # from 1e300
             check_classification_targets(labels)
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -47,7 +47,10 @@ def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
 
 
 def _as_given(y: Any) -> Any:
-    """Labels before numpy makes text of them; a ValueError if one is missing, or they are of several kinds."""
+    """Labels, checked before NumPy converts them to text.
+
+    Raises a ValueError if one is missing or they are of several kinds.
+    """
     if np.ma.is_masked(y):
         raise ValueError("y is a masked array; drop the rows without a label")
     dtype = getattr(y, "dtype", None)
@@ -63,7 +66,7 @@ def _as_given(y: Any) -> Any:
     if len(kinds) > 1:
         named = " and ".join(f"{label!r} ({kind})" for kind, label in list(kinds.items())[:2])
         raise ValueError(f"y holds labels of several kinds, such as {named}; make them one, as by [str(k) for k in y]")
-    # scikit-learn would make floats of pandas's nullable integers.
+    # scikit-learn would convert pandas's nullable integers to floats.
     number = getattr(dtype, "numpy_dtype", None)
     return y.to_numpy(dtype=number) if is_nullable and number is not None and values else y
 
@@ -76,7 +79,10 @@ def _kind(label: Any) -> str:
 
 
 def check_sample_weight(sample_weight: Any, y: np.ndarray) -> np.ndarray | None:
-    """Weights (n,) of rows as an array; a ValueError if they are negative, all 0, not finite or not as many as `y`."""
+    """Sample weights (n,) as an array.
+
+    Raises a ValueError if they are negative, all 0, not finite or not as many as `y`.
+    """
     if sample_weight is None:
         return None
     weights: np.ndarray = _check_sample_weight(sample_weight, y, dtype=np.float64)

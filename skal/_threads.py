@@ -1,4 +1,4 @@
-"""BLAS on one thread, for problems so small that threads cost more than they save."""
+"""Single-threaded BLAS, for problems so small that threads cost more than they save."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from threadpoolctl import ThreadpoolController
 
 _lock = Lock()
-_inside: list[Any] = []  # one for each thread that is inside; the first holds the limit
+_inside: list[Any] = []  # one entry per thread inside the context; all hold the first thread's limit
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread of the whole process, until the last of those who asked for it leaves.
+    """Limit BLAS to one thread in the whole process, until the last thread leaves this context.
 
-    Each lifting its own limit would restore what it found, which is one thread where another was inside.
+    If each thread restored the limit it found on entry, it could restore the one-thread limit set by another.
 
     Examples
     --------
@@ -39,5 +39,5 @@ def one_blas_thread() -> Iterator[None]:
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Those that are loaded; looking for them takes ten milliseconds."""
+    """The loaded libraries, cached because searching for them takes ten milliseconds."""
     return ThreadpoolController()

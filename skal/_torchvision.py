@@ -1,9 +1,10 @@
-"""What torchvision needs to run beside a CPU build of torch.
+"""Lets torchvision from PyPI run with a CPU build of torch.
 
-PyPI's torchvision is compiled for CUDA. Beside a CPU torch its compiled operators cannot load, and the import dies with
-"operator torchvision::nms does not exist", because torchvision describes operators that are not there. Declaring those
-operators, without an implementation, lets models and transforms work; calling such an operator still says clearly that
-it is missing. They are declared when torchvision is imported: that takes torch, which takes seconds to import.
+PyPI's torchvision is compiled for CUDA. With a CPU build of torch, its compiled operators cannot be loaded, and the
+import fails with "operator torchvision::nms does not exist", because torchvision refers to operators that do not exist.
+If those operators are declared without an implementation, models and transforms work. Calling such an operator still
+raises a clear error. They are declared only when torchvision is imported, because declaring them requires torch, which
+takes seconds to import.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: Any = None  # operators live as long as the library object
+_declared: Any = None  # operators exist as long as the library object
 
 
 class _Declaring:
-    """Finds no module; declares the operators when torchvision is about to be imported, once."""
+    """Import hook that finds no module, but declares the operators once, just before torchvision is imported."""
 
     def __init__(self) -> None:
         self._is_over = False
@@ -30,7 +31,7 @@ class _Declaring:
 
 
 def declare_torchvision_operators() -> None:
-    """When torchvision is imported, declare ``nms`` and ``qnms`` where its compiled operators cannot be loaded."""
+    """Declare ``nms`` and ``qnms`` when torchvision is imported, if its compiled operators cannot be loaded."""
     if "torchvision" not in sys.modules:
         sys.meta_path.insert(0, _Declaring())
 

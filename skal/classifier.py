@@ -32,130 +32,135 @@ from skal.training.suffix import Suffix
 if TYPE_CHECKING:
     from typing import Self
 
-#: What `fit` and `partial_fit` take beside X and y, and a search or Pipeline passes on without a request.
 repair_modal()
 
+#: Data that `fit` and `partial_fit` accept besides X and y. Searches and Pipelines route it without a request.
 _DATA = ("X_source", "y_source", "X_unlabeled", "sample_domain")
 
 
 class FrozenPrefixClassifier(
     PredictionMixin, SavingMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator
 ):
-    """Classifier that fine-tunes the last layers of a pre-trained network; its first layers are frozen.
+    """Classifier that freezes the first layers of a pre-trained network and fine-tunes the rest.
 
     The activations of the frozen layers are computed once per image and shared by training, prediction, queries and
-    clones. The new head is first solved as a logistic regression on the pre-trained features; then head and trainable
-    layers are fine-tuned together, under the same penalty of the head [3]_, as the `recipe` says.
+    clones. The new head is first fitted as a logistic regression on the pre-trained features. The `recipe` then
+    fine-tunes the head and the trainable layers together, with the same penalty on the head [3]_.
 
     Parameters
     ----------
     backbone : str, nn.Module or callable
         A torchvision name, ``"timm:NAME"``, ``"efficientnet_lite0"``, a module (copied, never mutated), or a function
-        making one.
+        that returns one.
     weights : {"auto"}, name of torchvision weights, path or None, default="auto"
-        ``"auto"``: a network given by name is pre-trained, a module stays as it is. None: random weights for a name.
-        Files are state dicts (``.safetensors``, or what ``torch.load(weights_only=True)`` reads).
+        ``"auto"`` loads pre-trained weights for a network given by name and leaves a module unchanged. None gives a
+        network given by name random weights. Files are state dicts (``.safetensors``, or any file that
+        ``torch.load(weights_only=True)`` reads).
     n_frozen : int or None, default=None
-        Number of frozen weight layers, counted in forward order; a residual shortcut belongs to its block. A negative
-        number leaves so many trainable below the head. None freezes the first seven eighths, from 20 labels on two
-        thirds, and from 500 on nothing; of a probe (``max_epochs=0``) all; and under other recipes than fine-tuning
-        those up to layer A of the transformation pattern, the fourth weight layer from the end. A fit that continues
-        keeps its depth, unless that was a probe's. The ADMA paper uses 2 for AlexNet, 7 for VGG-16 and 8 for ResNet-18
-        [1]_.
+        Number of frozen weight layers, counted in forward order. A residual shortcut belongs to its block. A negative
+        number is the number of layers below the head that stay trainable. With None, fine-tuning freezes the first
+        seven eighths, two thirds from 20 labels, and nothing from 500. A linear probe (``max_epochs=0``) freezes all
+        layers. Other recipes freeze up to layer A of the transformation pattern, the fourth weight layer from the end.
+        A fit that continues another keeps its depth, unless the earlier fit was a probe. The ADMA paper uses 2 for
+        AlexNet, 7 for VGG-16 and 8 for ResNet-18 [1]_.
     recipe : Recipe or None, default=None
-        How the trainable layers are trained: :class:`FineTuning` (None), :class:`DAN`, :class:`SelectiveJoint` or one
-        of your own. Its parameters can be searched as ``recipe__name``.
+        How the trainable layers are trained: :class:`FineTuning` (None), :class:`DAN`, :class:`SelectiveJoint` or a
+        custom recipe. Its parameters can be searched as ``recipe__name``.
     source : SourceProfile or None, default=None
         Profile of the source task, used by queries.
     image_size : int or None, default=None
-        Side of the square images given to the network; None takes the pre-processing's own.
+        Side of the square network input. None uses the size of the pre-processing.
     preprocess : ImageTransform or None, default=None
-        Pre-processing of pixels; None takes the backbone's own.
+        Image pre-processing. None uses that of the backbone.
     lr : float, default=3e-3
-        Initial learning rate; it falls linearly to zero.
+        Initial learning rate. It decays linearly to zero.
     relative_lr : bool, default=True
-        Whether a step changes the weights of each output channel by `lr` times their root mean square: the layers of
-        every network at every depth, and a head of any size, then change by the same share [2]_. The first 20 steps, at
-        most a fifth of all, are shorter. False takes `lr` as it is.
+        Whether `lr` is relative to the root mean square of the weights of each output channel. A step then changes all
+        layers, in every network and at every depth, and a head of any size, by the same fraction [2]_. The first 20
+        steps, at most a fifth of all steps, are shorter (warm-up). False uses `lr` as an absolute rate.
     max_epochs : int, default=30
-        Passes over the labelled images in one fit; 0 leaves the linear probe.
+        Passes over the labelled images in one fit. 0 fits the linear probe only.
     min_steps : int, default=100
-        Fewest training steps in one fit: few images are passed more often than `max_epochs`.
+        Minimum number of training steps in one fit. Small training sets are passed over more than `max_epochs` times.
     max_seconds : float or None, default=None
-        Seconds after which a fit ends with the weights it has by then; the rate falls to zero on the way. Activations
-        that are not cached are computed to the end, so that a fit may take longer. Two such fits differ.
+        Time limit of a fit, in seconds. The fit ends with the weights reached by then, and the learning rate decays to
+        zero over this time. Activations that are not cached are always computed completely, so a fit may take longer.
+        Fits with a time limit are not reproducible.
     batch_size : int, default=32
-        Images in a training step.
+        Images per training step.
     optimizer : type, default=torch.optim.AdamW
         Class of the optimiser.
     weight_decay : float, default=0.01
     class_weight : dict, "balanced" or None, default="balanced"
-        Weight of each class in the loss, as in scikit-learn. Queried images are not distributed as the task is, and
-        under the strong penalty of a head with few labels the larger classes would take everything; None gives every
-        image the same weight.
+        Weight of each class in the loss, as in scikit-learn. Queried images do not follow the class distribution of
+        the task. With few labels the penalty on the head is strong, and larger classes would dominate the
+        predictions. None gives every image the same weight.
     augment : callable, "auto" or None, default="auto"
-        Changes a batch of network inputs (n, channels, H, W) at random each time it is drawn, with torch's generator
-        (torchvision's transforms do). Every step then runs the frozen layers too, without the cache. "auto" moves
-        images by up to an eighth of their sides where all layers are fine-tuned on 500 labels or more; None never
-        changes an image.
+        Random augmentation of a batch of network inputs (n, channels, H, W), applied each time the batch is drawn. It
+        must use torch's generator, as torchvision's transforms do. Every step then also runs the frozen layers, without
+        the cache. "auto" shifts images by up to an eighth of their sides if all layers are fine-tuned on 500 labels or
+        more. None disables augmentation.
     mirror : bool or "auto", default="auto"
-        Whether an image is read together with its mirror image: its final representation is the mean of both, and a
-        training step draws one of them. Both pass the frozen layers, and both are cached. "auto" does so for a
-        pre-trained network given by name, which has learned from mirrored photographs, where mirror images are of the
-        same kind: as the network sees a sample of the images, nearly all are nearer to their own mirror image than to
-        another image. That holds for photographs, and not for characters. A fit that continues keeps its choice.
+        Whether each image is used together with its mirror image. The final representation is the mean of both, and a
+        training step draws one of the two. Both are passed through the frozen layers and cached. "auto" mirrors images
+        if two conditions hold. The network is pre-trained and given by name: such networks were trained on mirrored
+        photographs. And in the network's features, nearly all images of a sample are nearer to their own mirror image
+        than to any other image. This holds for photographs but not for characters. A fit that continues another keeps
+        its choice.
     normalize : bool, default=True
-        Whether the head reads the features of every image scaled to one length.
+        Whether the features of every image are scaled to the same norm before the head.
     wise_alpha : float or None, default=None
-        The fitted weights are (1 - alpha) times those before fine-tuning, with the linear probe as head, plus alpha
-        times the fine-tuned ones [4]_. None takes k / (k + 1) with k the mean number of labels per class: the fewer
-        labels, the closer to the probe. ``head_init="random"`` takes 1.
+        The fitted weights are (1 - alpha) times the weights before fine-tuning, with the linear probe as head, plus
+        alpha times the fine-tuned weights [4]_. None uses k / (k + 1), where k is the mean number of labels per class:
+        the fewer labels, the closer to the probe. ``head_init="random"`` uses 1.
     head_init : {"linear_probe", "random"}, default="linear_probe"
-        Where a new head starts: from the logistic regression on the pre-trained features, or from random weights.
+        Initial weights of a new head: the logistic regression on the pre-trained features, or random weights.
     train_batch_norm : bool, default=False
-        Whether batch normalisation of trainable layers uses the statistics of its batch. By default it keeps the
-        pre-trained ones: statistics of tiny batches are unreliable.
+        Whether batch normalisation of trainable layers uses the statistics of the batch. By default it keeps the
+        pre-trained statistics, since those of tiny batches are unreliable.
     warm_start : bool, default=False
         Whether `fit` continues from the last fit (M_{t-1} to M_t) of the same network at the same depth. New classes
-        then add rows to the head; the old ones keep their weights, and `normalize` and `train_batch_norm` stay as they
-        were. By default each fit starts from the pre-trained network.
+        then add rows to the head, and old rows keep their weights. `normalize` and `train_batch_norm` keep their
+        earlier values. By default each fit starts from the pre-trained network.
     cache : bool, path or cache, default=True
-        Where activations of the frozen prefix are cached for other fits, folds and queries: in memory
-        (``skal.features.CACHE``, a quarter of the machine's memory), in a folder that processes and later runs share,
-        in a cache such as ``FolderCache(folder, dtype="float16")``, or not at all.
+        Where activations of the frozen prefix are cached for other fits, folds and queries. True caches in memory
+        (``skal.features.CACHE``, a quarter of the machine's memory), and False disables caching. A path caches in a
+        folder that other processes and later runs share. A cache object is used directly, such as
+        ``FolderCache(folder, dtype="float16")``.
     device : str, default="auto"
-        Where the network runs: "auto" takes a CUDA GPU where there is one, else the CPU.
+        Where the network runs. "auto" uses a CUDA GPU if there is one, else the CPU.
     random_state : int, RandomState or None, default=None
-        Draws the head, the order of batches, dropout, and a network without weights of its own (an int only; else
-        such a network is drawn with seed 0).
+        Seed of the head's initial weights, the batch order and dropout. An int also seeds the weights of a network that
+        is not pre-trained; otherwise their seed is 0.
     verbose : bool, default=False
-        Whether a bar shows the progress where more than 512 images pass the network.
+        Whether to show a progress bar when more than 512 images are passed through the network.
     net_params : dict or None, default=None
-        Further parameters of :class:`skorch.NeuralNetClassifier`, such as ``callbacks``, ``criterion`` or ``verbose``.
+        Additional parameters of :class:`skorch.NeuralNetClassifier`, such as ``callbacks``, ``criterion`` or
+        ``verbose``.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
     net_ : skorch.NeuralNetClassifier
-        The trained suffix; its ``history`` holds the loss of each epoch.
+        The trained suffix. Its ``history`` holds the loss of each epoch.
     backbone_ : Backbone
         The pre-trained network M0.
     n_frozen_ : int
         Number of frozen weight layers.
     mirrors_ : bool
-        Whether images are read together with their mirror images.
+        Whether images are used together with their mirror images.
     recipe_ : Recipe
-        The recipe that trained it: a clone of `recipe`.
+        The recipe that was used for training: a clone of `recipe`.
     data_ : dict of str to object
-        What `fit` was given beside X and y, such as ``X_source``; a fit that continues takes it again.
+        Data given to `fit` besides X and y, such as ``X_source``. A fit that continues this one uses it again.
     fused_ : list of Suffix
-        Further models whose probabilities are averaged with those of `net_`.
+        Additional models whose probabilities are averaged with those of `net_`.
     seen_ : Labelled
         The labelled images trained on, which `partial_fit` replays.
     trained_classes_ : ndarray
-        Those of `classes_` of which there have been images.
+        Classes in `classes_` that have had labelled images.
     n_features_in_ : int
-        Number of features; only where X is 2-D features.
+        Number of features. Set only if X is 2-D features.
 
     References
     ----------
@@ -282,16 +287,16 @@ class FrozenPrefixClassifier(
         Parameters
         ----------
         X : ndarray, tensor, list of paths or of PIL images, ImageFolder or Dataset
-            Labelled images of the task: uint8 images (n, H, W, 3) or grey (n, H, W); float images (n, channels, H, W),
-            taken as already pre-processed; image file paths; PIL images of any size; or features (n, n_features) where
-            the backbone takes them.
+            Labelled images of the task: uint8 images (n, H, W, 3) or greyscale (n, H, W); float images
+            (n, channels, H, W), which must be pre-processed already; image file paths; PIL images of any size; or
+            features (n, n_features) if the backbone accepts them.
         y : array-like of shape (n,)
             Labels, all of one kind.
         sample_weight : array-like of shape (n,), default=None
-            Weight of each image in the loss, beside that of its class; an image of weight 0 is left out.
+            Weight of each image in the loss, in addition to that of its class. Images of weight 0 are ignored.
         X_source, y_source : images and labels of another task or domain, default=None
-            For recipes that take them, as `sample_domain` and `X_unlabeled`. In a search, wrap what is as long as X in
-            a :class:`Pool`, else it is cut to the fold.
+            Like `sample_domain` and `X_unlabeled`, only for recipes that accept them. In a search, wrap data that is as
+            long as X in a :class:`Pool`. Otherwise the search cuts it to the fold.
         X_unlabeled : images of the task that nobody has labelled, default=None
         sample_domain : array-like of shape (n,), default=None
             As in :class:`DAN`.
@@ -303,9 +308,10 @@ class FrozenPrefixClassifier(
         Raises
         ------
         ValueError
-            If X is not what the network takes (the message names the allowed forms), y has another length, a file is
-            damaged, a parameter is out of range, there is data that the recipe does not take, or the source profile
-            belongs to another backbone; all before any training. If training diverges; an earlier fit then stays.
+            Before any training: if X is not in a form that the network accepts (the message names the allowed forms),
+            y has a different length, a file is damaged, a parameter is out of range, the recipe does not accept some of
+            the data, or the source profile belongs to another backbone. Also if training diverges; an earlier fit is
+            then kept.
         """
         data = {"X_source": X_source, "y_source": y_source, "X_unlabeled": X_unlabeled, "sample_domain": sample_domain}
         return self._fit(X, y, sample_weight, data, continues=self.warm_start)
@@ -322,19 +328,19 @@ class FrozenPrefixClassifier(
         X_unlabeled: Any = None,
         sample_domain: ArrayLike | None = None,
     ) -> Self:
-        """Continue training with more labelled images; those seen before are replayed, so that nothing is forgotten.
+        """Continue training with more labelled images; earlier ones are replayed to avoid forgetting.
 
         Parameters
         ----------
         X : as in `fit`
-            New images. An image seen before takes its new label. They are not copied, and read again when they are
-            replayed: do not write other images into the same array.
+            New images. The new label of an image seen before replaces its old one. Images are not copied, and are read
+            again when replayed: do not overwrite the array with other images.
         y : array-like of shape (n,)
             Labels; new classes add rows to the head.
         classes : array-like of shape (n_classes,), default=None
-            Classes that may come later and need a column of `predict_proba` now.
+            Classes that may appear later and need a column of `predict_proba` now.
         sample_weight, X_source, y_source, X_unlabeled, sample_domain
-            As in `fit`; what is not given is that of the last fit.
+            As in `fit`. Source and unlabelled data that are not given are those of the last fit.
 
         Returns
         -------
@@ -343,19 +349,19 @@ class FrozenPrefixClassifier(
         Raises
         ------
         ValueError
-            As `fit`; if `y` holds a label that is not in `classes`, or labels of another kind than before; if the
-            network, its frozen depth or the kind of recipe is another than that of the last fit.
+            As `fit`. Also if `y` holds a label that is not in `classes`, or labels of a different kind than before, or
+            if the network, its frozen depth or the kind of recipe differs from the last fit.
         """
         data = {"X_source": X_source, "y_source": y_source, "X_unlabeled": X_unlabeled, "sample_domain": sample_domain}
         return self._fit(X, y, sample_weight, data, continues=True, replays=True, classes=classes)
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Names of what `fit` takes beside X and y under this recipe, such as ``"X_unlabeled"``."""
+        """Names of the data that `fit` accepts besides X and y under this recipe, such as ``"X_unlabeled"``."""
         return recipe_of(self).takes
 
     def linear_probe(self) -> Self:
-        """An unfitted clone whose fit solves the head alone: milliseconds if the pre-trained features are cached."""
+        """An unfitted clone whose fit solves only the head: milliseconds if the pre-trained features are cached."""
         probe = clone(self).set_params(max_epochs=0, n_frozen=None, recipe=None, warm_start=False)
         return probe.set_params(mirror=self.mirrors_) if hasattr(self, "mirrors_") else probe
 

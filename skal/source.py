@@ -33,10 +33,10 @@ _DESCRIBED = ("classes", "class_names", "center_indices", "columns", "layers", "
 
 
 class SourceProfile(BaseEstimator):
-    """What a pre-trained network makes of its source task: one centre image a class, seen at layers A and B.
+    """Profile of a pre-trained network's source task: activations of one centre image per class at layers A and B.
 
-    Fit it once for a network, save it, and hand it to classifiers. Once fitted it is data: :func:`sklearn.base.clone`
-    returns it as it is, so that grid search does not lose it.
+    Fit it once for a network, save it, and pass it to classifiers. :func:`sklearn.base.clone` returns a fitted profile
+    unchanged, so grid search does not lose it.
 
     Parameters
     ----------
@@ -46,12 +46,13 @@ class SourceProfile(BaseEstimator):
     image_size : int or None, default=None
     preprocess : ImageTransform or None, default=None
     layers : list of pairs (A, B), default=None
-        Patterns to keep. A layer is a negative count of weight layers from the end, or a name; None is the ADMA
-        paper's choice, ``[(-4, -2)]``. Two pairs such as ``[(-4, -2), (-5, -2)]`` make its ADMA-2.
+        Layer pairs whose patterns are stored. A layer is a negative count of weight layers from the end, or a name.
+        None is the ADMA paper's choice, ``[(-4, -2)]``. Two pairs such as ``[(-4, -2), (-5, -2)]`` give its ADMA-2.
     pooled : bool, default=True
-        Whether maps are averaged over space. It keeps the profile small: 1,000 centres with a 7 x 7 map do not ship.
+        Whether feature maps are averaged over space. This keeps the profile small: 1,000 centres with 7 x 7 maps are
+        too large to distribute.
     device : str, default="auto"
-        ``"auto"`` takes a GPU where there is one.
+        ``"auto"`` uses a GPU if there is one.
 
     Attributes
     ----------
@@ -59,14 +60,14 @@ class SourceProfile(BaseEstimator):
         Source classes that have a centre.
     class_names_ : list of str
     center_indices_ : ndarray of shape (K,)
-        Which of the images given to `fit` became centres.
+        Indices of the images given to `fit` that became centres.
     columns_ : ndarray of shape (K,)
-        Output of the network's own head that belongs to each class.
+        Output of the network's own head for each class.
     layers_ : list of pairs
     centers_ : dict of layer to ndarray of shape (K, D)
-        Activations of the centres, flattened, under the pre-trained network.
+        Activations of the centres under the pre-trained network, flattened.
     fingerprint_ : str
-        Names the network's weights and its pre-processing.
+        Identifies the network's weights and its pre-processing.
 
     References
     ----------
@@ -111,17 +112,17 @@ class SourceProfile(BaseEstimator):
         return hasattr(self, "centers_")
 
     def fit(self, X: Any, y: ArrayLike, *, class_names: Sequence[str] | None = None) -> SourceProfile:
-        """Choose the centre of each source class (Eq. 1-2) and keep its activations (Eq. 3).
+        """Choose the centre of each source class (Eq. 1-2) and store its activations (Eq. 3).
 
         Parameters
         ----------
         X : images, array or list of paths
-            Source images, at least one a class; as in :class:`FrozenPrefixClassifier`.
+            Source images, at least one per class, in any form that :class:`FrozenPrefixClassifier` accepts.
         y : array-like of shape (n,)
-            Source classes. Integers are taken as columns of the network's own head; other labels, sorted, must be as
-            many as it has outputs if its probabilities are asked for.
+            Source classes. Integers are columns of the network's own head. Other labels are sorted; if the
+            network's probabilities are needed, their number must equal the number of outputs.
         class_names : sequence of str, default=None
-            Name of each class in ``np.unique(y)``, for people to read.
+            Human-readable name of each class in ``np.unique(y)``.
 
         Returns
         -------
@@ -130,7 +131,8 @@ class SourceProfile(BaseEstimator):
         Raises
         ------
         ValueError
-            If X is not what the network takes, y has another length, layers are unknown, or there is no such device.
+            If X is not in a form that the network accepts, y has a different length, a layer is unknown, or the device
+            does not exist.
         """
         if self.backbone is None:
             raise ValueError("this profile was loaded without its backbone and cannot be fitted again")
@@ -178,7 +180,7 @@ class SourceProfile(BaseEstimator):
         return self
 
     def patterns(self, pair: LayerPair) -> np.ndarray:
-        """Transformation patterns of the centres themselves (Eq. 6), with their zero self-distance.
+        """Transformation patterns of the centres themselves (Eq. 6); the distance of a centre to itself is zero.
 
         Parameters
         ----------
@@ -197,7 +199,7 @@ class SourceProfile(BaseEstimator):
         return self._patterns[pair]
 
     def check_layers(self, layers: Sequence[LayerPair] | None) -> list[LayerPair]:
-        """The pairs asked for, or all; a ValueError names those that this profile does not hold."""
+        """The requested pairs, or all. Raises a ValueError that names layers this profile does not hold."""
         check_is_fitted(self)
         if layers is None:
             return self.layers_
@@ -210,7 +212,7 @@ class SourceProfile(BaseEstimator):
         return [(a, b) for a, b in layers]
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Raise a ValueError if this profile belongs to other weights or another pre-processing."""
+        """Raise a ValueError if this profile was fitted for other weights or another pre-processing."""
         check_is_fitted(self)
         if self.fingerprint_ != _fingerprint(backbone):
             raise ValueError(
@@ -228,7 +230,7 @@ class SourceProfile(BaseEstimator):
         Returns
         -------
         proba : ndarray of shape (n, K)
-            Rescaled to sum 1 where some outputs have no centre.
+            Rows are rescaled to sum to 1 if some outputs have no centre.
         """
         named = self.classes_.dtype.kind not in "iu" and len(self.classes_) != proba.shape[1]
         if named or self.columns_.max() >= proba.shape[1] or self.columns_.min() < 0:
@@ -240,18 +242,18 @@ class SourceProfile(BaseEstimator):
         return chosen / chosen.sum(axis=1, keepdims=True)
 
     def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
-        """Write the fitted profile as numbers (safetensors), with a checksum; the file is replaced as a whole.
+        """Write the fitted profile as safetensors, with a checksum; an existing file is replaced atomically.
 
         Parameters
         ----------
         path : path
         dtype : {"float32", "float16"}, default="float32"
-            float16 halves the file; activations then keep 11 bits.
+            float16 halves the file size. Activations are then rounded to 11 bits.
 
         Raises
         ------
         ValueError
-            If `dtype` is another one, or the classes are of a type that cannot be saved.
+            If `dtype` is not one of these, or the classes are of a type that cannot be saved.
         """
         check_is_fitted(self)
         check_options(dtype=(dtype, ("float32", "float16")))
@@ -273,12 +275,12 @@ class SourceProfile(BaseEstimator):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SourceProfile:
-        """Read a profile that :meth:`save` wrote; runs no code from the file.
+        """Read a profile written by :meth:`save`. No code from the file is executed.
 
         Raises
         ------
         ValueError
-            If the file is no profile, damaged or incomplete.
+            If the file is not a profile, is damaged or is incomplete.
         """
         tensors, described = read_tensors(path, _KIND)
         lacking = [name for name in _DESCRIBED if name not in described]

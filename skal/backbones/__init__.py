@@ -1,4 +1,4 @@
-"""Pre-trained networks: from a name and weights to a graph of layers that can be cut."""
+"""Pre-trained networks, loaded by name, as graphs of layers that can be cut."""
 
 from skal.backbones.backbone import Backbone
 from skal.backbones.graph import LayerGraph

@@ -24,7 +24,7 @@ class Backbone:
     Parameters
     ----------
     module : nn.Module
-        The network with its weights; copied.
+        The network with its weights. It is copied.
     transform : ImageTransform or None
         Pre-processing of images; None for a network on 2-D features.
     """
@@ -43,7 +43,7 @@ class Backbone:
 
     @cached_property
     def n_features(self) -> int | None:
-        """Width of the 2-D features that the network takes; None for a network on images."""
+        """Number of 2-D features that the network expects; None for a network on images."""
         first = first_layer(self.layers.module)
         return first.in_features if self.inputs.transform is None and isinstance(first, nn.Linear) else None
 
@@ -56,7 +56,7 @@ class Backbone:
     @cached_property
     def space(self) -> bytes:
         """Hash of the function from inputs to activations in this process: weights, buffers, settings and graph."""
-        # A digest: it is part of the key of every cached row.
+        # A short digest, because it is part of the key of every cached row.
         return xxhash.xxh3_128(f"{content_name(self.layers.module)} {self.layers.graph}".encode()).digest()
 
 

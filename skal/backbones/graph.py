@@ -1,7 +1,8 @@
 """The layers of a network in forward order, the points where it can be cut, and the segments in between.
 
-Everything here is read from a ``torch.fx`` graph, so one mechanism serves every architecture: count weight layers, find
-the tensors through which all data flows, and run any segment of the network from one such tensor to others.
+Everything here is derived from a ``torch.fx`` graph, so the same code works for every architecture. It counts weight
+layers, finds the tensors through which all data flows, and runs any segment of the network from one such tensor to
+others.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class LayerGraph:
     module : nn.Module
         The network. It is copied and never mutated; the copy is in evaluation mode.
     example : Tensor of shape (n, ...), default=None
-        A valid input. The graph is checked against the module on inputs of this shape. Where the forward branches on
-        values or sizes, the branch that the example takes is kept.
+        A valid input. The graph is checked against the module on inputs of this shape. If the forward branches on
+        values or sizes, the branch taken for the example is kept.
 
     Attributes
     ----------
@@ -46,18 +47,18 @@ class LayerGraph:
         Names of the convolutional and linear layers below the head, in forward order. The convolution of a residual
         shortcut belongs to its block and is not counted.
     head : str or None
-        Name of the last weight layer, the network's own classifier; None where a normalisation follows it.
+        Name of the last weight layer, the network's own classifier; None if a normalisation follows it.
     shortcuts : dict of str to str
-        Maps each uncounted shortcut layer to the weight layer with which it freezes.
+        Maps each uncounted shortcut layer to the weight layer with which it is frozen.
 
     Raises
     ------
     ValueError
-        If the forward of the network cannot be followed, or it has no weight layer.
+        If the forward of the network cannot be traced, or it has no weight layer.
 
     Notes
     -----
-    The graph is that of evaluation mode: ``nn.Dropout`` modules are active in training, a call of
+    The graph is traced in evaluation mode. ``nn.Dropout`` modules are active in training, but a call of
     ``F.dropout(x, p, self.training)`` in a forward is not.
 
     Examples
@@ -72,10 +73,11 @@ class LayerGraph:
 
     def __init__(self, module: nn.Module, example: torch.Tensor | None = None):
         self.module = copy.deepcopy(module).eval().requires_grad_(False).float()
-        if isinstance(module, WEIGHT_LAYERS):  # a single layer has no forward in terms of layers
+        if isinstance(module, WEIGHT_LAYERS):  # the forward of a single layer calls no layers
             self.module = nn.Sequential(self.module)
         self.graph = trace(self.module, example)
-        if takes_channels_last(self.module, self.graph):  # convolutions of small maps then take half to two thirds
+        # Channels-last convolutions of small feature maps take half to two thirds of the time.
+        if takes_channels_last(self.module, self.graph):
             for part in self.module.modules():
                 if isinstance(part, nn.Conv2d):
                     part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -94,10 +96,10 @@ class LayerGraph:
         tail = self.nodes[self.nodes.index(last) + 1 :]
         headless = any(isinstance(self._owner(node), NORMS) for node in tail)
         self.head = None if headless else str(last.target)
-        #: The final representation: what the head reads, or the output of a network without head.
+        #: The final representation: the input of the head, or the output of a network without a head.
         self.features: fx.Node = output if headless else last.args[0]
 
-        # What features does not need (a head, auxiliary outputs) plays no part in where the body can be cut.
+        # Nodes that features does not need (a head, auxiliary outputs) do not affect where the body can be cut.
         needed = _ancestors(self.features) | {self.features}
         self._body = [node for node in self.nodes if node in needed]
         self._order = {node: i for i, node in enumerate(self._body)}
@@ -113,15 +115,15 @@ class LayerGraph:
     # ------------------------------------------------------------------ names
 
     def resolve(self, layer: int | str) -> fx.Node:
-        """Node of a layer, given as its count from the end or its name.
+        """Node of a layer, given by its count from the end or its name.
 
         Parameters
         ----------
         layer : int or str
-            A negative number counts weight layers from the end, where -1 is the head. It means the last tensor through
-            which all data flows between that layer and the next weight layer: after activation and pooling, and after
-            the concatenation or residual sum. A string is the name of a submodule, meaning its output, or of a graph
-            node.
+            A negative number counts weight layers from the end, where -1 is the head. It stands for the last tensor
+            through which all data flows between that layer and the next weight layer: after activation and pooling, and
+            after the concatenation or residual sum. A string is the name of a submodule, which stands for its output,
+            or of a graph node.
 
         Returns
         -------
@@ -145,7 +147,7 @@ class LayerGraph:
     def pattern_layers(self) -> list[tuple[int | str, int | str]]:
         """Default layers A and B of a transformation pattern: the fourth and second weight layer from the end.
 
-        If both lie in the same residual or dense block and resolve to the same tensor, A moves further back.
+        If both are in the same residual or dense block and resolve to the same tensor, A is moved further back.
         """
         b = self.resolve(-2)
         for count in range(-4, -len(self.weight_layers) - 2, -1):
@@ -170,7 +172,7 @@ class LayerGraph:
         return inside[-1]
 
     def response(self, layer: str, *, activation: bool = True) -> fx.Node:
-        """Node of a convolution's feature maps: after its normalisation and activation, or raw.
+        """Node of a convolution's feature maps, either after its normalisation and activation or raw.
 
         Parameters
         ----------
@@ -193,7 +195,10 @@ class LayerGraph:
     # --------------------------------------------------------------- freezing
 
     def check_n_frozen(self, n_frozen: int) -> int:
-        """Number of frozen weight layers; a negative one leaves so many trainable. A ValueError names the range."""
+        """Number of frozen weight layers; a negative `n_frozen` is the number left trainable.
+
+        Raises a ValueError that names the allowed range.
+        """
         n = len(self.weight_layers)
         if isinstance(n_frozen, bool) or not isinstance(n_frozen, Integral) or not -n <= n_frozen <= n:
             raise ValueError(
@@ -205,8 +210,8 @@ class LayerGraph:
     def frozen_parameters(self, n_frozen: int) -> set[str]:
         """Names of the body's parameters that are frozen when the first `n_frozen` weight layers are.
 
-        Other parameters (of a normalisation, a position embedding, a scale) freeze together with the weight layers that
-        feed them.
+        Other parameters (of a normalisation, a position embedding, a scale) are frozen together with the weight layers
+        that feed them.
         """
         layers = self._frozen_layers(n_frozen)
         frozen = {
@@ -225,7 +230,7 @@ class LayerGraph:
         return layers | {shortcut for shortcut, last in self.shortcuts.items() if last in layers}
 
     def cut(self, n_frozen: int) -> fx.Node:
-        """Last point through which all data flows before any trainable parameter; activations up to it never change."""
+        """Last point through which all data flows before any trainable parameter; activations there never change."""
         frozen = self.frozen_parameters(n_frozen)
         trainable = (self._order[node] for node in self._body if not set(self._parameters(node)) <= frozen)
         first = next(trainable, len(self._body))
@@ -261,14 +266,14 @@ class LayerGraph:
         ends : sequence of fx.Node
             The nodes whose tensors are the module's outputs, returned as a tuple in this order.
         root : nn.Module, default=None
-            Module that holds the layers, which are shared, not copied; the pre-trained network by default.
+            Module that contains the layers, which are shared, not copied; the pre-trained network by default.
 
         Returns
         -------
         segment : fx.GraphModule
         """
         root = self.module if root is None else root
-        # Cached: torch never frees the source of a module that it generates from a graph.
+        # Cached because torch never frees the source of a module that it generates from a graph.
         made = self._segments.setdefault(root, {})
         stretch = (start, *ends)
         if stretch not in made:
@@ -290,7 +295,7 @@ class LayerGraph:
         return fx.GraphModule(root, piece)
 
     def head_segment(self) -> fx.GraphModule:
-        """The network's own head: from the final representation to its outputs (the source task's logits).
+        """The network's own head, from the final representation to its outputs (logits of the source task).
 
         Raises
         ------
@@ -351,7 +356,7 @@ class LayerGraph:
                 nearest[node] = {str(node.target)}
             else:
                 nearest[node] = set().union(*(nearest[arg] for arg in node.all_input_nodes))
-        # Values computed from parameters alone belong to the data that they are combined with.
+        # Values computed only from parameters belong to the data with which they are combined.
         fed = {self.input}
         for node in self._body:
             fed |= {node} if not fed.isdisjoint(node.all_input_nodes) else set()
@@ -361,7 +366,7 @@ class LayerGraph:
         return nearest
 
     def _check(self, module: nn.Module, example: torch.Tensor) -> None:
-        """Compare graph and module for other batch sizes, and keep the cut points that have one row per sample."""
+        """Compare graph and module for other batch sizes, and keep only cut points with one row per sample."""
         generator = torch.Generator().manual_seed(0)
         original = copy.deepcopy(module).eval().float()
         rows: list[dict[fx.Node, int]] = []
@@ -407,7 +412,7 @@ def _same(given: Any, expected: Any) -> bool:
 
 
 def _ancestors(node: fx.Node, stop: Collection[fx.Node] = ()) -> set[fx.Node]:
-    """All nodes that a node is computed from, without the ancestors of those in `stop`."""
+    """All nodes from which a node is computed, excluding the ancestors of those in `stop`."""
     seen: set[fx.Node] = set()
     waiting = [node]
     while waiting:

@@ -1,4 +1,4 @@
-"""Pre-trained networks from a name, a module or a factory, with their weights and their pre-processing."""
+"""Loading of pre-trained networks from a name, a module or a factory, with weights and pre-processing."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def load_backbone(
     n_features: int | None = None,
     seed: int = 0,
 ) -> Backbone:
-    """Build a network, give it its weights, and follow its forward.
+    """Build a network, load its weights, and trace its forward.
 
     Parameters
     ----------
     backbone : str, nn.Module or callable
         A torchvision name such as ``"resnet18"``, ``"timm:NAME"``, ``"efficientnet_lite0"``, a module, or a function
-        without arguments that makes one. Modules are copied. Lazy modules take their width from the data.
+        without arguments that returns one. Modules are copied. Lazy modules infer their width from the data.
     weights : {"auto"}, name of torchvision weights, path, or None, default="auto"
-        ``"auto"`` takes the default pre-trained weights of a name, and leaves a module or the result of a factory as it
-        is. None means random weights, drawn with `seed`, for a name, and changes nothing for a module. A path names a
-        state dict in a ``.safetensors`` file or in one that ``torch.load(weights_only=True)`` reads.
+        ``"auto"`` loads the default pre-trained weights of a name, and leaves a module or the result of a factory
+        unchanged. None gives a name random weights, drawn with `seed`, and leaves a module unchanged. A path is a state
+        dict in a ``.safetensors`` file or in a file that ``torch.load(weights_only=True)`` reads.
     image_size : int, default=None
-        Side of the square images given to the network, instead of the sizes of the pre-processing.
+        Side of the square network input. It replaces the sizes of the pre-processing.
     preprocess : ImageTransform, default=None
-        None takes the pre-processing of a name's weights; for other networks it is a short side of 224 pixels with
-        ImageNet's mean and standard deviation (0.5 and 0.5 for a network of one channel).
+        None uses the pre-processing of a name's weights. For other networks, the short side is resized to 224 pixels,
+        with ImageNet's mean and standard deviation (0.5 and 0.5 for a network with one channel).
     n_features : int, default=None
         Width of 2-D data, for lazy modules.
     seed : int, default=0
@@ -64,7 +64,7 @@ def load_backbone(
     Raises
     ------
     ValueError
-        If the name is unknown, the weights do not fit, or the network's channels and the pre-processing's differ.
+        If the name is unknown, the weights do not fit, or the network and the pre-processing differ in channels.
     ImportError
         If the package of a named network is not installed.
     OSError
@@ -88,14 +88,14 @@ def load_backbone(
 def _remembered(backbone: BackboneLike, recipe: tuple[Any, ...], load: Callable[[], Backbone]) -> Backbone:
     """The backbone loaded earlier with the same arguments, if it is still cached; else the one loaded now."""
     if isinstance(backbone, nn.Module):
-        recipe += (content_name(backbone),)  # it may be changed in place between two calls
+        recipe += (content_name(backbone),)  # the module may be modified in place between two calls
         memo = _of_modules.setdefault(backbone, OrderedDict())
     else:
         recipe += (backbone,)
         memo = _of_recipes
     try:
         found = memo.get(recipe)
-    except TypeError:  # a factory that has no hash
+    except TypeError:  # an unhashable factory
         return load()
     if found is None:
         found = memo[recipe] = load()
@@ -134,7 +134,7 @@ def _load(
 
 
 def _weights_key(backbone: BackboneLike, weights: Weights) -> Any:
-    """Key of the requested weights; checks files, and the weights of modules, before any work."""
+    """Cache key of the requested weights. Checks files, and the weights of modules, before any work."""
     file = weights_file(weights)
     if file is not None:
         info = file.stat()
@@ -150,7 +150,7 @@ def _weights_key(backbone: BackboneLike, weights: Weights) -> Any:
 
 
 def _materialised(module: nn.Module, n_features: int | None) -> nn.Module:
-    """The module with its lazy layers initialised for the width of the data."""
+    """The module with its lazy layers initialised for `n_features`."""
     lazy = [part for part in module.modules() if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params()]
     if not lazy:
         return module
@@ -172,7 +172,7 @@ def _input_transform(
                 "image_size and preprocess are for networks on images; this one starts with a linear layer"
             )
         return None
-    # Networks by name take colour images, also where their first convolution reads a transform of them, as CSATv2's.
+    # Named networks take colour images, even if their first convolution reads a transform of them, as in CSATv2.
     channels = 3 if is_named or not isinstance(first, _ConvNd) else first.in_channels
     if transform is None:
         transform = ImageTransform(224, 224, *_GREY) if channels == 1 else ImageTransform(224, 224)

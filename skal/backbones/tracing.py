@@ -1,7 +1,7 @@
-"""The graph of a network's forward, by symbolic tracing or along an example, ready to be cut.
+"""The graph of a network's forward, traced symbolically or with an example input, and prepared for cuts.
 
 In-place operations are rewritten: otherwise the in-place ReLU that follows a cached activation would overwrite it.
-Reads of the batch size are not treated as data, because they need not keep an early tensor alive beyond a cut.
+Reads of the batch size are not treated as data, so they do not keep an early tensor alive beyond a cut.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.fx._symbolic_trace import _assert_is_none
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-#: What counts as a weight layer ("conv/linear" in the ADMA paper).
+#: Types of weight layers ("conv/linear" in the ADMA paper).
 WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.MultiheadAttention)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 ADDITIONS = {operator.add, torch.add, "add"}
@@ -32,13 +32,13 @@ _IN_PLACE = {
 }
 
 
-#: What a trace adds to check that the other arguments of a forward have their defaults.
+#: Checks added by a trace that the other arguments of a forward have their defaults.
 _ASSERTS = {torch._assert, _assert_is_none, getattr(operator, "assert_", None)}
 _ACTIVATIONS = {"relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hardswish", "mish", "tanh", "sigmoid"}
 
 
 def is_activation(node: fx.Node, owner: nn.Module | None) -> bool:
-    """Whether a node, with the module it calls, is a pointwise non-linearity."""
+    """Whether a node is a pointwise non-linearity; `owner` is the module it calls, if any."""
     if owner is not None:
         return type(owner).__module__ == nn.ReLU.__module__ and not isinstance(owner, WEIGHT_LAYERS)
     return getattr(node.target, "__name__", str(node.target)).strip("_") in _ACTIVATIONS
@@ -48,14 +48,14 @@ _ONE_AT_A_TIME = RLock()
 
 
 class _RetryError(Exception):
-    """A submodule could not be traced: start again with that submodule as a leaf."""
+    """A submodule could not be traced: retry with that submodule as a leaf."""
 
 
 class Tracer(fx.Tracer):
-    """Keeps every weight layer and normalisation whole, including user-defined subclasses.
+    """Treats every weight layer and normalisation as a leaf, including user-defined subclasses.
 
-    A trace replaces methods of nn.Module for the whole process, so only one runs at a time, and calls from other
-    threads pass through. Segments refer to this class because torch traces them again when they are unpickled.
+    A trace replaces methods of nn.Module for the whole process. Therefore only one trace runs at a time, and calls from
+    other threads are not traced. Segments refer to this class because torch traces them again when they are unpickled.
     """
 
     def __init__(self, opaque: set[str] | None = None):
@@ -85,7 +85,7 @@ class Tracer(fx.Tracer):
         except _RetryError:
             raise
         except Exception as error:
-            # Only what holds no weight layer may become a leaf: a layer inside a leaf could be neither counted nor cut.
+            # Only a module without weight layers may become a leaf: layers in a leaf could be neither counted nor cut.
             if any(isinstance(part, WEIGHT_LAYERS) for part in m.modules()):
                 raise
             self.opaque.add(self.path_of_module(m))
@@ -93,7 +93,7 @@ class Tracer(fx.Tracer):
 
 
 class _Known:
-    """Answers from the value that a proxy has for the example, so that Python code can branch on it."""
+    """Uses the value that a proxy has for the example, so that Python code can branch on it."""
 
     def _value(self) -> Any:
         return self.tracer.values[self.node]  # type: ignore[attr-defined]
@@ -125,7 +125,7 @@ _MODULE_METHODS = {"__call__": nn.Module.__call__, "__getattr__": nn.Module.__ge
 
 @contextmanager
 def _untraced() -> Iterator[None]:
-    """Run modules normally in the middle of a trace, which replaces these methods of nn.Module."""
+    """Run modules normally during a trace, which replaces these methods of nn.Module."""
     traced = {name: getattr(nn.Module, name) for name in _MODULE_METHODS}
     for name, method in _MODULE_METHODS.items():
         setattr(nn.Module, name, method)
@@ -137,7 +137,7 @@ def _untraced() -> Iterator[None]:
 
 
 class _ExampleTracer(Tracer):
-    """Runs the example alongside the trace: branches follow its values, everything else stays symbolic."""
+    """Runs the example during the trace: branches follow its values, and everything else stays symbolic."""
 
     def __init__(self, opaque: set[str], example: torch.Tensor):
         super().__init__(opaque)
@@ -149,11 +149,11 @@ class _ExampleTracer(Tracer):
         node = proxy.node
         args, kwargs = (fx.node.map_arg(a, self._value_of) for a in (node.args, node.kwargs))
         value: Any
-        # Replacing methods of nn.Module takes a millisecond, so only where one is called.
+        # Replacing methods of nn.Module takes a millisecond, so it is done only where one is called.
         of_modules = _untraced() if kind in ("call_module", "get_attr") else nullcontext()
         with torch.no_grad(), of_modules:
             if kind == "placeholder":
-                value = None if self.values else self.example  # the first argument alone is data
+                value = None if self.values else self.example  # only the first argument is data
             elif target in _ASSERTS:
                 value = None
             elif kind == "get_attr":
@@ -183,12 +183,12 @@ class _ExampleTracer(Tracer):
 
 
 def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
-    """Graph of the module's forward, traced symbolically or, where that fails, along an example.
+    """Graph of the module's forward, traced symbolically or, if that fails, with an example input.
 
     Raises
     ------
     ValueError
-        If neither way can follow the forward.
+        If the forward can be traced in neither way.
     """
     tracers: list[Callable[[set[str]], Tracer]] = [Tracer]
     if example is not None:
@@ -220,7 +220,7 @@ def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
 
 
 def _drop_proxies(module: nn.Module) -> None:
-    """Remove the proxies that a forward has cached during its trace, such as attention biases by device."""
+    """Remove proxies that a forward has cached during its trace, such as attention biases by device."""
     for part in module.modules():
         for cache in vars(part).values():
             if isinstance(cache, dict):
@@ -277,7 +277,7 @@ def _erase_unused(graph: fx.Graph) -> None:
 def batch_sizes(graph: fx.Graph, data: fx.Node) -> set[fx.Node]:
     """Nodes that are the number of samples: ``x.size(0)`` or ``x.shape[0]`` of a tensor with one row per sample.
 
-    They hold no data, so they do not prevent a cut after the tensor they were read from; a segment reads the number
+    They contain no data, so they do not prevent a cut after the tensor they were read from. A segment reads the number
     from its own input.
     """
     batched, sizes = {data}, set()
@@ -297,7 +297,7 @@ def batch_sizes(graph: fx.Graph, data: fx.Node) -> set[fx.Node]:
 
 
 def takes_channels_last(module: nn.Module, graph: fx.Graph) -> bool:
-    """Whether maps may lie with their channels innermost: not where a network views them in the order they had.
+    """Whether feature maps may be stored channels-last: not if the network uses views that rely on their layout.
 
     Examples
     --------
@@ -313,7 +313,7 @@ def takes_channels_last(module: nn.Module, graph: fx.Graph) -> bool:
     for node in graph.nodes:
         owner = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if owner is not None and not type(owner).__module__.startswith("torch.nn."):
-            return False  # who knows what it does
+            return False  # its behaviour is unknown
         if node.target in ("view", "view_as", "stride", "is_contiguous", torch.Tensor.view):
             return False
     return True
@@ -324,7 +324,7 @@ def _is_functional(target: Any) -> bool:
 
 
 def attribute(module: nn.Module, path: str) -> Any:
-    """Value of a dotted name in a module, as in ``get_attr`` nodes."""
+    """Value of a dotted attribute name in a module, as in ``get_attr`` nodes."""
     for name in path.split("."):
         module = getattr(module, name)
     return module

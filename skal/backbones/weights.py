@@ -1,4 +1,4 @@
-"""Weights from files, and the errors for weights that cannot be loaded."""
+"""Weights from files, and errors for weights that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-#: ``"auto"``, None, the name of a library's weights, or a file.
+#: ``"auto"``, None, the name of weights in a library, or a file.
 Weights = str | os.PathLike[str] | None
 
 
 def weights_file(weights: Weights) -> Path | None:
-    """The file that `weights` names, or None if it is not a file.
+    """The file given by `weights`, or None if it is not a file.
 
-    A string is a file if it has a suffix or a separator of folders.
+    A string is a file if it has a suffix or contains a path separator.
 
     Raises
     ------
     ValueError
-        If it names a file that does not exist.
+        If the file does not exist.
     """
     if weights is None or (isinstance(weights, str) and not Path(weights).suffix and os.sep not in weights):
         return None
@@ -33,12 +33,12 @@ def weights_file(weights: Weights) -> Path | None:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """State dict of a ``.safetensors`` file or of one that ``torch.load(weights_only=True)`` reads.
+    """State dict from a ``.safetensors`` file or a file that ``torch.load(weights_only=True)`` reads.
 
     Raises
     ------
     ValueError
-        If the file is damaged, cannot be read or holds something else; the message names it.
+        If the file is damaged, cannot be read or contains something else; the message names it.
     """
     try:
         if path.suffix == ".safetensors":
@@ -47,7 +47,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise a dozen types for damaged files
+    except Exception as error:  # torch and safetensors raise a dozen exception types for damaged files
         raise ValueError(f"cannot read weights={str(path)!r}: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         held = f"a dict with the keys {list(state)[:5]}" if isinstance(state, dict) else f"a {type(state).__name__}"
@@ -78,14 +78,14 @@ class DownloadError(OSError):
     Attributes
     ----------
     on_command_line : str
-        The same message, where the option of a command takes the place of the argument.
+        The same message, with the command-line option instead of the argument.
     """
 
     on_command_line: str
 
 
 def download_error(name: str, weights: str, origin: str | None, error: Exception) -> DownloadError:
-    """The error to raise where a library could not download the weights of a named network."""
+    """The error for weights of a named network that a library could not download."""
     where = f" from {origin}" if origin else ""
     problem = f"cannot load the weights {weights!r} of {name!r}{where}: {type(error).__name__}: {error}"
     advice = f"{problem}. Download the file on a machine with access and pass it with"

@@ -1,10 +1,10 @@
-"""Activations of the frozen prefix, computed once an image.
+"""Activations of the frozen prefix, computed once per image.
 
 modAL copies rows at every query and GridSearchCV at every fold, so arrays cannot be recognised by identity. Activations
-are therefore kept under the content of an image (a hash of its bytes, or path, time and size of its file) together with
-the weights, the pre-processing and the point of the network they belong to. What is lacking is computed from the
-deepest point before it that is kept. Where the network leaves
-processors idle, a thread loads the images of the next block while it computes one.
+are therefore cached by the content of the image (a hash of its bytes, or path, time and size of its file), the weights,
+the pre-processing and the point in the network. Missing activations are computed from the deepest cached point before
+them. If the network leaves processors idle, a thread loads the images of the next block while the current one is
+computed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from skal.features.cache import CACHE, Cache
 from skal.features.pooling import pool
 from skal.images.inputs import Inputs
 
-#: Rows that are handled at a time; beyond float32 rounding, what is computed does not depend on it.
+#: Rows per block. Results do not depend on it, except for float32 rounding.
 BLOCK = 128
 
 
 class _Batch(NamedTuple):
-    """Rows of a block that lack the same points and are computed from the same one."""
+    """Rows of a block that lack the same points and are computed from the same start point."""
 
     lacking: tuple[int, ...]
     start: fx.Node
@@ -38,7 +38,7 @@ class _Batch(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Rows in order: their number, their names, activations by point and row, and what is to be computed."""
+    """Consecutive rows: their number, their keys, known activations by point and row, and batches to compute."""
 
     n: int
     keys: list[bytes]
@@ -47,7 +47,7 @@ class _Block(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A tensor of a network: a node of its graph, flattened or averaged over space or not."""
+    """A tensor in a network: a node of its graph, optionally averaged over space."""
 
     node: fx.Node
     pooled: bool = False
@@ -63,27 +63,27 @@ def frozen_activations(
     cache: Cache | None = CACHE,
     verbose: bool = False,
 ) -> Iterator[list[torch.Tensor]]:
-    """Activations of the pre-trained network, in blocks of rows; what is cached is not computed again.
+    """Activations of the pre-trained network, in blocks of rows; cached activations are not computed again.
 
     Parameters
     ----------
     backbone : Backbone
     inputs : Inputs
     points : list of Point
-        Where in the network. All points that an image lacks are computed in one pass, from the deepest cached point
-        before them.
+        Points in the network. All points that are missing for an image are computed in one pass, from the deepest
+        cached point before them.
     batch_size : int, default=64
-        Images in a forward pass.
+        Images per forward pass.
     device : torch.device or str, default="cpu"
     cache : ActivationCache, FolderCache or None, default=CACHE
-        None computes everything anew.
+        None computes everything without a cache.
     verbose : bool, default=False
-        Whether a bar shows the progress.
+        Whether to show a progress bar.
 
     Yields
     ------
     activations : list of Tensor of shape (n_block, ...)
-        One tensor a point, on the CPU; blocks of 128 rows in order.
+        One tensor per point, on the CPU. Blocks have 128 rows, in order.
     """
     layers = backbone.layers
     spaces = [_space(backbone, point) for point in points]
@@ -94,7 +94,7 @@ def frozen_activations(
         return [pool(out, points[p].pooled).cpu().contiguous() for p, out in zip(lacking, outputs, strict=True)]
 
     def starts(lacking: tuple[int, ...], without: list[int], keys: list[bytes]) -> Iterator[tuple[fx.Node, dict]]:
-        """From where to compute what these rows lack: the deepest point that is kept, and at last the input."""
+        """Start points for the missing activations of these rows: the deepest cached point, or the input if none."""
         for node in reversed(kept):
             if cache is not None and without and not any(layers.is_before(points[p].node, node) for p in lacking):
                 found = cache.get(_space(backbone, Point(node)), [keys[i] for i in without])
@@ -103,7 +103,7 @@ def frozen_activations(
         yield layers.input, dict.fromkeys(without)
 
     def planned(rows: np.ndarray) -> _Block:
-        """What is known of a block, and batches of what is not, whose images begin to be loaded."""
+        """Cached activations of a block, and batches of the missing ones; starts loading their images."""
         keys = inputs.keys(rows) if cache is not None else []
         known = [cache.get(space, keys) if cache is not None else {} for space in spaces]
         lacks = [tuple(p for p in range(len(points)) if i not in known[p]) for i in range(len(rows))]
@@ -141,7 +141,7 @@ def frozen_activations(
 
 
 def _raise_for_size(backbone: Backbone, x: torch.Tensor, error: RuntimeError) -> None:
-    """Name pre-processed images that are smaller than a network's strides and kernels allow."""
+    """Raise a clear error if pre-processed images are smaller than the network's strides and kernels allow."""
     transform = backbone.inputs.transform
     is_small = transform is not None and x.ndim == 4 and min(x.shape[2:]) < transform.crop
     if is_small and not isinstance(error, torch.OutOfMemoryError):

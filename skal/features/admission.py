@@ -1,10 +1,10 @@
-"""Which rows a full cache gives up, and which it does not take.
+"""Admission policy of a full cache: which rows are evicted, and which are refused.
 
-A pool that is larger than the cache is gone through in the same order again and again. Were the least recently used
-rows dropped for each new one, they would be dropped just before their turn, and nothing would ever be found. So rows of
-networks in use stay: what does not fit is computed at each pass, and what fits is not. Rows of a network that was last
-used before the new one appeared make room at once, least recently used first. Every eighth refusal replaces the least
-recently used rows after all, so that another pool of the same network takes over within a few passes.
+A pool larger than the cache is read in the same order at every pass. If the least recently used rows were evicted for
+each new row, they would be evicted just before they are needed, and nothing would ever be found. Rows of networks in
+use are therefore kept. Rows that do not fit are computed at every pass, and rows that fit are not. Rows of a network
+that was last used before the new one appeared are evicted at once, least recently used first. Every eighth refusal
+evicts the least recently used rows anyway, so that another pool of the same network takes over within a few passes.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ _TURN = 8
 
 
 class Admission:
-    """Refusals of one cache: whose turn it is to be taken after all, and whether the bound costs computations."""
+    """Refusals of one cache: when a refusal becomes an admission, and whether the bound causes recomputation."""
 
     def __init__(self) -> None:
         self._refusals = 0
-        self._refused: dict[tuple[bytes, bytes], int] = {}  # rows and their bytes, until a warning was given
+        self._refused: dict[tuple[bytes, bytes], int] = {}  # refused rows and their bytes, until a warning was issued
         self._warned = False
 
     def replaces(self) -> bool:
-        """Whether rows that do not fit replace rows in use this time; counts the refusals."""
+        """Whether rows that do not fit replace rows in use this time. Counts the refusals."""
         self._refusals += 1
         return self._refusals % _TURN == 0
 
     def refuse(self, space: bytes, keys: Sequence[bytes], row_bytes: int) -> int:
-        """Note rows that were not taken.
+        """Record refused rows.
 
         Returns
         -------
         lacking : int
-            Bytes of all rows refused so far, if one of these had been refused before, the first time that happens;
-            else 0.
+            Bytes of all rows refused so far, the first time that a row is refused again; else 0.
         """
         if self._warned:
             return 0

@@ -1,4 +1,4 @@
-"""Images are loaded in a thread while the network computes those before them."""
+"""Loading of images in a thread while the network processes the previous ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _Value = TypeVar("_Value")
 
 
 class Loader:
-    """Calls functions in a thread, in order, or when their result is asked for.
+    """Calls functions either in a thread, in order, or when their result is requested.
 
     Parameters
     ----------
     ahead : bool
-        Whether in a thread.
+        Whether to use a thread.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Loader:
 
 
 def one_ahead(items: Iterable[_Value]) -> Iterator[_Value]:
-    """The items; each is asked for before the one before it is returned.
+    """Iterate over items, fetching each item before the previous one is yielded.
 
     Examples
     --------
@@ -63,16 +63,16 @@ def one_ahead(items: Iterable[_Value]) -> Iterator[_Value]:
 
 
 def loads_ahead(inputs: Inputs, device: torch.device | str) -> bool:
-    """Whether images are loaded in a thread: where the network leaves processors idle, and the images allow it.
+    """Whether images are loaded in a thread: if the network leaves processors idle and the images allow it.
 
-    A network that computes on every core is only slowed down by what runs beside it.
+    If the network uses every core, a parallel thread only slows it down.
     """
     is_idle = torch.device(device).type != "cpu" or torch.get_num_threads() < cpu_count()
     return is_idle and _allow_threads(inputs)
 
 
 def _allow_threads(inputs: Inputs) -> bool:
-    """Not where a data set of the user is read, which may not bear threads."""
+    """False if a data set of the user is read, which may not be thread-safe."""
     if isinstance(inputs, JoinedInputs):
         return all(map(_allow_threads, {id(part): part for part, _ in inputs.places}.values()))
     return _allow_threads(inputs.inputs) if isinstance(inputs, KeyedInputs) else not isinstance(inputs, ItemInputs)

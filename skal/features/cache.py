@@ -1,8 +1,8 @@
-"""Where activations are kept: in memory or in a folder, under the content of the image they belong to.
+"""Caches of activations, in memory or in a folder, keyed by image content.
 
-A cache holds rows of tensors. A *space* names the function that made them (weights, pre-processing, point of the
-network), a *key* the content of one image. Both kinds answer ``holds(space)``, ``get(space, keys)`` and
-``put(space, keys, rows)``.
+A cache holds rows of tensors. A *space* identifies the function that computed them (weights, pre-processing, point in
+the network), and a *key* identifies the content of one image. Both kinds of cache have the methods ``holds(space)``,
+``get(space, keys)`` and ``put(space, keys, rows)``.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from skal.features.memory import ActivationCache
 
 
 class Cache(Protocol):
-    """Rows of tensors under a space and the content of an image."""
+    """Rows of tensors, keyed by space and image content."""
 
     def holds(self, space: bytes) -> bool:
-        """Whether any row of this space is known."""
+        """Whether any row of this space is cached."""
 
     def get(self, space: bytes, keys: list[bytes]) -> dict[int, torch.Tensor]:
-        """Positions among `keys` that are known, with their rows."""
+        """The cached rows, by their position in `keys`."""
 
     def put(self, space: bytes, keys: list[bytes], rows: torch.Tensor) -> None:
-        """Keep rows."""
+        """Store rows."""
 
 
-#: The cache of this process, shared by every estimator and profile, so that clones find what others computed.
+#: The cache of this process, shared by all estimators and profiles, so that clones reuse each other's activations.
 CACHE = ActivationCache()
 _FOLDERS: dict[str, FolderCache] = {}
 
 
 def find_cache(cache: bool | str | os.PathLike[str] | Cache) -> Cache | None:
-    """The cache that a parameter means: this process's, none, a folder's, or the one that is given.
+    """The cache specified by a `cache` parameter.
 
     Parameters
     ----------
     cache : bool, path or cache
-        True is the cache in memory, False none; a path names a folder, made if it does not exist (``~`` is expanded).
-        Anything with methods ``holds``, ``get`` and ``put`` is taken as it is, such as
-        ``FolderCache(folder, dtype="float16")``.
+        True is the in-memory cache of this process, and False is none. A path is a folder, which is created if it does
+        not exist (``~`` is expanded). An object with the methods ``holds``, ``get`` and ``put``, such as
+        ``FolderCache(folder, dtype="float16")``, is returned unchanged.
 
     Raises
     ------
     ValueError
-        If it is none of these, or an empty path.
+        If `cache` is none of these, or an empty path.
     """
     if isinstance(cache, (bool, np.bool_)):
         return CACHE if cache else None

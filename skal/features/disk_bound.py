@@ -1,4 +1,4 @@
-"""The bound of a cache folder: which files go when it is full."""
+"""Size limit of a cache folder: which files are deleted when it is full."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class _File(NamedTuple):
 
 
 class DiskBound:
-    """Keeps the files of a cache folder within a number of bytes; several processes may do so at once.
+    """Limits the size of a cache folder; several processes may use it at once.
 
-    Nothing is held in common but the files: their sizes, when they were made and last used. So that the folder is not
-    listed for every file written, a process may write an eighth of what is free before it looks again.
+    Processes share no state except the files, with their sizes, creation times and times of last use. A process may
+    write an eighth of the free space before it lists the folder again, so that it is not listed for every file.
 
     Parameters
     ----------
     folder : Path
-        Holds one folder for each space.
+        Contains one folder per space.
     max_bytes : int or None
-        None takes a tenth of the disk, at least 1 GiB.
+        None is a tenth of the disk, at least 1 GiB.
     """
 
     def __init__(self, folder: Path, max_bytes: int | None):
         self._folder, self._given = folder, max_bytes
-        self._unseen = 0  # bytes that may be written before the next look
+        self._unseen = 0  # bytes that may be written before the folder is listed again
         self._admission = Admission()
         self._lock = Lock()
 
     @property
     def max_bytes(self) -> int:
-        """The bound; an OSError if there is no such folder."""
+        """The size limit. Raises an OSError if the folder does not exist."""
         return self._given or max(_LEAST_BYTES, shutil.disk_usage(self._folder).total // 10)
 
     def admit(self, space: Path, keys: Sequence[bytes], n_bytes: int) -> bool:
-        """Whether a file of so many bytes with these rows may be written; deletes others to make room for it."""
+        """Whether a file of `n_bytes` with these rows may be written. Deletes other files to make room."""
         with self._lock:
             if n_bytes <= self._unseen:
                 self._unseen -= n_bytes
@@ -59,7 +59,7 @@ class DiskBound:
             try:
                 max_bytes = self.max_bytes
             except OSError:
-                return True  # writing says why the folder cannot be used
+                return True  # writing raises the error that says why the folder cannot be used
             files = self._files()
             held = sum(file.n_bytes for file in files)
             if held + n_bytes > max_bytes:
@@ -79,7 +79,7 @@ class DiskBound:
         return False
 
     def _files(self) -> list[_File]:
-        """All files of activations, least recently used first."""
+        """All activation files, least recently used first."""
         files = []
         with suppress(OSError):
             for space in [entry for entry in os.scandir(self._folder) if entry.is_dir()]:
@@ -94,9 +94,9 @@ class DiskBound:
         return sorted(files)
 
     def _make_room(self, space: str, files: list[_File], excess: int) -> int:
-        """Delete files that may go, if that frees enough; how many bytes it freed."""
+        """Delete files that may be evicted, if that frees enough. Returns the number of bytes freed."""
         begun = min((file.made for file in files if file.space == space), default=time.time())
-        last_used = {file.space: file.used for file in files}  # in order of use: the last one stays
+        last_used = {file.space: file.used for file in files}  # files are in order of use, so the last value remains
         left = [file for file in files if last_used[file.space] < begun]
         if sum(file.n_bytes for file in left) < excess:
             if not self._admission.replaces():

@@ -1,4 +1,4 @@
-"""Activations cached in a folder that processes and later runs share."""
+"""Activations cached in a folder, shared by processes and later runs."""
 
 from __future__ import annotations
 
@@ -18,32 +18,34 @@ from skal._validation import check_count, check_options
 from skal.features.disk_bound import DiskBound
 
 _KIND = "activations"
-_TOUCH_SECONDS = 60  # a file's time of last use is noted no more often than this
+_TOUCH_SECONDS = 60  # minimum interval between updates of a file's time of last use
 
 
 class FolderCache:
-    """Rows in a folder that processes and runs share; read through memory maps.
+    """Cache in a folder that processes and runs share; files are memory-mapped.
 
-    Every :meth:`put` writes one file under a temporary name, flushes it to the disk and then renames it. A reader thus
-    sees whole files or none, whoever else writes and whenever a process is killed. Each file has a checksum, which is
-    verified when a process first reads it: a damaged file is named in a RuntimeWarning and its rows are computed again.
-    A folder that is full or cannot be written gives one RuntimeWarning, and nothing is stored.
+    Every :meth:`put` writes one file under a temporary name, flushes it to disk and then renames it. A reader therefore
+    sees only complete files, even if other processes write or a process is killed. Each file has a checksum, which is
+    verified when a process first reads it. A damaged file causes a RuntimeWarning that names it, and its rows are
+    computed again. If the disk is full or the folder is not writable, one RuntimeWarning is issued and nothing is
+    stored.
 
     Parameters
     ----------
     folder : path
-        Made if it does not exist; ``~`` is expanded.
+        Created if it does not exist; ``~`` is expanded.
     max_bytes : int or None, default=None
-        Most bytes held. Beyond it the least recently used files of networks that are no longer used go; of a pool that
-        is larger, what fits stays, as in :class:`ActivationCache`. None takes a tenth of the disk, at least 1 GiB.
+        Maximum size in bytes. When it is exceeded, the least recently used files of networks no longer in use are
+        deleted. Of a pool larger than this, the part that fits is kept, as in :class:`ActivationCache`. None is a tenth
+        of the disk, at least 1 GiB.
     dtype : {"float32", "float16"}, default="float32"
-        float16 stores half as much; activations then keep 11 bits. Rows in both precisions can share a folder and are
-        kept apart.
+        float16 halves the size; activations are then rounded to 11 bits. Rows of both precisions can share a folder and
+        are stored separately.
 
     Raises
     ------
     ValueError
-        If `max_bytes` or `dtype` is not possible, or the path is empty.
+        If `max_bytes` or `dtype` is not allowed, or the path is empty.
 
     Examples
     --------
@@ -63,9 +65,9 @@ class FolderCache:
         self.folder = Path(folder).expanduser()
         self.max_bytes = max_bytes
         self.dtype = dtype
-        self._places: dict[bytes, dict[bytes, tuple[str, int]]] = {}  # of each space: key to file and row
-        self._read: dict[bytes, set[str]] = {}  # of each space: files whose keys are in its places
-        # Of files whose checksum was right: time and size, and the type of their rows.
+        self._places: dict[bytes, dict[bytes, tuple[str, int]]] = {}  # per space: key to file and row
+        self._read: dict[bytes, set[str]] = {}  # per space: files whose keys are in its places
+        # For files with a verified checksum: time and size, and the dtype of their rows.
         self._verified: dict[str, tuple[tuple[int, int], torch.dtype]] = {}
         self._lock = Lock()
         self._refused = False
@@ -80,11 +82,11 @@ class FolderCache:
         self._bound = DiskBound(self.folder, max_bytes)
 
     def holds(self, space: bytes) -> bool:
-        """Whether any row of this space is known."""
+        """Whether any row of this space is cached."""
         return os.path.isdir(self._of(space))
 
     def get(self, space: bytes, keys: list[bytes]) -> dict[int, torch.Tensor]:
-        """Positions among `keys` that are known, with their rows."""
+        """The cached rows, by their position in `keys`."""
         with self._lock:
             places = self._places.setdefault(space, {})
             if not all(key in places for key in keys):
@@ -107,7 +109,7 @@ class FolderCache:
         return found
 
     def put(self, space: bytes, keys: list[bytes], rows: torch.Tensor) -> None:
-        """Keep rows that are not known yet, as far as the bound and the disk allow."""
+        """Store rows that are not cached yet, as far as the size limit and the disk allow."""
         with self._lock:
             places = self._places.setdefault(space, {})
             new = list({key: i for i, key in enumerate(keys) if key not in places}.values())
@@ -136,7 +138,7 @@ class FolderCache:
         return os.path.join(self.folder, name)
 
     def _stored(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows in the precision of the folder; whole where half precision would overflow."""
+        """Rows in the precision of this cache; unchanged if float16 would overflow."""
         if self.dtype == "float16" and rows.is_floating_point():
             half = rows.half()
             if torch.isfinite(half).all() or not torch.isfinite(rows).all():
@@ -144,7 +146,7 @@ class FolderCache:
         return rows.contiguous()
 
     def _look(self, space: bytes) -> None:
-        """Take up what others have written since the last look."""
+        """Read the keys of files that other processes have written since the last call."""
         read, places, folder = self._read.setdefault(space, set()), self._places[space], self._of(space)
         try:
             names = {entry.name for entry in os.scandir(folder) if entry.name.endswith(".safetensors")}
@@ -156,7 +158,7 @@ class FolderCache:
                 keys = map_tensor(path, _KIND, "keys")
                 if _name(keys) != name:
                     raise ValueError(f"{path!r} is damaged: its name is not that of its keys")
-            except OSError:  # deleted meanwhile, or not ours to read
+            except OSError:  # deleted in the meantime, or not readable
                 continue
             except ValueError as error:
                 self._discard(path, error)
@@ -165,7 +167,7 @@ class FolderCache:
             places.update({key.tobytes(): (name, row) for row, key in enumerate(keys.numpy())})
 
     def _rows(self, folder: str, name: str, wanted: list[int]) -> torch.Tensor | None:
-        """Copies of rows of a file; None if it is gone or damaged. Its checksum is verified once a version."""
+        """Copies of rows of a file; None if missing or damaged. The checksum is verified once per file version."""
         path = os.path.join(folder, name)
         try:
             info = os.stat(path)
@@ -179,7 +181,7 @@ class FolderCache:
                     raise ValueError(f"{path!r} is damaged: it belongs to another network")
                 rows, dtype = tensors["rows"], getattr(torch, described["dtype"])
                 self._verified[path] = version, dtype
-        except OSError:  # deleted meanwhile, or not ours to read: as if it had never been there
+        except OSError:  # deleted in the meantime, or not readable: treated as missing
             return None
         except ValueError as error:
             self._discard(path, error)
@@ -196,7 +198,7 @@ class FolderCache:
         warnings.warn(f"{error}; its rows are computed again", RuntimeWarning, stacklevel=4)
 
     def _warn_refused(self, error: OSError) -> None:
-        """Say once that the folder takes nothing."""
+        """Warn once that nothing can be stored in the folder."""
         if not self._refused:
             self._refused = True
             message = f"activations are not stored in {str(self.folder)!r}: {error}"

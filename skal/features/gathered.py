@@ -1,4 +1,4 @@
-"""Rows that come block by block, gathered in one tensor."""
+"""Collection of row blocks in one tensor."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 
 
 class Gathered:
-    """Rows (n, ...) in one tensor that is made with the first block.
+    """Rows (n, ...) in one tensor, which is allocated with the first block.
 
-    Blocks that are collected and joined at the end take twice the memory.
+    Collecting blocks and concatenating them at the end would take twice the memory.
 
     Parameters
     ----------
     n : int
-        Number of rows that will come.
+        Total number of rows.
 
     Examples
     --------

@@ -16,20 +16,20 @@ _LEAST_BYTES = 2**30
 
 
 class ActivationCache:
-    """Rows in memory, within a bound of bytes.
+    """In-memory cache with a size limit.
 
-    When it is full, rows of networks that are no longer used go, least recently used first. Of a pool that is larger
-    than the bound, what fits stays; a RuntimeWarning says once how many bytes all of it would need.
+    When it is full, rows of networks no longer in use are evicted, least recently used first. Of a pool larger than the
+    limit, the part that fits is kept. One RuntimeWarning says how many bytes the whole pool would need.
 
-    Rows that were put together stay and go together: freed one by one they would leave the memory in pieces.
+    Rows that were stored together are evicted together: freeing them one by one would fragment the memory.
 
     Parameters
     ----------
     max_bytes : int or None, default=None
-        Most bytes held, over all networks and points. None takes a quarter of the machine's memory, or of what its
-        container may use, and at least 1 GiB.
+        Maximum size in bytes, over all networks and points. None is a quarter of the machine's memory, or of the memory
+        limit of its container, and at least 1 GiB.
     warn : bool, default=True
-        Whether that warning is given.
+        Whether to issue this warning.
 
     Examples
     --------
@@ -51,11 +51,11 @@ class ActivationCache:
         return self._bytes
 
     def holds(self, space: bytes) -> bool:
-        """Whether any row of this space is known."""
+        """Whether any row of this space is cached."""
         return space in self._places
 
     def get(self, space: bytes, keys: list[bytes]) -> dict[int, torch.Tensor]:
-        """Positions among `keys` that are known, with their rows."""
+        """The cached rows, by their position in `keys`."""
         with self._lock:
             self._use(space)
             places = self._places.get(space, {})
@@ -65,7 +65,7 @@ class ActivationCache:
             return {i: self._blocks[block][2][row] for i, (block, row) in found.items()}
 
     def put(self, space: bytes, keys: list[bytes], rows: torch.Tensor) -> None:
-        """Keep rows that are not known yet, as far as they fit."""
+        """Store rows that are not cached yet, as far as they fit."""
         with self._lock:
             self._use(space)
             self._begun.setdefault(space, self._clock)
@@ -94,12 +94,12 @@ class ActivationCache:
             )
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all rows."""
         with self._lock:
             self._blocks: dict[int, tuple[bytes, list[bytes], torch.Tensor]] = {}  # in order of last use
-            self._places: dict[bytes, dict[bytes, tuple[int, int]]] = {}  # of each space: key to block and row
-            self._begun: dict[bytes, int] = {}  # of each space: when it first came
-            self._used: dict[bytes, int] = {}  # of each space: when it was last asked for
+            self._places: dict[bytes, dict[bytes, tuple[int, int]]] = {}  # per space: key to block and row
+            self._begun: dict[bytes, int] = {}  # per space: time of first use
+            self._used: dict[bytes, int] = {}  # per space: time of last use
             self._admission = Admission()
             self._bytes = self._count = self._clock = 0
 
@@ -108,7 +108,7 @@ class ActivationCache:
         self._used[space] = self._clock
 
     def _make_room(self, space: bytes, n_bytes: int) -> int:
-        """Drop what may go for so many bytes of a space; how many fit then."""
+        """Evict rows to make room for `n_bytes` of a space. Returns how many bytes fit then."""
         while self._bytes > self.max_bytes:  # the bound was lowered
             self._drop(next(iter(self._blocks)))
         if self._bytes + n_bytes <= self.max_bytes:
@@ -134,16 +134,16 @@ class ActivationCache:
         return self  # clones and copies of an estimator share its cache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.max_bytes, self._warn)  # another process starts with an empty one
+        return type(self), (self.max_bytes, self._warn)  # another process starts with an empty cache
 
 
 def quarter_of_memory() -> int:
-    """A quarter of the bytes that the process may use, and at least 1 GiB."""
+    """A quarter of the memory that the process may use, in bytes; at least 1 GiB."""
     return max(_LEAST_BYTES, memory_of_machine() // 4)
 
 
 def memory_of_machine() -> int:
-    """Bytes of physical memory, or fewer where the process runs in a container or group that is allowed less."""
+    """Physical memory in bytes, or the lower memory limit of the container or control group of the process."""
     try:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, OSError, ValueError):  # Windows
@@ -159,7 +159,7 @@ def memory_of_machine() -> int:
     for file in files:
         try:
             limits.append(int(file.read_text()))
-        except (OSError, ValueError):  # there is none, or it is "max"
+        except (OSError, ValueError):  # no such file, or the limit is "max"
             continue
     return min(limits)
 

@@ -1,4 +1,4 @@
-"""Maps averaged over space."""
+"""Average pooling over space."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def pool(activations: torch.Tensor, pooled: bool) -> torch.Tensor:
-    """Average a map (n, channels, *space) over space where asked; other tensors stay as they are."""
+    """Average feature maps (n, channels, *space) over space if `pooled`; other tensors are returned unchanged."""
     return activations.flatten(2).mean(2) if pooled and activations.ndim > 2 else activations
 
 

@@ -1,4 +1,4 @@
-"""The frozen prefix of a network: from images to activations, each computed once."""
+"""The frozen prefix of a network, with cached activations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from skal.images.forms import as_data
 from skal.images.inputs import Inputs, JoinedInputs, TensorInputs
 
 _INFERENCE_BATCH = 256
-_SILENT = 512  # images that pass without a progress bar: a query asks for the pool in blocks of this size
+_SILENT = 512  # most images without a progress bar: a query reads the pool in blocks of this size
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The first layers of a pre-trained network, frozen, and where their activations are cached.
+    """The frozen first layers of a pre-trained network, and the cache of their activations.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class Prefix:
     device : str, default="cpu"
     cache : Cache or None, default=None
     verbose : bool, default=False
-        Whether a bar shows the progress where more than 512 images pass.
+        Whether to show a progress bar for more than 512 images.
     mirrors : bool, default=False
-        Whether images are read together with their mirror images.
+        Whether images are used together with their mirror images.
 
     Examples
     --------
@@ -59,11 +59,11 @@ class Prefix:
 
     @property
     def cut(self) -> fx.Node:
-        """Where the prefix ends: the last tensor before anything trainable."""
+        """The end of the prefix: the last tensor before any trainable parameter."""
         return self.backbone.layers.cut(self.n_frozen)
 
     def check(self, X: Any) -> Inputs:
-        """Images or features as the network takes them; a ValueError says what is wrong with them."""
+        """Images or features as network inputs. Raises a ValueError if they are invalid."""
         inputs = self.backbone.inputs.check(as_data(X))
         expected = self.backbone.n_features
         if isinstance(inputs, TensorInputs) and expected not in (None, inputs.array.shape[1]):
@@ -71,7 +71,7 @@ class Prefix:
         return inputs
 
     def activations(self, inputs: Inputs) -> Iterator[torch.Tensor]:
-        """Activations at the cut, in blocks of rows; where they are all that is known of an image, they are taken."""
+        """Activations at the cut, in blocks of rows. Stored activations are used for images that are not available."""
         if isinstance(inputs, JoinedInputs) and any(isinstance(part, StoredActivations) for part, _ in inputs.places):
             for part, rows in inputs.runs(range(len(inputs))):
                 if isinstance(part, StoredActivations):
@@ -85,18 +85,18 @@ class Prefix:
                 yield block
 
     def views(self, inputs: Inputs) -> tuple[Inputs, ...]:
-        """Images, and their mirror images where these are read too."""
+        """Images, and their mirror images if `mirrors` is set."""
         return both_views(inputs) if self.mirrors else (inputs,)
 
     def viewed(self, inputs: Inputs) -> Iterator[tuple[torch.Tensor, ...]]:
         """Activations at the cut of each view, in blocks of rows."""
-        silent = replace(self, verbose=False)  # one bar tells of both
+        silent = replace(self, verbose=False)  # one bar for both views
         first, *others = self.views(inputs)
         return zip(self.activations(first), *(silent.activations(other) for other in others), strict=True)
 
     def viewed_at(self, inputs: Inputs, points: list[Point]) -> Iterator[tuple[list[torch.Tensor], ...]]:
-        """As :meth:`at`, of each view; they go in step, so that each image is read once."""
-        silent = replace(self, verbose=False)  # one bar tells of both
+        """As :meth:`at`, for each view. The views are processed in step, so that each image is read once."""
+        silent = replace(self, verbose=False)  # one bar for both views
         first, *others = self.views(inputs)
         return zip(self.at(first, points), *(silent.at(other, points) for other in others), strict=True)
 
@@ -112,7 +112,7 @@ class Prefix:
         )
 
     def uncached(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function from network inputs to activations at the cut, for images that are never the same twice."""
+        """A function from network inputs to activations at the cut, for augmented images, which are never the same."""
         layers = self.backbone.layers
         module = layers.segment(layers.input, [self.cut]).to(self.device).eval()
 
@@ -133,9 +133,9 @@ class Prefix:
         layers : sequence of int or str
             Negative counts of weight layers from the end, or names.
         pooled : bool, default=False
-            Whether maps are averaged over space.
+            Whether feature maps are averaged over space.
         trained : nn.Module or None, default=None
-            The layers after the cut as they are now; None takes the pre-trained ones.
+            The current layers after the cut. None uses the pre-trained ones.
 
         Returns
         -------
@@ -149,7 +149,7 @@ class Prefix:
         frozen = [node for node in distinct if node not in after and node is not cut]
         suffix = graph.segment(cut, after, root=trained).eval() if after else None
         found = {node: Gathered(len(inputs)) for node in nodes}
-        # The cut is always among the points: whoever asks for activations will train or predict on it next.
+        # The cut is always included: callers usually train or predict with its activations next.
         for at_cut, *others in self.at(inputs, [Point(cut), *(Point(node, pooled) for node in frozen)]):
             for node, values in zip(frozen, others, strict=True):
                 found[node].add(values.flatten(1))
@@ -174,7 +174,7 @@ class Prefix:
 
 
 def default_depth(backbone: Backbone) -> int:
-    """Number of weight layers up to layer A of the transformation pattern; 0 where a network is too shallow for one."""
+    """Number of weight layers up to layer A of the transformation pattern; 0 if the network is too shallow for one."""
     layers = backbone.layers
     if len(layers.weight_layers) < 3:
         return 0
@@ -182,11 +182,11 @@ def default_depth(backbone: Backbone) -> int:
 
 
 def mean_of_views(views: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean of what was computed of each view."""
+    """The mean over views."""
     return views[0] if len(views) == 1 else torch.stack([*views]).mean(dim=0)
 
 
 def run_batched(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, device: str) -> torch.Tensor:
-    """Part of a network in evaluation on many rows, batch by batch."""
+    """Run part of a network on many rows in inference mode, batch by batch."""
     with torch.inference_mode():
         return torch.cat([run(batch.to(device)).cpu() for batch in x.split(_INFERENCE_BATCH)])

@@ -1,4 +1,4 @@
-"""Images that are known by what has been computed of them, without the images themselves."""
+"""Inputs with stored activations or stored keys."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from skal.images.transform import ImageTransform
 
 
 class StoredActivations:
-    """Images of which only the activations at a cut are known, such as those that travel with a saved classifier.
+    """Images of which only the activations at a cut are available, such as those in the file of a saved classifier.
 
     Parameters
     ----------
     rows : Tensor of shape (n, ...)
         Activations.
     names : sequence of bytes
-        Name of each image's content.
+        Hash of each image's content.
     mirror_images : Tensor of shape (n, ...) or None, default=None
-        Activations of the mirror images, where they were stored.
+        Activations of the mirror images, if they were stored.
     """
 
     def __init__(self, rows: torch.Tensor, names: Sequence[bytes], mirror_images: torch.Tensor | None = None):
@@ -49,7 +49,7 @@ class StoredActivations:
 
 
 class KeyedInputs:
-    """Inputs whose keys are remembered: what is cached is found although a file has been moved or deleted.
+    """Inputs whose keys are computed once, so that cached activations are found even if a file is moved or deleted.
 
     Parameters
     ----------

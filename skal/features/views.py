@@ -1,4 +1,4 @@
-"""An image and its mirror image: two views of one thing."""
+"""The two views of an image: itself and its mirror image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from skal.features.stored import StoredActivations
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.images.transform import ImageTransform
 
-#: Batches that wait for the other view.
+#: Maximum number of batches kept for the other view.
 _WAITING = 2
 
 
 class MirroredInputs:
-    """Images with left and right exchanged.
+    """Images flipped horizontally.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class MirroredInputs:
 
 
 class _ReadOnce:
-    """Images of which a batch that was loaded is kept until it is loaded again, for the other view."""
+    """Keeps each loaded batch until it is loaded again for the other view."""
 
     def __init__(self, inputs: Inputs):
         self.inputs = inputs
@@ -67,7 +67,7 @@ class _ReadOnce:
             if asked in self._waiting:
                 return self._waiting.pop(asked)
             batch = self.inputs.load(rows)
-            if len(self._waiting) == _WAITING:  # its other view is cached
+            if len(self._waiting) == _WAITING:  # the oldest batch was not requested again: its other view is cached
                 self._waiting.pop(next(iter(self._waiting)))
             self._waiting[asked] = batch
             return batch
@@ -77,7 +77,7 @@ class _ReadOnce:
 
 
 def both_views(inputs: Inputs) -> tuple[Inputs, Inputs]:
-    """Images and their mirror images, which are read from a disk together where they are asked for in step."""
+    """Images and their mirror images. If both are requested in step, each image is read from disk only once."""
     if isinstance(inputs, StoredActivations):
         return inputs, inputs.mirrored()
     if isinstance(inputs, JoinedInputs):

@@ -1,4 +1,4 @@
-"""Products of per-sample gradients, computed without the gradients."""
+"""Products of per-sample gradients, computed without forming the gradients."""
 
 from skal.gradients.change import output_change
 

@@ -1,4 +1,4 @@
-"""Output change of an adapted network, on cached activations of its frozen layers."""
+"""Output change of an adapted network, from cached activations of its frozen layers."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def cached_output_change(
     norm: str = "l1",
     max_memory: int = 2 << 30,
 ) -> np.ndarray:
-    """Scores of images as :func:`skal.gradients.output_change` gives them, for what follows a frozen prefix.
+    """Scores of :func:`skal.gradients.output_change` for the layers after a frozen prefix.
 
     Parameters
     ----------
     suffix : nn.Module
-        From activations at the cut to logits.
+        Maps activations at the cut to logits.
     classes : ndarray of shape (n_classes,)
-        Sorted; class of each logit.
+        Class of each logit, sorted.
     prefix : Prefix
     X_reference, X : images
     output, labels, norm, max_memory
-        As in :func:`skal.gradients.output_change`; an array of labels holds classes.
+        As in :func:`skal.gradients.output_change`. If `labels` is an array, it contains classes.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def cached_output_change(
 
 
 def _outputs_of(labels: np.ndarray, classes: np.ndarray, n: int) -> np.ndarray:
-    """Output of the network that belongs to each given label."""
+    """Network output that corresponds to each given label."""
     if labels.shape != (n,):
         raise ValueError(f"labels has shape {labels.shape}, but there are {n} images")
     unknown = labels[~np.isin(labels, classes)]

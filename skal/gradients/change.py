@@ -1,4 +1,4 @@
-"""Expected model output change: how much a gradient step on one image would move the outputs of others."""
+"""Expected model output change: how much a gradient step on one image would change the outputs of others."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ OUTPUTS = ("logit", "probability")
 LABELS = ("map", "posterior", "each")
 NORMS = ("l1", "l2")
 
-_CANDIDATES = 256  # most candidates at a time
-_CHECKED = 3  # references on which the structure that was found is checked
+_CANDIDATES = 256  # maximum number of candidates at a time
+_CHECKED = 3  # references on which the detected structure is verified
 
 
 def output_change(
@@ -35,30 +35,30 @@ def output_change(
     norm: str = "l1",
     max_memory: int = 2 << 30,
 ) -> np.ndarray:
-    """Expected model output change: how far a gradient step on each image would move the outputs of others.
+    """Expected model output change: how much a gradient step on each image would change the outputs of others.
 
-    The score of an image x' with label y is the mean over the reference images x of ``||J(x) g(x', y)||``: J is the
+    The score of an image x' with label y is the mean over the reference images x of ``||J(x) g(x', y)||``. J is the
     Jacobian of the outputs and g the gradient of the cross-entropy, both with respect to all trainable parameters.
 
     Parameters
     ----------
     learner_or_module : ActiveLearner, estimator, Pipeline or nn.Module
         A fitted estimator with a method ``output_change`` (:class:`skal.FrozenPrefixClassifier`), or a module whose
-        output is the logits (n, C). It is put into evaluation mode and left as it was.
+        output is the logits (n, C). It is used in evaluation mode, and its mode is restored afterwards.
     X_reference : images, or array or Tensor of shape (R, ...)
-        What the learner, or the module, takes.
+        Reference images, in a form that the learner or the module accepts.
     X : images, or array or Tensor of shape (n, ...)
     output : {"logit", "probability"}, default="logit"
         The outputs whose change is measured.
     labels : {"map", "posterior", "each"} or array-like of shape (n,), default="map"
-        The label assumed for each image: the most probable one, as in the EMOC paper; the mean over all, weighted by
-        their probabilities; or each of them, one column per label. An array gives the labels, for a module as numbers
-        of outputs.
+        The label assumed for each image. "map" is the most probable one, as in the EMOC paper. "posterior" is the mean
+        over all labels, weighted by their probabilities. "each" gives one column per label. An array contains the
+        labels; for a module, they are indices of outputs.
     norm : {"l1", "l2"}, default="l1"
-        Of the change of all outputs of one image.
+        Norm of the change of all outputs of one image.
     max_memory : int, default=2 GiB
-        Bytes for gradients and their factors; where those of all references do not fit, the candidates are passed
-        more than once.
+        Bytes for gradients and their factors. If those of all references do not fit, the candidates are passed through
+        the network more than once.
 
     Returns
     -------
@@ -67,15 +67,14 @@ def output_change(
     Raises
     ------
     ValueError
-        If an option or label is unknown, a set is empty, nothing is trainable, or outputs of one sample depend on
+        If an option or label is unknown, a set is empty, nothing is trainable, or the outputs of one sample depend on
         others.
 
     Notes
     -----
-    Linear layers, convolutions in two dimensions, batch (by fixed statistics), group and layer normalisation have
-    structured products; each is compared with automatic differentiation on the first reference images before it is
-    relied on. Parameters that are used in any other way have their gradients made by automatic differentiation, sample
-    by sample.
+    Linear layers, two-dimensional convolutions, and batch (with fixed statistics), group and layer normalisation have
+    structured products. Each is verified against automatic differentiation on the first reference images before it is
+    used. For parameters used in any other way, gradients are computed by automatic differentiation, sample by sample.
 
     References
     ----------
@@ -84,7 +83,7 @@ def output_change(
 
     Examples
     --------
-    For a linear model it is 2 (1 - p_max) times the mean of ``|x · x' + 1|``:
+    For a linear model, the score is 2 (1 - p_max) times the mean of ``|x · x' + 1|``:
 
     >>> model = nn.Linear(2, 2)
     >>> with torch.no_grad():
@@ -116,17 +115,17 @@ def output_change(
 
 
 class OutputChange:
-    """Scores candidates against fixed references, whose gradients are kept between calls where they fit.
+    """Scores candidates against fixed references, whose gradients are kept between calls if they fit.
 
     Parameters
     ----------
     module : nn.Module
-        From inputs to logits (n, C).
+        Maps inputs to logits (n, C).
     reference : Tensor of shape (R, ...)
     output, norm, max_memory
         As in :func:`output_change`.
     labels : {"map", "posterior", "each"}
-        As there.
+        As in :func:`output_change`.
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class OutputChange:
         self._kept: SampleGradients | None = None
 
     def scores(self, X: torch.Tensor, y: np.ndarray | None = None) -> np.ndarray:
-        """Scores of candidates (n, ...), as :func:`output_change` gives them; labels `y` take the place of "map"."""
+        """Scores of candidates (n, ...), as in :func:`output_change`. Labels `y` replace those of "map"."""
         C, K = self.gradients.n_outputs, self.gradients.n_labels
         given = None if y is None else torch.from_numpy(_checked_labels(y, len(X), C)).to(X.device)
         if X.shape[1:] != self._reference.shape[1:]:
@@ -166,21 +165,21 @@ class OutputChange:
                 candidates = self.gradients.of(X[rows], directions, None if given is None else given[rows])
                 proba[rows] = candidates.logits.softmax(1)
                 total[rows] += self._change(references, candidates)
-            del references  # before the next block is made
+            del references  # freed before the next block is computed
         total /= len(self._reference)
         if self.labels == "posterior":
             total = (total * proba).sum(1, keepdim=True)
         return (total if self.labels == "each" else total[:, 0]).cpu().numpy()
 
     def _references(self) -> Iterator[SampleGradients]:
-        """Gradients of all outputs of the references, in as few blocks as the memory allows."""
+        """Gradients of all outputs for the references, in as few blocks as memory allows."""
         if self._block == len(self._reference):
             if self._kept is None:
                 self._kept = self._of_references(self._reference)
             yield self._kept
             return
         for few in self._reference.split(self._block):
-            yield self._of_references(few)  # nothing here holds it any longer than the loop that asked
+            yield self._of_references(few)  # no reference is kept here, so the caller can free it
 
     def _of_references(self, x: torch.Tensor) -> SampleGradients:
         return self.gradients.of(x, _identity, as_columns=True)
@@ -196,7 +195,7 @@ class OutputChange:
 
 
 def check_options(output: str, labels: Any, norm: str, max_memory: float) -> None:
-    """Raise a ValueError that names the option of :func:`output_change` that is not possible."""
+    """Raise a ValueError that names the first invalid option of :func:`output_change`."""
     for name, value, allowed in (("output", output, OUTPUTS), ("norm", norm, NORMS)):
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {allowed}")
@@ -207,7 +206,7 @@ def check_options(output: str, labels: Any, norm: str, max_memory: float) -> Non
 
 
 def _as_input(data: Any, module: nn.Module) -> torch.Tensor:
-    """Data as the module's own type of numbers, on its device; tensors of whole numbers (tokens) stay such."""
+    """Data with the module's dtype, on its device; integer tensors (tokens) keep their dtype."""
     weight = next(module.parameters(), torch.empty(0))
     is_index = isinstance(data, torch.Tensor) and not data.is_floating_point()
     return torch.as_tensor(data).to(weight.device, None if is_index else weight.dtype)
@@ -222,13 +221,13 @@ def _checked_labels(y: np.ndarray, n: int, n_outputs: int) -> np.ndarray:
 
 
 def _identity(logits: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-    """Directions that ask for the gradient of each output."""
+    """Directions for the gradient of each output."""
     n, n_outputs = logits.shape
     return torch.eye(n_outputs, dtype=logits.dtype, device=logits.device).expand(n, -1, -1)
 
 
 def _loss_gradients(logits: torch.Tensor, y: torch.Tensor | None, each: bool) -> torch.Tensor:
-    """Gradients of the cross-entropy with respect to the logits (n, K, C): one label a sample, or each."""
+    """Gradients of the cross-entropy with respect to the logits (n, K, C): for one label per sample, or for each."""
     p = logits.softmax(1)[:, None]
     if each:
         return p - _identity(logits)

@@ -1,13 +1,13 @@
-"""Gradients of a network's outputs for each sample, in forms whose products are exact and cheap.
+"""Per-sample gradients of a network's outputs, in forms whose products are exact and cheap.
 
 For a layer that multiplies inputs a with a weight, the gradient of output c of image x is the outer product of a with
-the gradient d of the layer's output, summed over positions t. A product of two such gradients is made of products of
-inputs and of output gradients alone, without the gradients themselves:
+the gradient d of the layer's output, summed over positions t. A product of two such gradients is computed from products
+of inputs and products of output gradients, without forming the gradients:
 
     J_c(x) · g(x')  =  sum over t and t' of  (a(x, t) · a(x', t') + 1) (d_c(x, t) · d(x', t'))
 
-with the 1 for the bias. Small layers, where that is cheaper, and parameters that are used in any other way have their
-gradients made.
+where the 1 stands for the bias. For small layers, where this is cheaper, and for parameters used in any other way, the
+gradients are formed explicitly.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from skal.numerics.patches import Pixels, Unfolded, patches
 
 COLUMNS = 8  # references whose factors are laid out together
 _PRODUCTS = 1 << 24  # bytes of intermediate products of a convolution, so that they stay in the processor's cache
-_ADDITIONS = 30  # what summing pixels to patches costs beside multiplications, for each pair of positions
+_ADDITIONS = 30  # cost of summing pixels to patches, in multiplications per pair of positions
 
 
 class Whole(NamedTuple):
-    """Gradients that are made: (n, K, P)."""
+    """Explicit gradients (n, K, P)."""
 
     rows: torch.Tensor
 
@@ -62,7 +62,7 @@ class Outer(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Factors of a few samples, and of one group of a convolution: inputs, and output gradients (n, K, T, o)."""
+    """Factors of a few samples, for one group of a convolution: inputs, and output gradients (n, K, T, o)."""
 
     group: int
     inputs: Any  # Pixels or Unfolded
@@ -70,7 +70,7 @@ class _Part(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """Factors of a layer at several positions, in parts."""
+    """Factors of a layer at several positions, divided into parts."""
 
     parts: list[_Part]
     bias: bool
@@ -98,7 +98,7 @@ class Positions(NamedTuple):
 
 
 def _with_rows(parts: list[_Part]) -> Iterator[tuple[slice, _Part]]:
-    """Parts, and the samples they are of."""
+    """Parts, with the slice of samples that each contains."""
     start = 0
     for i, part in enumerate(parts):
         yield slice(start, start + len(part.deltas)), part
@@ -112,13 +112,13 @@ class Layer(NamedTuple):
     Attributes
     ----------
     key : tuple
-        Of its uses.
+        Key of its uses.
     form : {"whole", "outer", "positions"}
-        Gradients that are made; factors at a single position; factors at several.
+        Explicit gradients; factors at a single position; or factors at several positions.
     unfolded : bool
-        Whether factors of a convolution are its patches, or its pixels.
+        Whether the factors of a convolution are its patches rather than its pixels.
     bias : bool
-        Whether there is a bias beside the weight.
+        Whether there is a bias in addition to the weight.
     """
 
     key: LayerKey
@@ -130,21 +130,21 @@ class Layer(NamedTuple):
     n_deltas: int
 
     def size(self, n_directions: int) -> int:
-        """How many numbers are kept of a sample."""
+        """Number of values stored per sample."""
         if self.form == "whole":
             return n_directions * self.n_parameters
         return self.n_inputs + n_directions * self.n_deltas
 
 
 def layer_inputs(use: Use) -> torch.Tensor:
-    """What the weight of a use is multiplied with, (n, T, p); of a convolution the patches, (n, groups, T, p)."""
+    """Inputs that the weight of a use is multiplied with, (n, T, p); for a convolution patches (n, groups, T, p)."""
     if use.geometry is None:
         return use.input
     return patches(use.input, use.geometry).unflatten(2, (use.geometry.groups, -1)).transpose(1, 2)
 
 
 def cheapest_form(key: LayerKey, uses: list[Use], n_outputs: int, n_labels: int) -> Layer:
-    """The form with the fewest multiplications for a pair of samples."""
+    """The form with the fewest multiplications per pair of samples."""
     weight, bias = uses[0].weight, uses[0].bias
     n_parameters = sum(p.numel() for p in (weight, bias) if p is not None)
     whole = Layer(key, "whole", False, bias is not None, n_parameters, 0, 0)
@@ -170,7 +170,7 @@ def cheapest_form(key: LayerKey, uses: list[Use], n_outputs: int, n_labels: int)
 
 
 def _pixel_products(use: Use) -> float:
-    """Multiplications, and what additions cost beside them, of the products of patches made from pixels."""
+    """Cost, in multiplications, of computing the products of patches from pixels, including the additions."""
     if use.geometry is None:
         return np.inf
     pixels = use.geometry.pixels((use.input.shape[2], use.input.shape[3]))

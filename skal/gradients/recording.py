@@ -1,4 +1,4 @@
-"""Which layers the trainable parameters of a network act in, seen while it runs."""
+"""Recording of the layers that use the trainable parameters of a network, while it runs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ LayerKey = tuple[str, tuple[int, ...], Geometry | None]
 
 
 class Use(NamedTuple):
-    """One call of a layer: what it multiplied its weight with, and what came of it.
+    """One call of a layer, with the input of its weight and its output.
 
     Attributes
     ----------
     kind : {"linear", "conv", "norm"}
     weight, bias : Parameter or None
-        Those that are trainable.
+        None if not trainable.
     input : Tensor
-        Of a linear layer (n, T, p), T the positions it was applied at; of a convolution (n, p, H, W); of a
+        For a linear layer (n, T, p), where T is the number of positions; for a convolution (n, p, H, W); for a
         normalisation its input after centring and scaling, (n, T, p).
     output : Tensor
-        Part of the graph, so that its gradient can be asked for.
+        Part of the autograd graph, so that its gradient can be computed.
     geometry : Geometry or None
-        Of a convolution.
+        Geometry of a convolution.
     channels_first : bool
-        Whether `output` is (n, p, ...), else (n, ..., p).
+        Whether `output` is (n, p, ...) rather than (n, ..., p).
     """
 
     kind: str
@@ -45,44 +45,44 @@ class Use(NamedTuple):
 
     @property
     def parameters(self) -> tuple[int, ...]:
-        """Ids of the parameters that are trainable."""
+        """Ids of the trainable parameters."""
         return tuple(id(p) for p in (self.weight, self.bias) if p is not None)
 
     @property
     def key(self) -> LayerKey:
-        """Names the layer: the same for each of its uses."""
+        """Identifies the layer; the same for all of its uses."""
         return self.kind, self.parameters, self.geometry
 
     @property
     def n_positions(self) -> int:
-        """At how many positions of a sample the weight is applied."""
+        """Number of positions of a sample at which the weight is applied."""
         if self.geometry is None:
             return self.input.shape[1]
         return self.output.shape[2] * self.output.shape[3]
 
     def positions(self, gradient: torch.Tensor | None) -> torch.Tensor:
-        """Gradient of the output as (n, T, p); zero where the result does not depend on this use."""
+        """Gradient of the output as (n, T, p); zero if the result does not depend on this use."""
         gradient = torch.zeros_like(self.output) if gradient is None else gradient
         return _positions(gradient, None if self.channels_first else self.output.shape[-1])
 
 
 class Recorder(TorchFunctionMode):
-    """Notes each use of the given parameters while it is active.
+    """Records each use of the given parameters while it is active.
 
-    Every call that receives a parameter is seen: those of linear layers, convolutions in two dimensions and
-    normalisations by fixed statistics become uses, whatever else a parameter takes part in makes it one of `others`.
+    Every call that receives a parameter is seen. Calls of linear layers, two-dimensional convolutions and
+    normalisations with fixed statistics become uses. Parameters used in any other way are added to `others`.
 
     Parameters
     ----------
     parameters : iterable of Parameter
     n : int
-        Rows of the input. A layer that is given another number of rows cannot be told apart by samples.
+        Number of input rows. The inputs of a layer with a different number of rows cannot be assigned to samples.
 
     Attributes
     ----------
     uses : list of Use
     others : set of int
-        Ids of parameters that are used in another way.
+        Ids of parameters that are used in other ways.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], n: int):
@@ -107,13 +107,13 @@ class Recorder(TorchFunctionMode):
             return out
         weight, bias = (p if id(p) in self._ids else None for p in (use.weight, use.bias))
         self.others |= touched - {id(weight), id(bias)}
-        # What is kept must not be changed by an in-place operation behind it.
+        # Copies, so that later in-place operations do not change the recorded tensors.
         self.uses.append(use._replace(weight=weight, bias=bias, input=use.input.detach().clone()))
         return out.clone()
 
 
 def _positions(values: torch.Tensor, width: int | None) -> torch.Tensor:
-    """(n, T, p) of values with channels first (`width` None), or last."""
+    """Values as (n, T, p), given with channels first (`width` None) or last."""
     if width is None:
         return values.flatten(2).transpose(1, 2) if values.ndim > 2 else values[:, None]
     return values.reshape(len(values), -1, width)

@@ -1,4 +1,4 @@
-"""Gradients of a network's outputs for each sample, as factors, and the products of two samples'."""
+"""Per-sample gradients of a network's outputs, as factors, and products of the gradients of two samples."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from torch import nn
 from skal.gradients.factors import COLUMNS, Whole, cheapest_form, layer_factors, layer_inputs
 from skal.gradients.recording import LayerKey, Recorder, Use
 
-_SAMPLES = 256  # most samples in a forward pass
+_SAMPLES = 256  # maximum number of samples in a forward pass
 
 
 Directions = Callable[..., torch.Tensor]
 
 
 class SampleGradients(NamedTuple):
-    """Logits (n, C) of some samples, and their gradients in K directions: an item a layer."""
+    """Logits (n, C) of some samples, and their gradients in K directions: one item per layer."""
 
     logits: torch.Tensor
     layers: list[Any]
 
 
 class Gradients:
-    """Gradients of a module's outputs for each sample, in the forms whose products are cheapest.
+    """Per-sample gradients of a module's outputs, in the forms whose products are cheapest.
 
     Parameters
     ----------
     module : nn.Module
-        From inputs to logits (n, C).
+        Maps inputs to logits (n, C).
     example : Tensor of shape (n, ...)
-        A few inputs, on which the structure is found and checked.
+        A few inputs on which the structure is determined and verified.
     n_labels : int or None
-        Directions in which gradients of candidates are asked for; None means one an output.
+        Number of directions for the gradients of candidates. None means one per output.
     max_memory : int
-        Bytes for the passes of some samples through the module.
+        Bytes for forward and backward passes.
 
     Attributes
     ----------
     n_outputs, n_labels, itemsize : int
-        Outputs, directions of candidates, and bytes of a number.
+        Number of outputs, number of directions of candidates, and bytes per number.
     """
 
     def __init__(self, module: nn.Module, example: torch.Tensor, n_labels: int | None, max_memory: int):
@@ -78,7 +78,7 @@ class Gradients:
         self._max_memory = max_memory
 
     def bytes_per_sample(self, n_directions: int) -> int:
-        """Memory that the gradients of a sample take, while those of the largest layer are joined."""
+        """Memory per sample for its gradients, while those of the largest layer are joined."""
         others = n_directions * sum(p.numel() for p in self._others)
         kept = sum(layer.size(n_directions) for layer in self._layers) + others
         joined = max([others, *(layer.size(n_directions) for layer in self._layers if layer.form != "positions")])
@@ -87,7 +87,7 @@ class Gradients:
     def of(
         self, x: torch.Tensor, directions: Directions, y: torch.Tensor | None = None, *, as_columns: bool = False
     ) -> SampleGradients:
-        """Gradients of inputs (n, ...) in directions (n, K, C), made from their logits and from y (n,), if given."""
+        """Gradients for inputs (n, ...), in directions (n, K, C) computed from their logits and y (n,), if given."""
         with _evaluating(self._module), torch.inference_mode(False):
             K = self.n_outputs if as_columns else self.n_labels
             batch = min(_SAMPLES, max(1, self._max_memory // (self._forward_bytes + self.bytes_per_sample(K))))
@@ -103,12 +103,12 @@ class Gradients:
         waiting = [part.layers for part in parts]
         del parts
         layers = []
-        while waiting[0]:  # a layer of all parts is let go as soon as it is joined
+        while waiting[0]:  # the parts of a layer are freed as soon as they are joined
             layers.append([type(of_use[0]).join(of_use) for of_use in zip(*(w.pop(0) for w in waiting), strict=True)])
         return SampleGradients(logits, layers)
 
     def products(self, references: SampleGradients, candidates: SampleGradients) -> torch.Tensor:
-        """Products of the gradients of all outputs with those of candidates, (R, C, n, K)."""
+        """Products of the gradients of all outputs for the references with those of candidates, (R, C, n, K)."""
         total = references.logits.new_zeros(
             len(references.logits), self.n_outputs, len(candidates.logits), self.n_labels
         )
@@ -122,14 +122,14 @@ class Gradients:
 
     def _run(self, x: torch.Tensor) -> tuple[torch.Tensor, Recorder]:
         with Recorder(self._trainable, len(x)) as recorder:
-            logits = self._module(x.clone())  # a first layer that works in place must not change what was given
+            logits = self._module(x.clone())  # cloned, so that an in-place first layer does not modify the input
         return logits, recorder
 
     def _unstructured(self, example: torch.Tensor, logits: torch.Tensor, uses: list[Use]) -> set[int]:
-        """Ids of parameters whose gradients are not what the recorded uses make them.
+        """Ids of parameters whose gradients cannot be computed from the recorded uses.
 
-        Each sample is compared with automatic differentiation of it alone, which also tells whether samples have
-        anything to do with each other.
+        Each sample is compared with automatic differentiation of this sample alone. This also detects outputs that
+        depend on other samples.
         """
         generator = torch.Generator(device=logits.device).manual_seed(0)
         direction = torch.randn(logits.shape, generator=generator, dtype=logits.dtype, device=logits.device)
@@ -197,7 +197,7 @@ class Gradients:
         return SampleGradients(logits.detach(), layers)
 
     def _one_by_one(self, x: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
-        """Gradients (n, K, P) with respect to the parameters that have no structure, sample by sample."""
+        """Gradients (n, K, P) with respect to unstructured parameters, sample by sample."""
         n, K = towards.shape[:2]
         rows = towards.new_zeros(n, K, sum(p.numel() for p in self._others))
         for i in range(n):
@@ -218,7 +218,7 @@ class Gradients:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and afterwards each part as it was."""
+    """Put the module in evaluation mode, and restore the mode of each submodule afterwards."""
     before = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -236,7 +236,7 @@ def _by_layer(uses: list[Use]) -> dict[LayerKey, list[Use]]:
 
 
 def _deltas(logits: torch.Tensor, uses: list[Use], towards: torch.Tensor, last: bool = False) -> list[torch.Tensor]:
-    """Gradient of each use's output in a direction (n, C), as (n, T, o)."""
+    """Gradient with respect to the output of each use in a direction (n, C), as (n, T, o)."""
     if not uses:
         return []
     outputs = [use.output for use in uses]
@@ -245,7 +245,7 @@ def _deltas(logits: torch.Tensor, uses: list[Use], towards: torch.Tensor, last: 
 
 
 def _gradients(use: Use, inputs: torch.Tensor, delta: torch.Tensor) -> dict[int, torch.Tensor]:
-    """Gradients (n, P) of the parameters of a use, by their ids."""
+    """Gradients (n, P) with respect to the parameters of a use, by their ids."""
     made = {}
     if use.weight is not None:
         if use.kind == "norm":

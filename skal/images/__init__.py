@@ -1,4 +1,4 @@
-"""What ``X`` may be: decode, check, pre-process, crop. Nothing else looks at pixels."""
+"""Image input: decoding, checks, pre-processing and crops of ``X``. No other package reads pixels."""
 
 from skal.images.decode import UnreadableImageError, decode
 from skal.images.forms import Pool

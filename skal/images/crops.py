@@ -1,4 +1,4 @@
-"""Random crops and flips of images: the patches of an image that a strategy compares with each other."""
+"""Random crops and flips of images, for strategies that compare the crops of an image with each other."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch.nn.functional as F
 
 from skal.images.decode import pixels_of
 
-_SIDE = 0.875  # of a crop, as 224 pixels are of 256
+_SIDE = 0.875  # relative side of a crop: 224 of 256 pixels
 
 
 class RandomCrops:
-    """Crops of 7/8 of each side at random places, flipped or not, and resized to the size of the image.
+    """Crops of 7/8 of each side at random places, randomly flipped, and resized to the size of the image.
 
     Parameters
     ----------
     n : int
-        Images.
+        Number of images.
     n_crops : int
-        Of each image.
+        Number of crops per image.
     generator : RandomState
-        Everything is drawn at once, so that crops do not depend on which images are asked for together.
+        All random numbers are drawn at once, so crops do not depend on which images are requested together.
     """
 
     def __init__(self, n: int, n_crops: int, generator: np.random.RandomState):
@@ -31,7 +31,7 @@ class RandomCrops:
         self.flips = generator.random_sample((n, n_crops)) < 0.5
 
     def of(self, rows: np.ndarray, images: Any) -> list[np.ndarray]:
-        """Crops (n_crops, ...) of each image, in its own form; of files and PIL images uint8 (n_crops, H, W, 3)."""
+        """Crops (n_crops, ...) of each image, in its own format; for files and PIL images uint8 (n_crops, H, W, 3)."""
         return [self._of_image(i, image) for i, image in zip(rows, images, strict=True)]
 
     def _of_image(self, i: int, image: Any) -> np.ndarray:

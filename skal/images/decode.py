@@ -1,4 +1,4 @@
-"""Image files, and images that are open already, to pixels: upright, RGB, 8 bits."""
+"""Decoding of image files and PIL images to pixels: upright, RGB, 8 bits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-#: Version of what a file decodes to; part of every cache key of a file. Raise it whenever pixels change.
+#: Version of the decoder; part of the cache key of every file. Increase it whenever decoded pixels change.
 DECODER = 3
 WHITE = (255, 255, 255)
 
-_PHOTOMETRIC, _MAX_SAMPLE_VALUE = 262, 281  # tags of TIFF
-_REDUCED = 2  # times the sides that are needed, which a JPEG decoder that shrinks leaves; as in Pillow's thumbnail
-_NAMED = 5  # files that an error names; of the others it gives the number
+_PHOTOMETRIC, _MAX_SAMPLE_VALUE = 262, 281  # TIFF tags
+_REDUCED = 2  # minimum size of a JPEG decoded at reduced size, relative to the size needed; as in Pillow's thumbnail
+_NAMED = 5  # maximum number of files that an error names
 
 
 class UnreadableImageError(ValueError):
@@ -41,21 +41,22 @@ class UnreadableImageError(ValueError):
 def decode(
     path: str | os.PathLike[str], background: tuple[int, int, int] = WHITE, needed: int | None = None
 ) -> torch.Tensor:
-    """Pixels (H, W, 3), uint8, of an image file, upright and in RGB.
+    """Decode an image file to uint8 pixels (H, W, 3), upright and in RGB.
 
-    Transparent images are composited on a background, as browsers do. Greys of 16 bits are scaled to 8 by their range:
-    the largest value the file declares (TIFF's MaxSampleValue), else that of the smallest of 8, 12 and 16 bits that
-    hold its values, so that a camera's 12 bits are neither clipped nor black. Of an animation the first frame is taken.
+    Transparent images are composited on a background, as in browsers. Greyscale images of 16 bits are scaled to 8 bits
+    by their range. This is the largest value the file declares (TIFF's MaxSampleValue), else that of the smallest of 8,
+    12 and 16 bits that holds all values, so that 12-bit camera images are neither clipped nor black. For animations,
+    the first frame is used.
 
     Parameters
     ----------
     path : path
     background : tuple of three int, default=(255, 255, 255)
-        Behind transparent pixels.
+        Colour behind transparent pixels.
     needed : int, default=None
-        Pixels of the shorter side that are needed. A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where that
-        divides both sides and leaves twice as many: in half to a third of the time, and a few grey levels of 255 apart
-        once resized.
+        Required length of the shorter side, in pixels. A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if this
+        divides both sides and leaves at least twice this length. Decoding then takes half to a third of the time, and
+        resized images differ by a few grey levels of 255.
 
     Returns
     -------
@@ -65,10 +66,10 @@ def decode(
     Raises
     ------
     UnreadableImageError
-        A ValueError: if the file cannot be read, is no image or is damaged; if it holds floating-point or negative
-        values, or integers beyond 16 bits without a declared largest value, which have no range; if it has more than
-        twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (179 million unless changed, which take 2 GB, or 4 GB if they are
-        transparent). The message names the file.
+        A ValueError that names the file. It is raised in three cases. The file cannot be read, is not an image or is
+        damaged. Its values have no defined range: floating-point or negative values, or integers beyond 16 bits without
+        a declared maximum. It has more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (179 million by default, which
+        take 2 GB, or 4 GB with transparency).
 
     Examples
     --------
@@ -96,14 +97,14 @@ def pixels_of(image: Any, background: tuple[int, int, int] = WHITE) -> np.ndarra
     Raises
     ------
     ValueError
-        As :func:`decode`; if an array has another shape or type.
+        As :func:`decode`. Also if an array has any other shape or type.
     """
     if isinstance(image, (str, os.PathLike)):
         return decode(image, background).numpy()
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise ValueError(f"it is empty, of {image.width} x {image.height} pixels")
-        copy = ImageOps.exif_transpose(image)  # so that the caller's image stays as it is
+        copy = ImageOps.exif_transpose(image)  # a copy, so that the caller's image is not modified
         return _rgb(copy, background)
     if not hasattr(image, "__array__"):
         raise ValueError(f"it is of type {type(image).__name__}, neither an image nor a path")
@@ -130,7 +131,7 @@ def _rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
 
 
 def _grey_to_rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
-    """A grey image of more than 8 bits, scaled by its range."""
+    """A greyscale image of more than 8 bits, scaled by its range."""
     values = np.asarray(image)
     least, most = int(values.min()), int(values.max())
     if least < 0:
@@ -143,7 +144,7 @@ def _grey_to_rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
         raise ValueError(f"it holds integers up to {most}, more than 16 bits, and declares no range; save it as 8 bits")
     largest = declared if declared >= max(most, 1) else ranges[0]
     grey = np.round(values.astype(np.float32) * (255 / largest)).clip(0, 255).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits alone
+    if tags.get(_PHOTOMETRIC) == 0:  # zero is white, which Pillow corrects only for 8 bits
         grey = 255 - grey
     pixels = np.repeat(grey[..., None], 3, axis=2)
     if "transparency" in image.info:
@@ -152,7 +153,7 @@ def _grey_to_rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
 
 
 def _shrink(image: Image.Image, least: int) -> None:
-    """Let JPEG's decoder, which computes fewer pixels of each block of 8 x 8, leave sides of at least so many."""
+    """Let the JPEG decoder compute fewer pixels of each 8 x 8 block, with sides of at least `least` pixels."""
     if image.format not in ("JPEG", "MPO"):
         return
     for factor in (8, 4, 2):
@@ -163,9 +164,9 @@ def _shrink(image: Image.Image, least: int) -> None:
 
 
 def _scale_transparency(image: Image.Image) -> None:
-    """Give PNG's transparent colour the scale of the pixels, where Pillow leaves it in that of the file.
+    """Convert the transparent colour of a PNG to the scale of the pixels where Pillow leaves it in that of the file.
 
-    A closed or loaded image has no tile any more.
+    A closed or loaded image no longer has a tile.
     """
     tile = getattr(image, "tile", None)
     transparent = image.info.get("transparency")
@@ -179,7 +180,7 @@ def _scale_transparency(image: Image.Image) -> None:
 
 
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
-    """Why a file cannot be decoded, in words."""
+    """Human-readable reason why a file cannot be decoded."""
     if isinstance(error, Image.DecompressionBombError):
         return f"{error} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
     problem = file_problem(path)
@@ -195,7 +196,7 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
 
 
 def file_problem(path: str | os.PathLike[str]) -> str | None:
-    """What is wrong with a file before its content is looked at, or None."""
+    """Problem with a file that is found without reading its content, or None."""
     try:
         info = os.stat(path)
     except (OSError, ValueError) as error:  # a ValueError if the name holds a null character
@@ -209,7 +210,7 @@ def file_problem(path: str | os.PathLike[str]) -> str | None:
 
 
 def describe(failures: Sequence[tuple[str, str]], n: int) -> str:
-    """Unreadable files with their reasons: the first of them, and how many of `n` there are."""
+    """Error message about unreadable files among `n`: their number, and the names and reasons of the first."""
     named = "; ".join(f"{path!r}: {why}" for path, why in failures[:_NAMED])
     more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
     return f"cannot read {len(failures)} of {n} image files: {named}{more}. skal.images.readable finds all of them"

@@ -1,4 +1,4 @@
-"""The forms of ``X``: arrays, file paths, images of any size, data sets, and pools that pass whole."""
+"""The forms of ``X``: arrays, file paths, images of any size, data sets, and pools that are never split."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FOR_BYTES = "pass paths as str (os.fsdecode), and encoded images opened: PIL.Im
 
 
 class Pool:
-    """Images that are passed whole, whatever happens to ``X``.
+    """Wrapper for images that should not be split when ``X`` is split.
 
-    scikit-learn's searches cut every array that is as long as ``X`` to the rows of a fold, silently. A `Pool` has no
-    length, no shape and no ``__array__``, so they hand it on as it is.
+    scikit-learn's searches silently cut every array that is as long as ``X`` to the rows of a fold. A `Pool` has no
+    length, no shape and no ``__array__``, so they pass it on unchanged.
 
     Parameters
     ----------
     images : array-like
-        Images, or anything else with a row per image, such as labels.
+        Images, or anything else with one row per image, such as labels.
 
     Attributes
     ----------
@@ -46,24 +46,24 @@ class Pool:
 
 
 def unwrap(X: Any) -> Any:
-    """What is in a :class:`Pool`; anything else as it is."""
+    """The content of a :class:`Pool`; anything else unchanged."""
     return X.images if isinstance(X, Pool) else X
 
 
 def as_data(X: Any) -> Any:
-    """`X` with rows that can be indexed.
+    """Convert `X` to a form with rows that can be indexed.
 
     Lists, Series and object arrays become an array of numbers, an array of paths (strings), or an object array of
-    images of several sizes; a data set of images stays as it is, and is read where it is needed. Frames of features,
-    sparse matrices and arrays pass through.
+    images of several sizes. A data set of images is returned unchanged and read when needed. Data frames of features,
+    sparse matrices and arrays are returned unchanged.
 
     Raises
     ------
     ValueError
-        If `X` is none of the forms that the guide lists; the message says what to pass instead.
+        If `X` is not in one of the forms that the guide lists; the message says what to pass instead.
     """
     X = unwrap(X)
-    if hasattr(X, "with_transform"):  # Inputs, which are checked already
+    if hasattr(X, "with_transform"):  # Inputs, which are already checked
         return X
     _refuse_single(X)
     if isinstance(X, torch.Tensor):
@@ -74,7 +74,7 @@ def as_data(X: Any) -> Any:
         X = _of_frame(X)
     if isinstance(X, (pd.Series, pd.Index, pd.api.extensions.ExtensionArray)):
         if pd.api.types.is_numeric_dtype(X.dtype):
-            return X  # for scikit-learn to say what it lacks
+            return X  # scikit-learn reports what is wrong with it
         X = X.to_numpy(dtype=object) if hasattr(X, "to_numpy") else np.asarray(X, dtype=object)
     if isinstance(X, np.ndarray):
         if np.ma.is_masked(X):
@@ -94,36 +94,36 @@ def as_data(X: Any) -> Any:
 
 
 def is_images(X: Any) -> bool:
-    """Whether `X` is images, in whatever form, rather than 2-D features."""
+    """Whether `X` contains images, in any form, rather than 2-D features."""
     X = as_data(X)
     return len(getattr(X, "shape", ())) >= 3 or is_items(X) or as_paths(X) is not None
 
 
 def as_paths(X: Any) -> np.ndarray | None:
-    """`X` as a 1-D array of file paths, or None if it is none."""
+    """`X` as a 1-D array of file paths, or None if it does not consist of paths."""
     X = as_data(X)
     is_text = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind == "U" and len(X) > 0
     return X if is_text else None
 
 
 def is_items(X: Any) -> bool:
-    """Whether `X` (see :func:`as_data`) is single images, one by one: of several sizes, or of a data set."""
+    """Whether `X` (see :func:`as_data`) is a sequence of individual images: of several sizes, or a data set."""
     return is_dataset(X) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1)
 
 
 def is_dataset(X: Any) -> bool:
-    """Whether `X` has rows and a length but is no array: a torch ``Dataset``, or any other lazy sequence."""
+    """Whether `X` has rows and a length but is not an array: a torch ``Dataset``, or another lazy sequence."""
     is_array = hasattr(X, "shape") or hasattr(X, "__array__") or isinstance(X, (list, tuple, Mapping, str, bytes))
     return not is_array and hasattr(X, "__len__") and hasattr(X, "__getitem__")
 
 
 def image_of(item: Any) -> Any:
-    """The image of a row: the row itself, or the first part of a tuple, whose others are its label and the like.
+    """The image of a row: the row itself, or the first element of a tuple such as (image, label).
 
     Raises
     ------
     ValueError
-        If the row is a dict, bytes, an open file or nothing.
+        If the row is a dict, bytes, an open file or a missing value.
     """
     if isinstance(item, (tuple, list)) and item:
         item = item[0]
@@ -141,7 +141,7 @@ def image_of(item: Any) -> Any:
 
 
 def _refuse_single(X: Any) -> None:
-    """A ValueError if `X` is nothing, a single image, or something that has no rows."""
+    """Raise a ValueError if `X` is None, a single image, or an object without rows."""
     if X is None:
         raise ValueError("X is None; pass images, image files or features")
     if isinstance(X, (str, os.PathLike)):
@@ -178,7 +178,7 @@ def _has_rows(X: Any) -> bool:
 
 
 def _numbers(X: torch.Tensor) -> np.ndarray:
-    """A tensor as an array, which lies in the same memory where it can."""
+    """A tensor as an array, which shares its memory if possible."""
     if X.layout is not torch.strided:
         raise ValueError(f"X is a tensor of layout {X.layout}; pass X.to_dense()")
     X = X.detach().cpu()
@@ -186,7 +186,7 @@ def _numbers(X: torch.Tensor) -> np.ndarray:
 
 
 def _of_frame(X: pd.DataFrame) -> Any:
-    """A frame of features as it is; the column of a frame that has one, of paths or images."""
+    """A data frame of features unchanged; for a single column of paths or images, that column."""
     others = [name for name, dtype in X.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
     if len(X.columns) == 1 and others:
         return X.iloc[:, 0]
@@ -197,14 +197,14 @@ def _of_frame(X: pd.DataFrame) -> Any:
 
 
 def _files_of(dataset: Any) -> np.ndarray | None:
-    """Files of torchvision's ImageFolder, which skal decodes itself, unless it has a transform or loader of its own."""
+    """Files of a torchvision ImageFolder, which skal decodes itself unless it has a custom transform or loader."""
     readers = (type(dataset).__getitem__, getattr(dataset, "loader", None))
     is_theirs = all(getattr(reader, "__module__", "") == "torchvision.datasets.folder" for reader in readers)
     return _of_items(dataset.samples) if is_theirs and dataset.transform is None else None
 
 
 def _of_items(items: list[Any]) -> np.ndarray:
-    """Rows one by one as one array: of numbers, of paths, or of images of several sizes."""
+    """Convert a list of rows to an array: of numbers, of paths, or of images of several sizes."""
     if not items:
         raise ValueError("X is empty: an array with 0 sample(s) where at least 1 is required")
     if _is_number(items[0]) or (isinstance(items[0], (list, tuple)) and not _is_image_like([*items[0], None][0])):
@@ -241,7 +241,7 @@ def _of_items(items: list[Any]) -> np.ndarray:
 
 
 def _is_number(item: Any) -> bool:
-    return isinstance(item, (Number, np.number, np.bool_)) and item == item  # NaN is a missing path rather
+    return isinstance(item, (Number, np.number, np.bool_)) and item == item  # NaN is treated as a missing path
 
 
 def _is_image_like(item: Any) -> bool:
@@ -250,7 +250,7 @@ def _is_image_like(item: Any) -> bool:
 
 
 def _stacked(items: list[Any]) -> np.ndarray:
-    """Rows of numbers as one array."""
+    """Convert rows of numbers to an array."""
     try:
         array = np.asarray(items)
     except (ValueError, TypeError, OverflowError):

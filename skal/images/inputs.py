@@ -1,9 +1,9 @@
-"""What ``X`` may be, and how it becomes a network's input. Nothing else looks at pixels.
+"""Conversion of ``X`` to network inputs. No other package reads pixels.
 
-``X`` is uint8 images (n, H, W, 3) or grey (n, H, W); float tensors or arrays (n, channels, H, W), taken as already
-pre-processed; file paths, decoded lazily; images of several sizes, one by one; a data set of images; or 2-D features.
-Each becomes a sequence with two methods: ``keys`` names the content of rows, and ``load`` gives a batch of network
-inputs.
+``X`` is uint8 images (n, H, W, 3) or greyscale (n, H, W); float tensors or arrays (n, channels, H, W), which must be
+pre-processed already; file paths, decoded lazily; individual images of several sizes; a data set of images; or 2-D
+features. Each form becomes a sequence with two methods: ``keys`` identifies the content of rows, and ``load`` returns a
+batch of network inputs.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from skal.images.transform import ImageTransform
 
 @runtime_checkable
 class Inputs(Protocol):
-    """A sequence of network inputs that names its content."""
+    """A sequence of network inputs with a key for the content of each row."""
 
     def __len__(self) -> int: ...
 
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        """Name of each row's content: equal content and pre-processing, equal name."""
+        """Key of each row; rows with equal content and pre-processing have equal keys."""
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Network inputs of these rows, float32."""
 
     def with_transform(self, transform: ImageTransform | None) -> Inputs:
-        """The same images with another pre-processing; what is pre-processed already stays as it is."""
+        """The same images with another pre-processing; images that are already pre-processed are left unchanged."""
 
 
 def _digests(array: np.ndarray, rows: Sequence[int] | np.ndarray, transform: ImageTransform | None) -> list[bytes]:
-    """Hash of each of these rows, with its type, shape and pre-processing."""
+    """Hash of each of the given rows, including type, shape and pre-processing."""
     context = repr((array.dtype.str, array.shape[1:], transform)).encode()
     digests = []
     for i in rows:
@@ -55,7 +55,7 @@ def _digests(array: np.ndarray, rows: Sequence[int] | np.ndarray, transform: Ima
 
 
 class TensorInputs:
-    """Rows that are network inputs already: pre-processed images or 2-D features."""
+    """Rows that are already network inputs: pre-processed images or 2-D features."""
 
     def __init__(self, array: np.ndarray):
         self.array = array
@@ -94,7 +94,7 @@ class PixelInputs:
 
 
 class PathInputs:
-    """Image files, decoded in threads when they are needed. Sizes may differ."""
+    """Image files, decoded in threads when needed. Sizes may differ."""
 
     def __init__(self, paths: np.ndarray, transform: ImageTransform):
         self.paths = paths
@@ -119,9 +119,9 @@ class PathInputs:
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         paths, side = self.paths[rows], self.transform.crop
         batch = torch.empty(len(paths), self.transform.channels, side, side)
-        # As many threads as torch computes with, which processes of joblib share out among them.
+        # As many threads as torch uses; joblib divides this number among its processes.
         with ThreadPoolExecutor(min(len(paths), torch.get_num_threads())) as threads:
-            problems = list(threads.map(self._read, paths, batch))  # all are tried, so that one error names all
+            problems = list(threads.map(self._read, paths, batch))  # all are read, so that one error names all failures
         _raise_for([(one.path, one.reason) for one in problems if one is not None], len(paths))
         return batch
 
@@ -137,10 +137,10 @@ class PathInputs:
 
 
 class ItemInputs:
-    """Images one by one: an object array of PIL images and arrays of several sizes, or a data set, read when needed.
+    """Individual images: an object array of PIL images and arrays of several sizes, or a data set, read when needed.
 
-    An item is an image or a tuple that begins with one: a PIL image, a file, uint8 pixels (H, W, 3) or (H, W), or a
-    float array or tensor (channels, H, W), taken as already pre-processed.
+    An item is an image, or a tuple whose first element is an image: a PIL image, a file, uint8 pixels (H, W, 3) or
+    (H, W), or a float array or tensor (channels, H, W), which must be pre-processed already.
     """
 
     def __init__(self, items: Any, transform: ImageTransform):
@@ -181,12 +181,12 @@ class ItemInputs:
             if not _is_finite(image).all():
                 raise ValueError("it contains NaN or infinity")
             return image
-        except Exception as error:  # whatever a data set raises, its row is named
+        except Exception as error:  # a data set may raise anything; the error names the row
             raise ValueError(f"X[{i}] cannot be read: {str(error) or type(error).__name__}") from error
 
 
 class JoinedInputs:
-    """Chosen rows of several inputs, one after the other, without copying them.
+    """Concatenation of chosen rows of several inputs, without copying.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ class JoinedInputs:
         return JoinedInputs(*((others[id(inputs)], [i]) for inputs, i in self.places))
 
     def runs(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Inputs, np.ndarray]]:
-        """Rows of the same inputs that follow each other, together."""
+        """Group consecutive rows of the same inputs."""
         places = [self.places[i] for i in rows]
         for _, run in groupby(places, key=lambda place: id(place[0])):
             of_run = list(run)
@@ -222,7 +222,7 @@ class JoinedInputs:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network takes: images of some channels with their pre-processing, or 2-D features.
+    """Type of input that a network accepts: images with a pre-processing and its channels, or 2-D features.
 
     Parameters
     ----------
@@ -243,12 +243,12 @@ class InputSpec:
         )
 
     def check(self, X: Any) -> Inputs:
-        """Check `X` and wrap it, without reading more than it takes to refuse it; inputs get this pre-processing.
+        """Validate `X` and wrap it, reading no more than the checks need; `Inputs` get this pre-processing.
 
         Raises
         ------
         ValueError
-            If `X` is empty, has a wrong rank, number of channels or type, holds NaN or infinity, or names files that
+            If `X` is empty, has a wrong rank, number of channels or type, contains NaN or infinity, or names files that
             do not exist or cannot be opened.
         """
         if isinstance(X, Inputs):
@@ -290,7 +290,7 @@ class InputSpec:
         return TensorInputs(_finite(array))
 
     def _check_items(self, X: Any) -> ItemInputs:
-        """Images one by one; only the first of a data set is read before it is needed."""
+        """Validate individual images; of a data set, only the first is read in advance."""
         if self.transform is None:
             raise ValueError(f"X is {len(X)} images, one by one, but this network takes {self.allowed}")
         if len(X) == 0:
@@ -301,7 +301,7 @@ class InputSpec:
         return inputs
 
     def _refused(self, array: np.ndarray) -> ValueError:
-        """Why an array is not taken, and what to do about it where its shape tells."""
+        """Error for an array that is not accepted, with advice if its shape suggests the cause."""
         message = f"X has shape {array.shape} and type {array.dtype}, but this network takes {self.allowed}"
         shape, is_pixels = array.shape, array.dtype == np.uint8
         if self.transform is None:
@@ -320,18 +320,18 @@ class InputSpec:
 
 
 def _raise_for(failures: Sequence[tuple[str, str]], n: int) -> None:
-    """Name files that cannot be read, together."""
+    """Raise one error that names all files that cannot be read."""
     if failures:
         raise ValueError(describe(failures, n))
 
 
 def _tensor(pixels: np.ndarray) -> torch.Tensor:
-    """Pixels (H, W, C) as a batch of one, copied where torch cannot write to them."""
+    """Pixels (H, W, C) as a batch of one, copied so that torch can write to them."""
     return torch.from_numpy(np.array(pixels[None]))
 
 
 def _is_finite(array: np.ndarray) -> np.ndarray:
-    # Beyond float32's range a number would become infinite when it is loaded.
+    # Values beyond the range of float32 would become infinite when loaded.
     return np.abs(array) <= np.finfo(np.float32).max
 
 

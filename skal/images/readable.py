@@ -1,4 +1,4 @@
-"""Which image files can be decoded, found before they are labelled or predicted."""
+"""Checks which image files can be decoded, before they are labelled or predicted."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class Readable(NamedTuple):
 
 
 def readable(paths: Any, n_jobs: int | None = None) -> Readable:
-    """Decode every file once and say which cannot be decoded, and why.
+    """Decode every file once and report which cannot be decoded, and why.
 
     Parameters
     ----------
     paths : sequence of paths of length n
-        Whatever `X` may be that consists of files: a list, an array, a Series, torchvision's ``ImageFolder``.
+        Any form of `X` that consists of files: a list, an array, a Series, torchvision's ``ImageFolder``.
     n_jobs : int or None, default=None
-        Threads. None is 1 unless a ``joblib.parallel_config`` says otherwise, -1 all processors.
+        Number of threads. None means 1, unless ``joblib.parallel_config`` sets it. -1 uses all processors.
 
     Returns
     -------
     mask : ndarray of shape (n,), bool
         ``paths[mask]`` are the files that can be decoded.
     failures : DataFrame
-        Columns ``path`` and ``reason``, a row for each of the others, indexed by its position in `paths`.
+        Columns ``path`` and ``reason``, one row per unreadable file, indexed by its position in `paths`.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def readable(paths: Any, n_jobs: int | None = None) -> Readable:
     files = as_paths(paths)
     if files is None:
         raise ValueError(f"paths must be a sequence of image files, but it is {type(paths).__name__}")
-    # Threads suffice: Pillow releases the interpreter's lock while it decodes.
+    # Threads suffice, since Pillow releases the GIL while decoding.
     found = Parallel(n_jobs=n_jobs, prefer="threads")(delayed(_failure)(path) for path in files)
     mask = np.array([why is None for why in found], dtype=bool)
     rows = np.flatnonzero(~mask)

@@ -1,4 +1,4 @@
-"""From pixels to a network's input: resize, crop, normalise."""
+"""Image pre-processing: resize, crop, normalise."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from skal.images.decode import WHITE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL converts to grey
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in PIL's conversion to greyscale
 
-_EXTREME = 8  # sides of an image whose long one is resized only where the crop needs it
+_EXTREME = 8  # aspect ratio above which the long side is resized only where the crop needs it
 
 
 @dataclass(frozen=True, repr=False)
 class ImageTransform:
-    """From uint8 pixels to a network's input: short side to `resize`, centre crop to `crop`, normalise.
+    """Pre-processing of uint8 pixels: resize the short side to `resize`, centre-crop to `crop`, normalise.
 
     Parameters
     ----------
     resize : int
         Length of the short side after resizing, in pixels.
     crop : int
-        Side of the square cut from the centre, in pixels.
+        Side of the square centre crop, in pixels.
     mean, std : tuple of float
-        Per channel, for pixels scaled to [0, 1].
+        Values per channel, for pixels scaled to [0, 1].
     interpolation : {"bilinear", "bicubic"}, default="bilinear"
-        Always with antialiasing.
+        Antialiasing is always used.
     squash : bool, default=False
-        Whether both sides become `resize`, which distorts images that are not square, instead of the short side.
+        Whether to resize both sides to `resize` instead of the short side only, which distorts images that are not
+        square.
     background : tuple of three int, default=(255, 255, 255)
         Colour behind the transparent pixels of image files and PIL images, from 0 to 255.
 
     Raises
     ------
     ValueError
-        If `crop` is larger than `resize`, or `background` is no colour.
+        If `crop` is larger than `resize`, or `background` is not a colour.
 
     Examples
     --------
@@ -63,7 +64,8 @@ class ImageTransform:
             raise ValueError(f"background={self.background!r} is not three integers from 0 to 255")
 
     def __repr__(self) -> str:
-        # Profiles, models and caches name their pre-processing by this text: later options join it where they are set.
+        # Profiles, models and caches identify their pre-processing by this text, so options added later appear only if
+        # they differ from their defaults.
         later = {"squash": False, "background": WHITE}
         shown = [f.name for f in fields(self) if f.name not in later or getattr(self, f.name) != later[f.name]]
         return f"ImageTransform({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
@@ -73,7 +75,7 @@ class ImageTransform:
         return len(self.mean)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Network inputs (n, channels, crop, crop), float32, of uint8 images (n, H, W, 1 or 3)."""
+        """Convert uint8 images (n, H, W, 1 or 3) to float32 network inputs (n, channels, crop, crop)."""
         x = pixels.permute(0, 3, 1, 2)
         short = min(x.shape[2:])
         size = [self.resize if self.squash else int(side * self.resize / short) for side in x.shape[2:]]
@@ -87,13 +89,13 @@ class ImageTransform:
         if x.shape[1] == 3 and self.channels == 1:
             x = (x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (x - mean) / std  # a grey image is spread over the channels here
+        return (x - mean) / std  # greyscale images are broadcast over the channels here
 
 
 def _resize_centre(x: torch.Tensor, size: list[int], crop: int, interpolation: str) -> torch.Tensor:
-    """Images resized to `size`, but of their long axis the central `crop` pixels alone, from what these depend on.
+    """Resize images to `size`, but compute only the central `crop` pixels of their long axis.
 
-    Resized whole, an image of 1 x 20,000 pixels would take 256 x 5,120,000.
+    Resized completely, an image of 1 x 20,000 pixels would become 256 x 5,120,000.
     """
     if size[0] > size[1]:  # torch resizes rows first, and clips between the two axes
         first, weights = _centre_weights(x.shape[2], size[0], crop, interpolation)
@@ -106,9 +108,9 @@ def _resize_centre(x: torch.Tensor, size: list[int], crop: int, interpolation: s
 
 
 def _centre_weights(n: int, length: int, crop: int, interpolation: str) -> tuple[int, torch.Tensor]:
-    """The first pixel that the centre depends on, and weights (crop, m) of it and those that follow.
+    """The first pixel that the centre depends on, and weights (crop, m) of this pixel and the following ones.
 
-    They are those of torch's resize of `n` to `length` pixels with antialiasing: a triangle, or Keys's cubic with
+    The weights are those of torch's antialiased resize from `n` to `length` pixels: a triangle, or Keys's cubic with
     a = -0.5, as wide as a pixel of the smaller image.
     """
     scale = n / length
@@ -128,5 +130,5 @@ def _centre_weights(n: int, length: int, crop: int, interpolation: str) -> tuple
 
 
 def _weighted(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sums (..., crop) of uint8 pixels (..., m), as uint8."""
+    """Weighted sums (..., crop) of uint8 pixels (..., m), as uint8."""
     return (x.float() @ weights.T).round().clamp(0, 255).to(torch.uint8).contiguous()

@@ -1,1 +1,1 @@
-"""Array work that the strategies share: arrays in, arrays out."""
+"""Numerical functions shared by the strategies: arrays in, arrays out."""

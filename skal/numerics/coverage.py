@@ -1,4 +1,4 @@
-"""Greedy coverage of many points by a few of them: exact, or estimated on a sample so that time grows linearly."""
+"""Greedy coverage of many points by a few of them: exact, or estimated on a sample in linear time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from skal.numerics.greedy import nearest_squared, squared_distances, squared_norms
 from skal.numerics.points import Points
 
-#: Points up to which coverage is exact, and the size of the sample beyond. The gain of a candidate is estimated with a
-#: standard error of at most 1 / (2 sqrt(8192)) = 0.6 % of what is left to cover, and the similarities of all pairs of
-#: the sample fill what is cached.
+#: Number of points up to which coverage is exact, and the sample size above it. The gain of a candidate is estimated
+#: with a standard error of at most 1 / (2 sqrt(8192)) = 0.6 % of the coverage still missing, and the similarities of
+#: all pairs of the sample just fit the cache.
 MAX_REFERENCE = 8192
 
-_ROWS = 1024  # points of a block of pairs
-_CACHED = 256 << 20  # bytes of similarities that are cached from one pick to the next
-_AT_ONCE = 64  # candidates whose gains are computed anew at a time
-_AROUND = 256  # nearest points of the best candidate in the sample that are candidates, too
+_ROWS = 1024  # rows in a block of pairs
+_CACHED = 256 << 20  # bytes of similarities that are cached between picks
+_AT_ONCE = 64  # candidates whose gains are recomputed at a time
+_AROUND = 256  # number of points nearest to the best candidate of the sample that become candidates too
 
 
 def greedy_coverage(
@@ -30,27 +30,27 @@ def greedy_coverage(
     weights: torch.Tensor | None = None,
     covered: torch.Tensor | None = None,
 ) -> np.ndarray:
-    """Repeatedly the point that adds most to the coverage of all points.
+    """Repeatedly pick the point that adds most to the coverage of all points.
 
     The coverage of a point x is the largest similarity k(x, c) to a chosen c. A candidate c adds
-    ``sum_x w(x) max(k(x, c) - covered(x), 0)``. What it adds never grows, so one rough pass over all pairs bounds it
-    from above, and only those candidates are computed exactly that may still be best.
+    ``sum_x w(x) max(k(x, c) - covered(x), 0)``. This gain never increases. One rough pass over all pairs therefore
+    gives upper bounds, and gains are computed exactly only for candidates that may still be best.
 
     Parameters
     ----------
     X : Tensor of shape (n, D)
     n_picks : int
     kernel : callable
-        From squared distances to similarities in [0, 1] that fall with them; may work in place.
+        Maps squared distances to similarities in [0, 1] that decrease with distance. It may work in place.
     weights : Tensor of shape (n,), default=None
-        Of the points to be covered, at least 0.
+        Non-negative weights of the points to be covered.
     covered : Tensor of shape (n,), default=None
-        Coverage by what is chosen already.
+        Coverage by points that are already chosen.
 
     Returns
     -------
     picks : ndarray of shape (n_picks,)
-        Distinct; of equally good ones the first.
+        Distinct rows. Of equally good candidates, the first is picked.
 
     References
     ----------
@@ -86,34 +86,35 @@ def sampled_coverage(
     max_reference: int = MAX_REFERENCE,
     generator: np.random.RandomState,
 ) -> np.ndarray:
-    """Greedy coverage whose gains are estimated on a sample, in time linear in the number of points.
+    """Greedy coverage with gains estimated on a sample, in time linear in the number of points.
 
-    Up to `max_reference` points this is :func:`greedy_coverage`. Of more, a sample is drawn with probabilities
-    proportional to what is left to cover of each point, ``w(x) (1 - covered(x))``, and weighted by their inverse, so
-    that estimated gains are unbiased. Candidates are the sample and, at each pick, the 256 points nearest to the best
-    of the sample: gains change smoothly from point to point. A candidate in the sample counts its coverage of itself
-    with its own weight, not with that of the points it stands for. When the sample is covered, another is drawn.
+    Up to `max_reference` points, this is :func:`greedy_coverage`. For more points, a sample is drawn with probabilities
+    proportional to the missing coverage of each point, ``w(x) (1 - covered(x))``, and weighted by their inverse, so
+    that estimated gains are unbiased. Candidates are the sample and, at each pick, the 256 points nearest to its best
+    candidate, since gains change smoothly from point to point. For its coverage of itself, a candidate in the sample
+    counts with its own weight, not with that of the points it represents. When the sample is covered, another one is
+    drawn.
 
     Parameters
     ----------
     X : Points or Tensor of shape (n, D)
-        Read in blocks, and not copied beyond the sample.
+        Read in blocks; only the sample is copied.
     n_picks, kernel, weights, covered
         As in :func:`greedy_coverage`.
     max_reference : int, default=8192
         Size of the sample.
     generator : RandomState
-        Draws the sample; not used where the result is exact.
+        Draws the sample. Not used if the result is exact.
 
     Returns
     -------
     picks : ndarray of shape (n_picks,)
-        Distinct; random ones where nothing is left to cover.
+        Distinct rows; random ones if nothing is left to cover.
 
     References
     ----------
     .. [1] Horvitz, Thompson. "A generalization of sampling without replacement from a finite universe", 1952: weights
-       by inverse probability. One point is drawn from each of equal shares of what is left.
+       by inverse probability. One point is drawn from each of equal shares of the missing coverage.
 
     Examples
     --------
@@ -148,7 +149,7 @@ def sampled_coverage(
 
 
 def _drawn(left: np.ndarray, size: int, generator: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Rows with probabilities proportional to `left`, one from each of `size` equal shares, and how often each."""
+    """Rows drawn with probabilities proportional to `left`, one from each of `size` equal shares, and their counts."""
     sums = left.cumsum()
     at = (np.arange(size) + generator.random_sample(size)) * (sums[-1] / size)
     rows = np.minimum(np.searchsorted(sums, at, side="right"), np.flatnonzero(left)[-1])  # the last sum is rounded
@@ -156,7 +157,7 @@ def _drawn(left: np.ndarray, size: int, generator: np.random.RandomState) -> tup
 
 
 class _Sample:
-    """Points drawn from `X` that stand for all of them, and the search for the next pick near the best of them."""
+    """Points drawn from `X` to represent all points, and the search for the next pick near the best of them."""
 
     def __init__(
         self,
@@ -177,7 +178,7 @@ class _Sample:
         self._candidates = _Candidates(self._points, kernel, estimated, covered[rows], estimated - own)
 
     def next(self, taken: list[int]) -> int | None:
-        """The next pick, none of `taken`; None where the sample is covered."""
+        """The next pick, which is not in `taken`; None if the sample is covered."""
         best, gain = self._candidates.best()
         if not gain > 0:
             return None
@@ -196,11 +197,11 @@ class _Sample:
 
 
 class _Candidates:
-    """Points that cover each other. What each adds is computed only where it may be the best.
+    """Points that cover each other. The gain of a point is computed only if it may be the best.
 
-    Where bounds say little, nearly all would be computed at each pick. So once more have been computed than there are
-    points whose coverage changed, the gains of all are brought up to date, from these points alone: a new pick is the
-    nearest one of fewer and fewer points.
+    If the bounds are loose, nearly all gains would be computed at each pick. Therefore, once more gains have been
+    computed than there are points whose coverage has changed, all gains are updated from these points alone. They
+    become fewer, since each new pick is the nearest one of fewer points.
     """
 
     def __init__(
@@ -215,13 +216,13 @@ class _Candidates:
         self._bounds = _gain_bounds(X, kernel, weights, covered)
         self._similarities = _Similarities(X, kernel)
         self._dropped: list[int] = []
-        self._computed = 0  # gains since all were brought up to date
+        self._computed = 0  # gains computed since all were last updated
         self._gains = torch.zeros_like(self._bounds)
-        self._level = torch.ones_like(covered)  # coverage of which these are the gains
+        self._level = torch.ones_like(covered)  # coverage for which `_gains` were computed
         self._rounding = 0.0
 
     def best(self) -> tuple[int, float]:
-        """The candidate that adds most, the first of equal ones, and what it adds."""
+        """The candidate with the largest gain, the first of equal ones, and its gain."""
         changed = (self._covered != self._level).nonzero().flatten()
         if 0 < len(changed) < self._computed:
             self._update(changed)
@@ -230,7 +231,7 @@ class _Candidates:
         excess = self.excess()
         while not bool(exact[best := int(self._bounds.argmax())]):
             again = torch.where(exact, -torch.inf, self._bounds).topk(min(_AT_ONCE, n)).indices
-            again[-1] = best  # which of equal bounds topk takes is not said
+            again[-1] = best  # topk does not specify which of equal bounds it returns
             self._bounds[again] = self.gains(self.similarities(again.tolist()), excess[again]).double()
             self._bounds[self._dropped] = -torch.inf
             self._computed += len(again)
@@ -238,7 +239,7 @@ class _Candidates:
         return best, float(self._bounds[best])
 
     def _update(self, changed: torch.Tensor) -> None:
-        """Bound all candidates by their gains, from the points whose coverage has changed since the last time."""
+        """Update the gains of all candidates from the points whose coverage has changed, and use them as bounds."""
         for part in changed.split(_AT_ONCE):
             rows = self.similarities(part.tolist())
             before = (rows - self._level[part, None]).clamp_(min=0)
@@ -248,11 +249,11 @@ class _Candidates:
         self._bounds = torch.minimum(self._bounds, self._gains - self.excess() + self._rounding)
 
     def excess(self) -> torch.Tensor:
-        """What each is said to add by covering itself beyond what it does."""
+        """The amount by which each candidate's gain from covering itself is overestimated."""
         return self._beyond_own * (1 - self._covered)
 
     def gains(self, similarities: torch.Tensor, excess: torch.Tensor) -> torch.Tensor:
-        """What candidates of any similarities (k, n) add."""
+        """Gains of candidates with the given similarities (k, n)."""
         return (similarities - self._covered).clamp_(min=0) @ self._weights - excess
 
     def similarities(self, candidates: list[int]) -> torch.Tensor:
@@ -260,17 +261,17 @@ class _Candidates:
         return self._similarities.of(candidates)
 
     def cover(self, similarity: torch.Tensor) -> None:
-        """Cover the points by a chosen one, of these similarities (n,)."""
+        """Update the coverage for a chosen point with these similarities (n,)."""
         self._covered = torch.maximum(self._covered, similarity)
 
     def drop(self, candidate: int) -> None:
-        """Do not choose it again."""
+        """Exclude a candidate from further choices."""
         self._dropped.append(candidate)
         self._bounds[candidate] = -torch.inf
 
 
 class _Similarities:
-    """Similarities of candidates to all points, which are asked for again at the next picks, as memory allows."""
+    """Similarities of candidates to all points, cached for the next picks as far as memory allows."""
 
     def __init__(self, X: torch.Tensor, kernel: Callable[[torch.Tensor], torch.Tensor]):
         self._X, self._norms, self._kernel = X, squared_norms(X), kernel
@@ -283,7 +284,7 @@ class _Similarities:
         found: dict[int, torch.Tensor] = {}
         if lacking:
             squared = squared_distances(self._X[lacking], self._X, self._norms[lacking], self._norms)
-            squared[range(len(lacking)), lacking] = 0  # not what rounding leaves, which is much to a narrow kernel
+            squared[range(len(lacking)), lacking] = 0  # exact, since rounding errors would be large for a narrow kernel
             found = dict(zip(lacking, self._kernel(squared), strict=True))
         rows = torch.stack([found[row] if row in found else self._cached[row] for row in candidates])
         if len(self._cached) + len(lacking) <= self._most:
@@ -297,7 +298,7 @@ def _gain_bounds(
     weights: torch.Tensor,
     covered: torch.Tensor,
 ) -> torch.Tensor:
-    """At least what every point adds, from each pair once, in the numbers this machine multiplies fastest."""
+    """Upper bounds of the gains of all points, from each pair once, in the fastest precision of this machine."""
     total = torch.zeros(len(X), dtype=torch.float64, device=X.device)
     rough, norms = _rough(X)
     nothing_covered = not bool(covered.any())
@@ -316,25 +317,25 @@ def _gain_bounds(
             total[other] += weights[own] @ (similarity - covered[own][:, None]).clamp_(min=0)
             if i != j:
                 total[own] += similarity.sub_(covered[other]).clamp_(min=0) @ weights[other]
-    return total.mul_(1 + 1e-4)  # sums of single precision
+    return total.mul_(1 + 1e-4)  # margin for single-precision sums
 
 
 def _rough(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rounded rows r, and s so that s_i + s_j - 2 r_i r_j is never more than the squared distance of rows i and j."""
+    """Rounded rows r, and s such that s_i + s_j - 2 r_i r_j never exceeds the squared distance of rows i and j."""
     squared = squared_norms(X)
     rough, off = X, torch.zeros_like(squared)
     if X.dtype == torch.float32 and X.device.type == "cpu" and _half_precision_is_fast():
         rough = X.to(torch.bfloat16)
         off = torch.cat([(a - b).norm(dim=1) for a, b in zip(X.split(_ROWS), rough.split(_ROWS), strict=True)])
     largest = squared.max().sqrt()
-    # |x y - r s| <= |x - r| |y| + |r| |y - s|. The product is rounded as r is, its sum and exact distances as X is.
+    # |x y - r s| <= |x - r| |y| + |r| |y - s|. The product is rounded like r, its sum and exact distances like X.
     product = 0.6 * torch.finfo(rough.dtype).eps + X.shape[1] * torch.finfo(X.dtype).eps
     return rough, squared - 2.02 * off * largest - product * largest**2
 
 
 @cache
 def _half_precision_is_fast() -> bool:
-    """Whether this processor multiplies matrices of bfloat16 clearly faster than those of single precision."""
+    """Whether this processor multiplies bfloat16 matrices clearly faster than single-precision ones."""
 
     def seconds(matrix: torch.Tensor) -> float:
         times = []

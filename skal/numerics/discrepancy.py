@@ -1,6 +1,7 @@
-"""Maximum mean discrepancy of two samples, by one or several Gaussian kernels: for training and for queries.
+"""Maximum mean discrepancy of two samples with one or several Gaussian kernels, for training and for queries.
 
-A bandwidth is sigma in exp(-||x - y||^2 / (2 sigma^2)). Arrays give numbers, tensors give tensors with gradients.
+A bandwidth is sigma in exp(-||x - y||^2 / (2 sigma^2)). For arrays the results are numbers, for tensors they are
+tensors with gradients.
 
 References
 ----------
@@ -23,8 +24,8 @@ from skal.numerics.greedy import squared_distances, squared_norms
 from skal.numerics.points import tensor_of
 
 ESTIMATORS = ("biased", "unbiased", "linear")
-_ROWS = 1024  # rows of a block of pairs
-_MEDIAN_ROWS = 4000  # rows of which all pairs are looked at for the median
+_ROWS = 1024  # rows in a block of pairs
+_MEDIAN_ROWS = 4000  # maximum number of rows whose pairs determine the median
 
 
 def median_bandwidths(X: Any, Y: Any, n: int = 5) -> np.ndarray:
@@ -34,14 +35,14 @@ def median_bandwidths(X: Any, Y: Any, n: int = 5) -> np.ndarray:
     ----------
     X : array-like or Tensor of shape (n_X, D)
     Y : array-like or Tensor of shape (n_Y, D)
-        Of more than 4,000 rows together, so many that are equally spaced are looked at.
+        If X and Y together have more than 4,000 rows, that many equally spaced rows are used.
     n : int, default=5
 
     Returns
     -------
     bandwidths : ndarray of shape (n,)
-        Ascending, with 2 sigma_u^2 = 2^u median, the median of the squared distances of all pairs, and u = ..., -1, 0,
-        1, ... symmetric around 0.
+        Ascending, with 2 sigma_u^2 = 2^u median. Here median is that of the squared distances of all pairs, and
+        u = ..., -1, 0, 1, ... is symmetric around 0.
 
     Raises
     ------
@@ -79,20 +80,20 @@ def mmd2(
     Y : array-like or Tensor of shape (n_Y, D)
     bandwidths : array-like of shape (n_kernels,)
     weights : array-like of shape (n_kernels,), default=None
-        Of the kernels in their sum (beta); None takes 1 / n_kernels each.
+        Weights of the kernels in their sum (beta). None is 1 / n_kernels for each.
     estimator : {"unbiased", "biased", "linear"}, default="unbiased"
-        "biased" is the squared distance of the two means, at least 0; "unbiased" leaves out the pairs of a row with
-        itself, "linear" takes disjoint quadruples alone, at a linear cost: both may be negative, which is right.
+        "biased" is the squared distance of the two means, at least 0. "unbiased" omits the pairs of a row with itself.
+        "linear" uses only disjoint quadruples, at linear cost. The last two may be negative, which is correct.
 
     Returns
     -------
     mmd2 : float, or Tensor of shape () where X or Y is one
-        Exact, in blocks of rows.
+        Exact, computed in blocks of rows.
 
     Raises
     ------
     ValueError
-        If the estimator is unknown, the columns differ in number, there are too few rows, a bandwidth is not positive
+        If the estimator is unknown, the numbers of columns differ, there are too few rows, a bandwidth is not positive
         or a weight is negative.
 
     References
@@ -132,10 +133,10 @@ def mmd2(
 
 
 def kernel_weights(X: Any, Y: Any, *, bandwidths: ArrayLike, eps: float = 1e-3) -> np.ndarray:
-    """Weights of the kernels with which the test that two samples differ is most powerful (MK-MMD).
+    """Kernel weights that maximise the power of the test for a difference between two samples (MK-MMD).
 
-    With d_u the linear-time estimate of kernel u and Q the covariance of its terms over the quadruples, beta minimises
-    beta' (Q + eps I) beta subject to d' beta = 1 and beta >= 0, and is then divided by its sum.
+    Let d_u be the linear-time estimate of kernel u, and Q the covariance of its terms over the quadruples. Then beta
+    minimises beta' (Q + eps I) beta subject to d' beta = 1 and beta >= 0, and is divided by its sum.
 
     Parameters
     ----------
@@ -146,12 +147,12 @@ def kernel_weights(X: Any, Y: Any, *, bandwidths: ArrayLike, eps: float = 1e-3) 
     Returns
     -------
     weights : ndarray of shape (n_kernels,)
-        At least 0, with sum 1; all equal where no kernel tells the samples apart.
+        Non-negative, with sum 1; all equal if no kernel distinguishes the samples.
 
     Raises
     ------
     ValueError
-        If the columns differ in number, a bandwidth is not positive, or there are fewer than 4 rows, two quadruples.
+        If the numbers of columns differ, a bandwidth is not positive, or there are fewer than 4 rows (two quadruples).
 
     References
     ----------
@@ -173,14 +174,14 @@ def kernel_weights(X: Any, Y: Any, *, bandwidths: ArrayLike, eps: float = 1e-3) 
     d, covariance = terms.mean(axis=0), np.atleast_2d(np.cov(terms, rowvar=False))
     if not (d > 0).any():
         return np.full(len(sigmas), 1 / len(sigmas))
-    # Up to its scale the solution is that of min beta' A beta / 2 - d' beta over beta >= 0, a least-squares problem.
+    # Up to scale, this is the solution of min beta' A beta / 2 - d' beta over beta >= 0, a least-squares problem.
     lower = np.linalg.cholesky(covariance + eps * np.eye(len(sigmas)))
     beta, _ = nnls(lower.T, np.linalg.solve(lower, d))
     return beta / beta.sum()
 
 
 def quadruple_terms(X: torch.Tensor, Y: torch.Tensor, sigmas: np.ndarray) -> torch.Tensor:
-    """Terms (n_quadruples, n_kernels) of the linear-time estimator, of rows 2i and 2i + 1 of both samples."""
+    """Terms (n_quadruples, n_kernels) of the linear-time estimator, from rows 2i and 2i + 1 of both samples."""
     m = min(len(X), len(Y)) // 2 * 2
     x, x_next, y, y_next = X[0:m:2], X[1:m:2], Y[0:m:2], Y[1:m:2]
     scales = torch.as_tensor(-0.5 / sigmas**2).to(X)
@@ -192,7 +193,7 @@ def quadruple_terms(X: torch.Tensor, Y: torch.Tensor, sigmas: np.ndarray) -> tor
 
 
 def gaussian(squared: torch.Tensor, sigmas: np.ndarray, beta: np.ndarray) -> torch.Tensor:
-    """The sum of weighted kernels at squared distances."""
+    """Weighted sum of the kernels at squared distances."""
     total = torch.zeros_like(squared)
     for sigma, weight in zip(sigmas, beta, strict=True):
         if weight:
@@ -201,7 +202,7 @@ def gaussian(squared: torch.Tensor, sigmas: np.ndarray, beta: np.ndarray) -> tor
 
 
 def kernel_sum(X: torch.Tensor, Y: torch.Tensor, sigmas: np.ndarray, beta: np.ndarray) -> torch.Tensor:
-    """Sum of the kernel over all pairs of rows, in double precision; of a sample with itself each pair once."""
+    """Sum of the kernel over all pairs of rows, in double precision; within one sample each pair is computed once."""
     total = torch.zeros((), dtype=torch.float64, device=X.device)
     same = X is Y
     for i in range(0, len(X), _ROWS):
@@ -212,7 +213,7 @@ def kernel_sum(X: torch.Tensor, Y: torch.Tensor, sigmas: np.ndarray, beta: np.nd
 
 
 def row_sums(X: torch.Tensor, Y: torch.Tensor, sigmas: np.ndarray, beta: np.ndarray) -> torch.Tensor:
-    """Sum over the rows of `Y` of the kernel with each row of `X`, (n_X,) in double precision."""
+    """Sum of the kernel over the rows of `Y` for each row of `X`, (n_X,) in double precision."""
     total = torch.zeros(len(X), dtype=torch.float64, device=X.device)
     same = X is Y
     X_norms, Y_norms = squared_norms(X), squared_norms(Y)
@@ -228,7 +229,7 @@ def row_sums(X: torch.Tensor, Y: torch.Tensor, sigmas: np.ndarray, beta: np.ndar
 
 
 def fourier_features(X: torch.Tensor, sigmas: np.ndarray, beta: np.ndarray, frequencies: torch.Tensor) -> torch.Tensor:
-    """Random features (n, 2 n_kernels F) whose inner products are the kernel's values in expectation.
+    """Random features (n, 2 n_kernels F) whose inner products equal the kernel in expectation.
 
     Parameters
     ----------
@@ -252,7 +253,7 @@ def fourier_features(X: torch.Tensor, sigmas: np.ndarray, beta: np.ndarray, freq
 
 
 def _checked(X: Any, Y: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two samples as floating tensors of one type."""
+    """Two samples as floating-point tensors of one dtype."""
     tensors = []
     for name, sample in (("X", X), ("Y", Y)):
         tensor = sample if isinstance(sample, torch.Tensor) else tensor_of(np.ascontiguousarray(sample))
@@ -266,13 +267,13 @@ def _checked(X: Any, Y: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _centred(X: torch.Tensor, Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shifted to the origin, where distances lose no digits."""
+    """Both samples shifted to the origin, where distances lose no digits."""
     mean = X.detach().mean(0)
     return X - mean, Y - mean
 
 
 def check_kernels(bandwidths: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    """Bandwidths and weights as arrays; a ValueError names those that are impossible."""
+    """Bandwidths and weights as arrays. Raises a ValueError that names invalid ones."""
     sigmas = np.asarray(bandwidths, dtype=np.float64)
     if sigmas.ndim != 1 or len(sigmas) == 0 or not (sigmas > 0).all() or not np.isfinite(sigmas).all():
         raise ValueError(f"bandwidths={bandwidths!r} are not positive numbers")

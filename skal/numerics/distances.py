@@ -1,14 +1,14 @@
-"""Euclidean distances by matrix product, without its cancellation."""
+"""Euclidean distances by matrix product, without cancellation errors."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_CANCELLED = 1e-6  # of the squared norms: below it, the product form has lost half of float64's digits
+_CANCELLED = 1e-6  # relative to the squared norms; below it, the product form has lost half of float64's digits
 
 
 def euclidean_distances(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each row of `X` from each row of `Y`.
+    """Euclidean distance between each row of `X` and each row of `Y`.
 
     Parameters
     ----------
@@ -18,8 +18,8 @@ def euclidean_distances(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     Returns
     -------
     distances : ndarray of shape (n, m)
-        float64. Equal rows have distance exactly 0, and near ones are as exact as far ones: where the squared distance
-        is small beside the norms, it is summed directly.
+        float64. Equal rows have distance exactly 0, and small distances are as accurate as large ones: if the squared
+        distance is small relative to the norms, it is summed directly.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Greedy choices from many points: farthest first and D² sampling, in bounded memory."""
+"""Greedy selection from many points: farthest first and D² sampling, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 from skal.numerics.points import Points
 
-_AT_ONCE = 64  # candidates whose gains are computed anew at a time
+_AT_ONCE = 64  # points whose distances are updated at a time
 
 
 def squared_distances(
     X: torch.Tensor, Y: torch.Tensor, X_norms: torch.Tensor | None = None, Y_norms: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Squared Euclidean distances (n, m) of the rows of two tensors, not below 0; squared norms may be given."""
+    """Squared Euclidean distances (n, m) of the rows of two tensors, non-negative; squared norms may be given."""
     X_norms = squared_norms(X) if X_norms is None else X_norms
     Y_norms = squared_norms(Y) if Y_norms is None else Y_norms
     return (X_norms[:, None] + Y_norms).addmm_(X, Y.T, alpha=-2).clamp_(min=0)
@@ -28,28 +28,28 @@ def squared_norms(X: torch.Tensor) -> torch.Tensor:
 
 
 def nearest_squared(X: Points | torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
-    """Squared distance (n,) of each row of `X` from the nearest row of `Y`; infinite where `Y` is empty."""
+    """Squared distance (n,) of each row of `X` from the nearest row of `Y`; infinite if `Y` is empty."""
     if len(Y) == 0:
         return Y.new_full((len(X),), torch.inf)
     return Points.of(X).each(partial(_nearest, Y=Y, norms=squared_norms(Y)))
 
 
 def farthest_first(X: Points | torch.Tensor, n_picks: int, centers: torch.Tensor, first: int = 0) -> np.ndarray:
-    """k-centre greedy: repeatedly the point farthest from those chosen before.
+    """k-centre greedy: repeatedly pick the point farthest from those chosen before.
 
     Parameters
     ----------
     X : Points or Tensor of shape (n, D)
     n_picks : int
     centers : Tensor of shape (m, D)
-        Centres that are there already.
+        Existing centres.
     first : int, default=0
-        The first pick where there are none.
+        The first pick if there are no centres.
 
     Returns
     -------
     picks : ndarray of shape (n_picks,)
-        Distinct rows; of equally far ones the first.
+        Distinct rows. Of equally far rows, the first is picked.
 
     References
     ----------
@@ -69,7 +69,8 @@ def farthest_first(X: Points | torch.Tensor, n_picks: int, centers: torch.Tensor
     nearest[picks] = -1
     chosen, chosen_norms = centers.new_empty(n_picks, centers.shape[1]), norms.new_empty(n_picks)
     chosen[: len(picks)], chosen_norms[: len(picks)] = centers[: len(picks)], norms[picks]
-    # What a point is from the first `seen` picks; further ones can only be nearer, so only the farthest are looked at.
+    # `nearest` takes only the first `seen` picks into account. Later picks can only decrease it, so only the farthest
+    # points are updated.
     seen = torch.full((len(X),), len(picks), device=norms.device)
     while (n := len(picks)) < n_picks:
         while (least := int(seen[best := int(nearest.argmax())])) < n:
@@ -86,12 +87,12 @@ def farthest_first(X: Points | torch.Tensor, n_picks: int, centers: torch.Tensor
 def d2_sampling(
     inner: Callable[[int], torch.Tensor], norms: torch.Tensor, n_picks: int, generator: np.random.RandomState
 ) -> np.ndarray:
-    """k-means++ seeding: the point of largest norm, then each with a probability proportional to D².
+    """k-means++ seeding: the point of largest norm, then points with a probability proportional to D².
 
     Parameters
     ----------
     inner : callable
-        Inner products (n,) of all points with one of them.
+        Maps the index of a point to the inner products (n,) of all points with it.
     norms : Tensor of shape (n,)
         Squared norms.
     n_picks : int
@@ -101,7 +102,7 @@ def d2_sampling(
     Returns
     -------
     picks : ndarray of shape (n_picks,)
-        Distinct; where all points left coincide with chosen ones, any.
+        Distinct rows. If all remaining points coincide with chosen ones, they are drawn uniformly.
 
     References
     ----------

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-_BLOCK = 128  # rows at a time: their sort keys fit the cache
-_SHORT = 16  # places of a block whose pairs are compared directly; 16 * 15 / 2 fits a byte
+_BLOCK = 128  # rows at a time, so that their sort keys fit the processor's cache
+_SHORT = 16  # length of blocks whose pairs are compared directly; 16 * 15 / 2 fits a byte
 
 
 def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> np.ndarray:
@@ -22,7 +22,7 @@ def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     Returns
     -------
     tau : ndarray of shape (n,)
-        In [-1, 1]; NaN where a row is constant, as in :func:`scipy.stats.kendalltau`.
+        In [-1, 1]; NaN if a row is constant, as in :func:`scipy.stats.kendalltau`.
 
     Raises
     ------
@@ -31,9 +31,9 @@ def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> np.ndarray:
 
     Notes
     -----
-    Discordant pairs are the inversions of y's ranks in the order of (x, y). They are counted level by level as in a
-    merge sort, where each level is one vectorised sort of small integers: in a merged block, the inversions follow from
-    the sum of the positions of those elements that came from its right half.
+    Discordant pairs are the inversions of the ranks of y in the order of (x, y). They are counted level by level as in
+    a merge sort, where each level is one vectorised sort of small integers. In a merged block, the inversions follow
+    from the sum of the positions of the elements from its right half.
 
     References
     ----------
@@ -56,7 +56,7 @@ def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     threads = torch.get_num_threads()
     if threads == 1 or len(blocks) < 2:
         return np.concatenate([_tau_b(x[block], y[block]) for block in blocks]) if blocks else np.empty(0)
-    with ThreadPoolExecutor(min(threads, len(blocks))) as pool:  # numpy sorts without the interpreter's lock
+    with ThreadPoolExecutor(min(threads, len(blocks))) as pool:  # numpy releases the GIL while sorting
         return np.concatenate(list(pool.map(lambda block: _tau_b(x[block], y[block]), blocks)))
 
 
@@ -78,7 +78,7 @@ def _tau_b(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _dense_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank of each value in its row, from 0, equal values sharing a rank."""
+    """Rank of each value in its row, starting from 0; equal values share a rank."""
     order = np.argsort(values, axis=1)
     ascending = np.take_along_axis(values, order, axis=1)
     steps = np.zeros(values.shape, dtype=np.int32)
@@ -104,13 +104,13 @@ def _tied_pairs(ascending: np.ndarray) -> np.ndarray:
 
 
 def _inversions(sequence: np.ndarray) -> np.ndarray:
-    """Number of pairs i < j with sequence[i] > sequence[j] in each row of ranks below the row's length."""
+    """Number of pairs i < j with sequence[i] > sequence[j] in each row; values are ranks below the row length."""
     n, K = sequence.shape
     width = 1 << (K - 1).bit_length()
-    small = width <= 2**14  # a rank, and one bit for the half it came from, fit 16 bits
+    small = width <= 2**14  # a rank and one bit for its half fit 16 bits
     values = np.full((n, width), width - 1, dtype=np.int16 if small else np.int64)
     values[:, :K] = sequence
-    # Within short blocks pairs are compared directly, one place of all blocks at a time.
+    # Within short blocks, pairs are compared directly, one pair of positions of all blocks at a time.
     half = min(_SHORT, width)
     places = np.ascontiguousarray(values.reshape(-1, half).T)
     inverted = np.zeros(places.shape[1], dtype=np.uint8)
@@ -121,9 +121,9 @@ def _inversions(sequence: np.ndarray) -> np.ndarray:
     values = np.sort(values.reshape(-1, half), axis=1).reshape(n, width)
     while half < width:
         blocks = values.reshape(n, -1, 2 * half) << 1
-        blocks[:, :, half:] |= 1  # the last bit tells the right half; equal values put the left first
+        blocks[:, :, half:] |= 1  # the last bit marks the right half; of equal values, the left one comes first
         blocks.sort(axis=2)
-        # An element of the right half at position p, the r-th of its half, has half - (p - r) greater ones on its left.
+        # An element at position p, the r-th of the right half, has half - (p - r) greater elements in the left half.
         positions = np.arange(2 * half, dtype=np.float64)
         of_right = (blocks & 1).reshape(-1, 2 * half) @ positions
         per_block = half * half + half * (half - 1) // 2

@@ -1,8 +1,9 @@
-"""Inner products between the patches that a convolution sees in two images, without unfolding them.
+"""Inner products between the patches that a convolution reads in two images, without unfolding them.
 
-A patch of a k x k convolution holds each channel k² times, so the products of all patches cost k² times those of all
-pixels. They are therefore summed from the products of pixels: patch t and patch t' meet in pixels t + q and t' + q, one
-for each offset q of the kernel. With a stride, pixels fall into phases, and only those of one phase ever meet.
+A patch of a k x k convolution contains each channel k² times, so the products of all patches cost k² times those of all
+pixels. They are therefore summed from the products of pixels: the product of patches t and t' is the sum over the
+kernel's offsets q of the products of pixels t + q and t' + q. With a stride, pixels are divided into phases, and only
+pixels of the same phase are multiplied.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 
 
 class Geometry(NamedTuple):
-    """What a convolution in two dimensions is, beside its weights; pairs are (vertical, horizontal)."""
+    """Settings of a two-dimensional convolution, apart from its weights. Pairs are (vertical, horizontal)."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, int]
@@ -39,7 +40,7 @@ class Geometry(NamedTuple):
         return dict(found)
 
     def pixels(self, size: tuple[int, int]) -> list[int]:
-        """Number of pixels of each pair of phases, in images of this size."""
+        """Number of pixels in each pair of phases, for images of this size."""
         lengths = [[len(range(phase, size[axis], self.stride[axis])) for phase in self.phases(axis)] for axis in (0, 1)]
         return [height * width for height, width in product(*lengths)]
 
@@ -55,7 +56,7 @@ class Geometry(NamedTuple):
 
 
 def patches(images: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Unfolded inputs (n, T, p · k²) of images (n, p, H, W), channels in the order of the weights."""
+    """Unfolded inputs (n, T, p · k²) of images (n, p, H, W), with channels in the order of the weights."""
     if geometry.kernel == (1, 1) and geometry.padding == (0, 0):
         return images[:, :, :: geometry.stride[0], :: geometry.stride[1]].flatten(2).transpose(1, 2)
     unfolded = F.unfold(images, geometry.kernel, geometry.dilation, geometry.padding, geometry.stride)
@@ -63,13 +64,13 @@ def patches(images: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 
 class Unfolded:
-    """Patches, or whatever else a weight is multiplied with at several positions, laid out for products.
+    """Patches, or other inputs of a weight at several positions, laid out for products.
 
     Parameters
     ----------
     inputs : Tensor of shape (n, T, p)
     as_columns : bool
-        Whether they are the second factor.
+        Whether these are the second factor.
     """
 
     def __init__(self, inputs: torch.Tensor, as_columns: bool):
@@ -86,14 +87,14 @@ class Unfolded:
 
 
 class Pixels:
-    """Images whose patches are to be multiplied, laid out for products.
+    """Images whose patches are multiplied, laid out for products.
 
     Parameters
     ----------
     images : Tensor of shape (n, p, H, W)
     geometry : Geometry
     as_columns : bool
-        Whether they are the second factor.
+        Whether these are the second factor.
     """
 
     def __init__(self, images: torch.Tensor, geometry: Geometry, as_columns: bool):
@@ -114,7 +115,7 @@ class Pixels:
         (top, left), (up, right) = self.out_size, columns.out_size
         vertical, horizontal = self._geometry.phases(0), self._geometry.phases(1)
         first = next(iter(self._phases.values()))[0]
-        total = first.new_zeros(n, top, left, up, right, m)  # the images of the columns last: long rows to be added
+        total = first.new_zeros(n, top, left, up, right, m)  # column images last, so that long rows are added
         for phase, (flat, (height, width)) in self._phases.items():
             others, (other_height, other_width) = columns._phases[phase]
             pixels = (flat @ others).view(n, height, width, other_height, other_width, m)
@@ -129,6 +130,6 @@ class Pixels:
 
 
 def _valid(offset: int, n_patches: int, n_pixels: int) -> tuple[int, int]:
-    """Patches whose pixel at this offset lies in the image, from and to."""
+    """First and last (exclusive) patch whose pixel at this offset lies in the image."""
     start = max(0, -offset)
     return start, max(start, min(n_patches, n_pixels - offset))

@@ -1,4 +1,4 @@
-"""Points that are read block by block where they lie, and scaled as they are read, so that they are never copied."""
+"""Points that are read block by block from their arrays and scaled when read, so that they are never copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-_ROWS = 1024  # points of a block: what is computed from it fits a processor's cache
+_ROWS = 1024  # points per block, so that intermediate results fit the processor's cache
 
 
 class Points:
@@ -20,13 +20,13 @@ class Points:
     Parameters
     ----------
     parts : sequence of ndarray or Tensor of shape (n_part, D)
-        Never written to.
+        Arrays of points. They are never modified.
     sizes : sequence of int, default=None
-        Number of points in each part; None takes their lengths.
+        Number of points in each part. None uses their lengths.
     mean : Tensor of shape (D,), default=None
-        Subtracted from each point as it is read.
+        Subtracted from each point when it is read.
     unit : bool, default=False
-        Whether each point is scaled to length 1 as it is read, before the mean is subtracted and after.
+        Whether each point is scaled to norm 1 when it is read, both before and after the mean is subtracted.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Points:
         return sum(self._sizes)
 
     def __getitem__(self, rows: Any) -> torch.Tensor:
-        """Some points (k, D), by their positions."""
+        """Points (k, D) at the given positions."""
         rows = torch.as_tensor(rows, dtype=torch.long).cpu().numpy()
         if len(self._parts) == 1:
             return self._apply(partial(_taken, self._read), self._parts, [rows])[0]
@@ -73,12 +73,12 @@ class Points:
         return found[torch.from_numpy(np.argsort(order)).to(found.device)]
 
     def whole(self) -> torch.Tensor:
-        """All points (n, D); not a copy where there is a single array that is read as it is."""
+        """All points (n, D); not a copy if there is a single array that needs no scaling."""
         parts = self._apply(self._read, self._parts)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Values (n, ...) of a function of the points, which is given blocks of at most 1,024 of them."""
+        """Values (n, ...) of a function of the points, which is called with blocks of at most 1,024 points."""
         return torch.cat(self._apply(partial(_each, self._read, function), self._parts))
 
     def reduced(
@@ -86,7 +86,7 @@ class Points:
         function: Callable[[torch.Tensor], torch.Tensor],
         combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        """What a function makes of each block of points, combined, as by ``torch.minimum``."""
+        """Results of a function for each block of points, combined by a function such as ``torch.minimum``."""
         return reduce(combine, self._apply(partial(_reduced, self._read, function, combine), self._parts))
 
     def norms(self) -> torch.Tensor:
@@ -98,33 +98,33 @@ class Points:
         return self.reduced(_sum, torch.add) / len(self)
 
     def inner(self, y: torch.Tensor) -> torch.Tensor:
-        """Inner product (n,) of each point with one, at the speed of memory; it may be rounded more than others."""
+        """Inner product (n,) of each point with `y`, limited by memory bandwidth; less precise than other methods."""
         return torch.cat(self._apply(partial(_inner, self._mean, y), self._parts, self._factors))
 
     def scaled(self, *, mean: torch.Tensor | None = None, unit: bool = False) -> Points:
-        """The same points, read from a mean or scaled to length 1, instead of how these are read."""
+        """The same points, with another mean to subtract and another choice of scaling to norm 1."""
         return type(self)(self._parts, self._sizes, mean, unit)
 
     def read(self, X: torch.Tensor) -> torch.Tensor:
-        """Other points (k, D), scaled as these are."""
+        """Other points (k, D), scaled like these."""
         return self._read(X)
 
     def joined(self, X: torch.Tensor) -> Points:
-        """These points, then others (k, D), which will be read as these are."""
+        """These points followed by others (k, D), which will be scaled like these."""
         return type(self)([*self._parts, X], [*self._sizes, len(X)], self._mean, self._unit)
 
     @cached_property
     def _factors(self) -> list[Any]:
-        """For each part, what its rows are multiplied by before the mean is subtracted and after."""
+        """For each part, the factors of its rows before and after the mean is subtracted."""
         return self._apply(partial(_factors, self._mean, self._unit), self._parts, keep=True)
 
     def _apply(self, function: Callable[..., Any], *lists: Sequence[Any], keep: bool = False) -> list[Any]:
-        """What a function makes of each part and its arguments; with `keep` for further calls only."""
+        """Results of a function for each part and its arguments; `keep` marks results that serve only further calls."""
         return [function(*arguments) for arguments in zip(*lists, strict=True)]
 
 
 def tensor_of(X: Any) -> torch.Tensor:
-    """A tensor that shares the memory of an array; torch warns of read-only ones, though it only reads them here."""
+    """A tensor that shares the memory of an array, without torch's warning for read-only arrays (only read here)."""
     if isinstance(X, torch.Tensor) or X.flags.writeable:
         return torch.as_tensor(X)
     interface = X.__array_interface__ | {"data": (X.ctypes.data, False)}
@@ -148,7 +148,8 @@ def _taken(read: Callable[[Any], torch.Tensor], part: Any, rows: np.ndarray) -> 
 def _each(
     read: Callable[[Any], torch.Tensor], function: Callable[[torch.Tensor], torch.Tensor], part: Any
 ) -> torch.Tensor:
-    # In one tensor made at first: small ones that stay among large ones that go leave gaps, as large as all points.
+    # The result is allocated first: small results among large temporary blocks would fragment the memory, with gaps as
+    # large as all points.
     X = tensor_of(part)
     first = function(read(X[:_ROWS]))
     values = first.new_empty((len(X), *first.shape[1:]))
@@ -200,7 +201,7 @@ def _squared_norms(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _sum(rows: torch.Tensor) -> torch.Tensor:
-    """In double precision, so that it does not depend on the blocks; NumPy is twice as fast at it as torch."""
+    """Sum in double precision, so that it does not depend on the blocks. NumPy is twice as fast here as torch."""
     if rows.is_cuda:
         return rows.sum(0, dtype=torch.float64)
     return torch.from_numpy(rows.numpy().sum(0, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Labels that spread over a graph of neighbours, and class shares that follow predictions."""
+"""Label propagation over a neighbour graph, and class shares estimated from predictions."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from scipy import sparse
 
 from skal._validation import check_count
 
-_ROWS = 1024  # of a block of similarities
+_ROWS = 1024  # in a block of similarities
 _SHARPNESS = 3  # power of the cosine: near neighbours count more
-_TOLERANCE = 1e-4  # of the largest value that is given
+_TOLERANCE = 1e-4  # relative to the largest seed
 
 
 def propagate(X: ArrayLike, seeds: ArrayLike, *, n_neighbors: int = 15, alpha: float = 0.9) -> np.ndarray:
-    """Spread labels over the graph of nearest neighbours (local and global consistency).
+    """Propagate labels over the nearest-neighbour graph (local and global consistency).
 
-    F = (1 - alpha) (I - alpha S)^-1 Y with S = D^-1/2 W D^-1/2: each point passes on to its neighbours what it
-    receives, and keeps a share 1 - alpha of what it was given (section 2 of [1]_). The weight of an edge is the cube of
-    the cosine (section 3.1 of [2]_).
+    F = (1 - alpha) (I - alpha S)^-1 Y with S = D^-1/2 W D^-1/2: each point combines the scores of its neighbours with a
+    share 1 - alpha of its own seed (section 2 of [1]_). The weight of an edge is the cube of the cosine (section 3.1 of
+    [2]_).
 
     Parameters
     ----------
     X : array-like of shape (n, n_features)
-        Compared by their cosine; centre them by the mean of the pool first, so that what all share does not count.
+        Features, compared by cosine similarity. Subtract the mean of the pool first, so that components common to all
+        points do not count.
     seeds : array-like of shape (n, n_classes)
-        What each point is given: 0 where nothing is known.
+        Initial score of each class; 0 where nothing is known.
     n_neighbors : int, default=15
-        Each point is joined to so many nearest others, and to those that it is a nearest one of.
+        Each point is connected to this many nearest neighbours, and to all points that have it among theirs.
     alpha : float, default=0.9
         Share of a point's score that comes from its neighbours, at least 0 and below 1.
 
     Returns
     -------
     scores : ndarray of shape (n, n_classes)
-        float64, not below 0. Points that no path joins to a seed have 0. Neighbours are found in blocks: n * 1024
-        similarities are in memory at a time.
+        float64, non-negative. Points that are not connected to a seed have 0. Neighbours are found in blocks, with
+        n * 1024 similarities in memory at a time.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def propagate(X: ArrayLike, seeds: ArrayLike, *, n_neighbors: int = 15, alpha: f
 
 
 def nearest_neighbors(X: torch.Tensor, n_neighbors: int, n_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and positions (n_rows, n_neighbors) of the nearest others of the first rows, in blocks of rows."""
+    """Cosines and positions (n_rows, n_neighbors) of the nearest neighbours of the first rows, in blocks of rows."""
     X = torch.nn.functional.normalize(X, dim=1)
     blocks = []
     for start in range(0, n_rows, _ROWS):
@@ -82,7 +83,7 @@ def nearest_neighbors(X: torch.Tensor, n_neighbors: int, n_rows: int) -> tuple[t
 
 
 def neighbor_graph(X: torch.Tensor, n_neighbors: int) -> sparse.csr_array:
-    """Symmetric, normalised weights S (n, n) of the graph of nearest neighbours by cosine."""
+    """Symmetric, normalised weights S (n, n) of the nearest-neighbour graph by cosine similarity."""
     n, k = len(X), min(n_neighbors, len(X) - 1)
     if k < 1:
         return sparse.csr_array((n, n))
@@ -100,7 +101,7 @@ def spread(S: sparse.csr_array, seeds: np.ndarray, alpha: float) -> np.ndarray:
     """The fixed point of F = alpha S F + (1 - alpha) seeds."""
     given = (1 - alpha) * seeds
     scores = given
-    # What is still missing is at most alpha / (1 - alpha) times the last change.
+    # The remaining error is at most alpha / (1 - alpha) times the last change.
     enough = _TOLERANCE * (1 - alpha) * max(float(given.max(initial=0)), 1e-300)
     while True:
         before, scores = scores, alpha * (S @ scores) + given
@@ -109,25 +110,26 @@ def spread(S: sparse.csr_array, seeds: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def align(proba: ArrayLike, *, prior: ArrayLike | None = None, n_prior: float = 0.0) -> np.ndarray:
-    """Probabilities of classes as they are under the shares that the classes have among these very rows.
+    """Adjust class probabilities to the class shares among the given rows.
 
-    A classifier that was trained on balanced classes takes each for equally frequent. The shares are estimated from its
-    probabilities by expectation maximisation (equation 2.2 of [1]_), here with a prior: the result maximises the
-    posterior of the shares under a Dirichlet distribution, like `n_prior` further rows of known shares.
+    A classifier that was trained on balanced classes assumes that all are equally frequent. The shares are estimated
+    from its probabilities by expectation maximisation (equation 2.2 of [1]_), here with a prior: the result maximises
+    the posterior of the shares under a Dirichlet distribution, which acts like `n_prior` additional rows with the
+    shares of `prior`.
 
     Parameters
     ----------
     proba : array-like of shape (n, n_classes)
         Rows that sum to 1.
     prior : array-like of shape (n_classes,), default=None
-        Shares under which `proba` was made; None means that they were equal.
+        Class shares assumed by `proba`. None means equal shares.
     n_prior : float, default=0.0
-        Rows that the prior counts for.
+        Number of rows that the prior counts as.
 
     Returns
     -------
     aligned : ndarray of shape (n, n_classes)
-        Rows sum to 1. The estimated shares are their mean, where `n_prior` is 0.
+        Rows sum to 1. If `n_prior` is 0, their mean is the estimated shares.
 
     Raises
     ------
@@ -141,7 +143,7 @@ def align(proba: ArrayLike, *, prior: ArrayLike | None = None, n_prior: float = 
 
     Examples
     --------
-    More rows look like the first class than like the second, so a doubtful one is more likely of the first:
+    More rows look like the first class than like the second, so an ambiguous row is more likely of the first:
 
     >>> align([[0.9, 0.1], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9]], n_prior=4).round(2)
     array([[0.92, 0.08],

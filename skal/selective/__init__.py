@@ -1,4 +1,4 @@
-"""Selective joint fine-tuning: borrow from a source data set the images whose low-level look is the target's."""
+"""Selective joint fine-tuning: select source images whose low-level appearance is similar to the target's."""
 
 from skal.selective.descriptors import FilterBankDescriptor
 from skal.selective.neighbors import SymmetricKLNeighbors

@@ -1,4 +1,4 @@
-"""Descriptors of the low-level look of images: histograms of their responses to a filter bank."""
+"""Descriptors of the low-level appearance of images: histograms of their responses to a filter bank."""
 
 from __future__ import annotations
 
@@ -32,44 +32,45 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BANKS = ("gabor", "conv")
-_INTERVALS = 2000  # equal intervals of which bins of equal mass are made
-_SIDE = 128  # of images given to the Gabor bank
-_ATTEMPTS = 3  # at filling a table that others may replace meanwhile
+_INTERVALS = 2000  # number of equal intervals from which bins of equal mass are computed
+_SIDE = 128  # side of images for the Gabor bank
+_ATTEMPTS = 3  # attempts to fill a table that other processes may replace at the same time
 
 
 class FilterBankDescriptor(TransformerMixin, BaseEstimator):
-    """Histograms of the responses of images to a filter bank, in bins that hold equal shares of the target's responses.
+    """Histograms of filter bank responses, with bins that contain equal shares of the target's responses.
 
     Parameters
     ----------
     bank : {"gabor", "conv"}, default="gabor"
-        48 Gabor filters (4 scales, 6 orientations, real and imaginary) on the grey image, or convolutions of a network.
+        48 Gabor filters (4 scales, 6 orientations, real and imaginary) on the greyscale image, or convolutions of a
+        network.
     backbone, weights
-        The network of ``bank="conv"``, as in :class:`skal.FrozenPrefixClassifier`. Ge and Yu take AlexNet's.
+        The network of ``bank="conv"``, as in :class:`skal.FrozenPrefixClassifier`. Ge and Yu use AlexNet.
     layers : int or list of str, default=2
-        How many of the first convolutions of the network, or which.
+        Number of the first convolutions of the network to use, or their names.
     n_bins : int, default=100
-        Bins of each filter.
+        Number of bins per filter.
     activation : bool, default=True
-        Whether the normalisation and non-linearity that follow a convolution belong to the filter, as in Ge and Yu's
-        paper; their code takes raw responses.
+        Whether to include the normalisation and non-linearity that follow a convolution, as in Ge and Yu's paper. Their
+        code uses raw responses.
     image_size : int or None, default=None
-        Side of the images, resized and cropped at the centre. None takes the network's own, for the Gabor bank 128.
+        Side of the images after resizing and centre cropping. None uses that of the network, or 128 for the Gabor bank.
     preprocess : ImageTransform or None, default=None
-        Pre-processing of pixels; None takes the network's own.
+        Image pre-processing. None uses that of the network.
     device : str, default="auto"
-        ``"auto"`` takes a GPU where there is one.
+        ``"auto"`` uses a GPU if there is one.
     verbose : bool, default=False
-        Whether a bar shows the progress.
+        Whether to show a progress bar.
 
     Attributes
     ----------
     bounds_ : ndarray of shape (n_filters, 2)
-        Least and greatest response of each filter in the images of `fit`.
+        Minimum and maximum response of each filter in the images of `fit`.
     edges_ : ndarray of shape (n_filters, n_bins + 1)
-        Of the bins, from bound to bound.
+        Bin edges, from the lower to the upper bound.
     weights_ : ndarray of shape (n_filters * n_bins,)
-        1 / (filters in the layer) for each column: what :class:`SymmetricKLNeighbors` takes (w_h of Eq. 1).
+        1 / (filters in the layer) for each column: the weights for :class:`SymmetricKLNeighbors` (w_h of Eq. 1).
     layers_ : list of str
         Layer of each filter.
 
@@ -113,12 +114,12 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> FilterBankDescriptor:
-        """Find the bounds of all responses, then the bins: two passes over the target's images.
+        """Find the bounds of all responses, then the bins, in two passes over the target images.
 
         Parameters
         ----------
         X : images of length n
-            As in :meth:`skal.FrozenPrefixClassifier.fit`; files are decoded block by block.
+            As in :meth:`skal.FrozenPrefixClassifier.fit`. Files are decoded block by block.
         y : ignored
 
         Returns
@@ -128,7 +129,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the bank, its layers or the device are unknown, there is no backbone, or X is no images.
+            If the bank, its layers or the device are unknown, the backbone is missing, or X does not contain images.
         """
         responses, inputs = self._responses(X)
         low, high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
@@ -136,7 +137,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
             low = torch.minimum(low, torch.cat([values.amin((0, 2, 3)) for values in maps]))
             high = torch.maximum(high, torch.cat([values.amax((0, 2, 3)) for values in maps]))
         self.bounds_ = np.column_stack([low, high]).astype(np.float64)
-        low, high = low.double(), torch.where(high > low, high, low + 1).double()  # a filter that never responds
+        low, high = low.double(), torch.where(high > low, high, low + 1).double()  # filters with constant response
         counts = torch.zeros(len(low), _INTERVALS, dtype=torch.float64)
         for maps in self._blocks(responses, inputs, "bins"):
             start = 0
@@ -160,29 +161,30 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         Returns
         -------
         descriptors : ndarray of shape (n, n_filters * n_bins)
-            float32. The histogram of each filter sums to 1; responses beyond the bounds count in the outermost bins.
+            float32. The histogram of each filter sums to 1. Responses outside the bounds count in the outermost bins.
         """
         check_is_fitted(self)
         responses, inputs = self._responses(X)
         return np.concatenate([self._histograms(maps) for maps in self._blocks(responses, inputs, "descriptors")])
 
     def write(self, X: Any, folder: str | os.PathLike[str]) -> np.ndarray:
-        """What :meth:`transform` gives, kept in a folder; a pass that was killed continues where it was.
+        """As :meth:`transform`, but store the result in a folder; an interrupted pass resumes where it stopped.
 
-        Several sets of images, and several processes, may share a folder. Finished blocks have a checksum: a damaged
-        one is computed again, with a RuntimeWarning.
+        Several sets of images, and several processes, may share a folder. Finished blocks have a checksum. A damaged
+        block is computed again, with a RuntimeWarning.
 
         Parameters
         ----------
         X : images of length n
         folder : path
-            Made if it does not exist. Each set of images in its bins has a place in it, named by :meth:`fingerprint`.
+            Created if it does not exist. Each combination of images and bins has its own subfolder, named by
+            :meth:`fingerprint`.
 
         Returns
         -------
         descriptors : memmap of shape (n, n_filters * n_bins)
-            float32, read-only. If the folder is full or cannot be written, a RuntimeWarning says so and this is an
-            array in memory.
+            float32, read-only. If the disk is full or the folder is not writable, a RuntimeWarning is issued and the
+            result is an array in memory.
         """
         check_is_fitted(self)
         responses, inputs = self._responses(X)
@@ -201,14 +203,14 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
             return self.transform(X)
 
     def plot(self, X: Any = None, *, ax: Axes | None = None) -> Figure | Axes:
-        """The filters of the bank, or the descriptor of one image.
+        """Plot the filters of the bank, or the descriptor of one image.
 
         Parameters
         ----------
         X : image, as an array of length 1 or a list of one path; default=None
-            None draws the filters: Gabor's real parts, or the kernels of the first convolution.
+            None plots the filters: the real parts of Gabor filters, or the kernels of the first convolution.
         ax : Axes, default=None
-            Of the descriptor: a row a filter, a column a bin.
+            Axes for the descriptor, which has one row per filter and one column per bin.
 
         Returns
         -------
@@ -246,7 +248,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         return load_backbone(self.backbone, self.weights, image_size=self.image_size, preprocess=self.preprocess)
 
     def _responses(self, X: Any) -> tuple[GaborResponses | ConvResponses, Inputs]:
-        """The bank, and the images as it takes them."""
+        """The bank, and the images as its input."""
         check_count("n_bins", self.n_bins, 2)
         bank, X = self._bank(), as_data(X)
         if not isinstance(X, Inputs) and not is_images(X):
@@ -282,7 +284,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         return torch.cat(parts, dim=1).numpy()
 
     def fingerprint(self, X: Any) -> str:
-        """Names images together with the bank and its bins: what :meth:`write` keeps apart.
+        """Identifier of the images together with the bank and its bins, used by :meth:`write`.
 
         Parameters
         ----------
@@ -311,7 +313,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
 
 
 def _fine_counts(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """How many responses (n, F, H, W) of each filter lie in each of 2,000 equal intervals."""
+    """Number of responses (n, F, H, W) of each filter in each of 2,000 equal intervals."""
     n_filters = values.shape[1]
     by_filter = values.transpose(0, 1).flatten(1).double()
     at = ((by_filter - low[:, None]) * (_INTERVALS / (high - low))[:, None]).long().clamp_(0, _INTERVALS - 1)
@@ -320,7 +322,7 @@ def _fine_counts(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor) ->
 
 
 def _equal_mass(low: float, high: float, counts: np.ndarray, n_bins: int) -> np.ndarray:
-    """Edges between which equal shares lie, if the mass of an interval is spread evenly over it."""
+    """Bin edges that contain equal shares of the mass, assuming that it is uniform within each interval."""
     mass = np.concatenate([[0], counts.cumsum()])
     edges = np.interp(np.arange(n_bins + 1) / n_bins * mass[-1], mass, np.linspace(low, high, _INTERVALS + 1))
     edges[[0, -1]] = low, high

@@ -1,4 +1,4 @@
-"""Filter banks: Gabor filters, and the first convolutions of a network, with the response maps they give."""
+"""Filter banks and their response maps: Gabor filters, and the first convolutions of a network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from skal.features.activations import Point, frozen_activations
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.images.transform import LUMA
 
-#: Images whose maps are in memory at a time.
+#: Number of images whose response maps are in memory at a time.
 BATCH = 16
 
 
 def gabor_bank(
     n_scales: int = 4, n_orientations: int = 6, *, size: int = 61, low: float = 0.05, high: float = 0.4
 ) -> np.ndarray:
-    """Complex Gabor filters that cover the plane of frequencies, touching each other at half their height.
+    """Complex Gabor filters that cover the frequency plane and touch each other at half maximum.
 
     Parameters
     ----------
@@ -31,13 +31,13 @@ def gabor_bank(
     size : int, default=61
         Side of the filters, in pixels.
     low, high : float, default=0.05 and 0.4
-        Lowest and highest centre frequency, in cycles a pixel.
+        Lowest and highest centre frequency, in cycles per pixel.
 
     Returns
     -------
     bank : ndarray of shape (n_scales * n_orientations, size, size)
-        complex128; all orientations of the finest scale first. Each filter has mean 0, so that it does not respond to
-        constants.
+        complex128, with all orientations of the finest scale first. Each filter has mean 0, so that it does not respond
+        to constant images.
 
     References
     ----------
@@ -69,7 +69,7 @@ def gabor_bank(
 
 
 class GaborResponses:
-    """Responses of grey images to a Gabor bank, real parts first; images are continued by their border."""
+    """Responses of greyscale images to a Gabor bank, real parts first. Borders are padded by replication."""
 
     def __init__(self, device: str):
         bank = torch.from_numpy(gabor_bank())
@@ -79,20 +79,20 @@ class GaborResponses:
         self.layers = ["gabor"] * len(self._filters)
 
     def __call__(self, inputs: Inputs, start: int = 0) -> Iterator[list[torch.Tensor]]:
-        """Maps (n, 48, H, W) of each block of images, from row `start` on, as the only one of a list."""
+        """Response maps (n, 48, H, W) of each block of images, from row `start`, as a list of one tensor."""
         for first in range(start, len(inputs), BATCH):
             x = inputs.load(range(first, min(first + BATCH, len(inputs))))
             yield [self._of_grey((x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1) if x.shape[1] == 3 else x[:, 0])]
 
     @property
     def pictures(self) -> np.ndarray:
-        """The filters, real parts."""
+        """Real parts of the filters."""
         return self._filters[: len(self._filters) // 2].cpu().numpy()
 
     def _of_grey(self, grey: torch.Tensor) -> torch.Tensor:
-        """By the convolution theorem: a filter of 61 x 61 takes as many products a pixel as it has pixels.
+        """Responses by the convolution theorem; direct convolution takes 61 x 61 products per pixel and filter.
 
-        What wraps around the padded image lies outside of the part that is kept.
+        Values that wrap around the padded image lie outside the part that is kept.
         """
         padded = F.pad(grey[:, None].to(self._device), (self._filters.shape[-1] // 2,) * 4, mode="replicate")[:, 0]
         shape = tuple(next_fast_len(n, real=True) for n in padded.shape[1:])
@@ -123,14 +123,14 @@ class ConvResponses:
         self.layers = [name for name in chosen for _ in range(modules[name].out_channels)]
 
     def __call__(self, inputs: Inputs, start: int = 0) -> Iterator[list[torch.Tensor]]:
-        """Maps (n, filters, H, W) of each block of images, from row `start` on, one a layer."""
+        """Response maps (n, filters, H, W) of each block of images, from row `start`, one tensor per layer."""
         for first in range(start, len(inputs), BATCH):
             block = JoinedInputs((inputs, range(first, min(first + BATCH, len(inputs)))))
             yield from frozen_activations(self._backbone, block, self._points, device=self._device, cache=None)
 
     @property
     def pictures(self) -> np.ndarray:
-        """The kernels of the first layer in [0, 1], in colour where they have three channels."""
+        """Kernels of the first layer, scaled to [0, 1]; in colour if they have three channels."""
         kernels = self._first.weight.detach().cpu()
         kernels = kernels - kernels.amin((1, 2, 3), keepdim=True)
         kernels = (kernels / kernels.amax((1, 2, 3), keepdim=True).clamp(min=1e-12)).numpy()

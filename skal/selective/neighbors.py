@@ -1,4 +1,4 @@
-"""Nearest neighbours by symmetric Kullback-Leibler divergence: exact, by matrix products over blocks of the source."""
+"""Exact nearest neighbours by symmetric Kullback-Leibler divergence, with matrix products over blocks of the source."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ from skal._files import read_tensors, write_tensors
 from skal._validation import check_count
 
 _KIND = "nearest neighbours"
-_BLOCK_BYTES = 128 << 20  # of a block of source rows
-_QUERIES = 1024  # rows that meet a block at a time
+_BLOCK_BYTES = 128 << 20  # size of a block of source rows
+_QUERIES = 1024  # queries that are compared with a block at a time
 _FEW = 16  # rows that are prepared at a time
-_CANCELLED = 0.02  # share of its terms below which a distance has lost too many of single precision's digits
+_CANCELLED = 0.02  # share of its terms below which a distance has lost too many digits in single precision
 
 
 class SymmetricKLNeighbors(BaseEstimator):
-    """The source rows nearest to each query by the symmetric Kullback-Leibler divergence of histograms (Eq. 1).
+    """Finds the source rows nearest to each query by the symmetric Kullback-Leibler divergence of histograms (Eq. 1).
 
-    The distance is sum_h w_h (p_h - q_h) (log(p_h + eps) - log(q_h + eps)). Its cross terms are two matrix products, so
-    the search is exact and as fast as those, over blocks of the source with a running best.
+    The distance is sum_h w_h (p_h - q_h) (log(p_h + eps) - log(q_h + eps)). Its cross terms are two matrix products.
+    The search is therefore exact and as fast as these products. It processes the source in blocks and keeps the best
+    rows so far.
 
     Parameters
     ----------
     n_neighbors : int, default=100
     weights : array-like of shape (n_features,) or None, default=None
-        Weight of each column, such as ``FilterBankDescriptor.weights_``; None weighs all alike.
+        Weight of each column, such as ``FilterBankDescriptor.weights_``. None gives all columns the same weight.
     eps : float, default=2.220446e-16
-        Added inside each logarithm. A larger one changes what is near: 1e-3 keeps half of the nearest 100.
+        Added inside each logarithm. A larger value changes the neighbours: 1e-3 keeps half of the nearest 100.
     block_size : int or None, default=None
-        Source rows at a time; None takes 128 MiB of them. No result depends on it.
+        Source rows per block. None uses blocks of 128 MiB. Results do not depend on it.
     device : str, default="auto"
-        ``"auto"`` takes a GPU where there is one.
+        ``"auto"`` uses a GPU if there is one.
     verbose : bool, default=False
-        Whether a bar shows the progress through the source.
+        Whether to show a progress bar.
 
     Attributes
     ----------
@@ -87,12 +88,12 @@ class SymmetricKLNeighbors(BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> SymmetricKLNeighbors:
-        """Keep the source; nothing is computed yet.
+        """Store the source; nothing is computed yet.
 
         Parameters
         ----------
         X : array-like or memmap of shape (n_source, n_features), or a list of such blocks
-            Histograms. Blocks are gone through anew by each :meth:`kneighbors`, so a generator is refused.
+            Histograms. Each :meth:`kneighbors` iterates over the blocks again, so generators are not accepted.
         y : ignored
 
         Returns
@@ -102,7 +103,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         Raises
         ------
         ValueError
-            If X holds negative or infinite values, or a parameter is out of range.
+            If X contains negative or infinite values, or a parameter is out of range.
         """
         if not isinstance(self.eps, Real) or not self.eps > 0:
             raise ValueError(f"eps={self.eps!r} is not a positive number")
@@ -137,27 +138,27 @@ class SymmetricKLNeighbors(BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_queries, n_features), default=None
-            None takes the source rows themselves, of which none is its own neighbour.
+            None uses the source rows as queries. A row is then not its own neighbour.
         n_neighbors : int, default=None
-            None takes the parameter.
+            None uses the parameter of the estimator.
         return_distance : bool, default=True
         checkpoint : path, default=None
-            Folder that holds the best so far after every block, so that the same call continues where it was killed.
-            Several searches, and several processes, may share it. A damaged file is not used, and a folder that cannot
-            be written gives a RuntimeWarning.
+            Folder in which the best rows so far are stored after every block, so that an interrupted search resumes
+            when the call is repeated. Several searches, and several processes, may share it. Damaged files are ignored,
+            and a folder that is not writable causes a RuntimeWarning.
 
         Returns
         -------
         distances : ndarray of shape (n_queries, n_neighbors)
             float32, ascending. Only with `return_distance`.
         indices : ndarray of shape (n_queries, n_neighbors)
-            Rows of the source; of equally near ones the first.
+            Source rows. Of equally near rows, the first is chosen.
 
         Raises
         ------
         ValueError
-            If there are fewer source rows than neighbours, X has another number of columns, or X or the source holds
-            negative or infinite values.
+            If there are fewer source rows than neighbours, X has a different number of columns, or X or the source
+            contains negative or infinite values.
         """
         check_is_fitted(self, "_source")
         k = self.n_neighbors if n_neighbors is None else n_neighbors
@@ -196,7 +197,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         return weights
 
     def _blocks(self, done: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Source rows from `done` on, in blocks, each with its first row's number."""
+        """Source rows from row `done`, in blocks, each with the index of its first row."""
         size = self.block_size or max(1, _BLOCK_BYTES // (4 * self.n_features_in_))
         start = 0
         for part in self._source if _is_blocks(self._source) else [self._source]:
@@ -212,16 +213,16 @@ class SymmetricKLNeighbors(BaseEstimator):
                 start += min(size, len(part) - first)
 
     def _named(self, queries: np.ndarray, k: int, itself: bool) -> str:
-        """Names a search: queries, parameters, and a look at the source."""
+        """Hash that identifies a search: queries, parameters, and a sample of the source."""
         hasher = xxhash.xxh3_128(np.ascontiguousarray(queries).data)
         hasher.update(self._weights().data)
         hasher.update(repr((k, float(self.eps), itself, self.n_features_in_)).encode())
-        # Of blocks that are read one after the other only the first is looked at.
+        # Of a lazy sequence of blocks, only the first block is hashed.
         parts = [next(iter(self._source))] if _is_blocks(self._source) else [self._source]
         for part in self._source if isinstance(self._source, list) else parts:
             hasher.update(repr(np.shape(part)).encode())
             looked_at: Any = slice(None)
-            if isinstance(part, np.memmap):  # known by its file, so that not all of it is read before the search
+            if isinstance(part, np.memmap):  # identified by its file and a few rows, so that it is not read completely
                 info = os.stat(part.filename)  # type: ignore[arg-type]
                 hasher.update(repr((info.st_mtime_ns, info.st_size)).encode())
                 looked_at = np.linspace(0, len(part) - 1, min(len(part), 16)).astype(int)
@@ -237,8 +238,8 @@ class SymmetricKLNeighbors(BaseEstimator):
 class _Search:
     """The best source rows of each query among those seen so far.
 
-    Distances are taken between rows from which the queries' mean histogram and its logarithm are subtracted: that
-    changes no difference, but the terms that cancel are small, and single precision is enough.
+    The mean histogram of the queries and its logarithm are subtracted from all rows before distances are computed. This
+    changes no difference, but the terms that cancel become small, so single precision is sufficient.
     """
 
     def __init__(self, queries: np.ndarray, k: int, weights: np.ndarray, eps: float, device: str, itself: bool):
@@ -274,7 +275,7 @@ class _Search:
             yield slice(first, min(first + _QUERIES, len(self._queries)))
 
     def _queries_of(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Some queries as they meet a block; those of a single chunk are made once."""
+        """Centred and weighted queries of a chunk. If there is a single chunk, they are computed once."""
         if len(self._queries) > _QUERIES or self._of_queries is None:
             p, log_p, own = self._centred(self._queries[rows], self._weights)
             self._of_queries = p, log_p, own[:, None]
@@ -283,10 +284,10 @@ class _Search:
     def _centred(
         self, rows: np.ndarray, weights: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Histograms and logarithms without the mean, times `weights`, and the weighted sum of their products.
+        """Centred histograms and logarithms, multiplied by `weights` if given, and the weighted sum of their products.
 
-        A few rows at a time, so that what is made on the way stays in the processor's cache, and into memory that is
-        there: for a block of hundreds of megabytes both count as much as the arithmetic.
+        A few rows are processed at a time, so that intermediate results stay in the processor's cache, and memory is
+        reused. For a block of hundreds of megabytes, both matter as much as the arithmetic.
         """
         n, width = rows.shape
         of_queries = weights is not None
@@ -302,7 +303,7 @@ class _Search:
             torch.add(p, self._eps, out=logs)
             logs.log_().sub_(self._log_mean)
             p.sub_(self._mean)
-            own[few] = (p * logs).mul_(self._weights).sum(1)  # pairwise, as a product would not sum it
+            own[few] = (p * logs).mul_(self._weights).sum(1)  # pairwise summation, unlike in a matrix product
             if weights is not None:
                 p.mul_(weights)
                 logs.mul_(weights)
@@ -311,19 +312,19 @@ class _Search:
     def _merged(
         self, rows: slice, distances: torch.Tensor, size: torch.Tensor, start: int, block: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best of those held and those of a block; of equally near ones the first."""
+        """The best among the current best rows and those of a block. Of equally near rows, the first is chosen."""
         n, width = distances.shape
         numbers = torch.arange(start, start + width)
         if self._itself:
             distances[numbers == torch.arange(rows.start, rows.stop)[:, None]] = torch.inf
         nearest = distances
-        if width > 4 * self._k:  # a partition first: sorting a whole block is slower than comparing it
+        if width > 4 * self._k:  # partition first: sorting a whole block is slower than computing its distances
             least = distances.kthvalue(self._k, dim=1, keepdim=True).values
             n_near = int((distances <= least).sum(1).max())
             near = distances.topk(n_near, largest=False).indices.sort(dim=1).values
             nearest, size, numbers = distances.gather(1, near), size.gather(1, near), numbers[near]
         numbers = numbers.expand(n, -1)
-        # Where little is left of the terms, their rounding is not small: those few are summed directly.
+        # If the terms nearly cancel, rounding errors are large relative to the distance: these few are summed directly.
         for i, j in zip(*torch.nonzero(nearest < _CANCELLED * size, as_tuple=True), strict=True):
             nearest[i, j] = self._directly(self._queries[rows.start + int(i)], block[int(numbers[i, j]) - start])
         joined = torch.cat([self._distances[rows], nearest], dim=1)
@@ -339,11 +340,11 @@ class _Search:
 
     @property
     def state(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distances and indices of the best so far."""
+        """Distances and indices of the best rows so far."""
         return self._distances, self._indices
 
     def resume(self, n_seen: int, distances: torch.Tensor, indices: torch.Tensor) -> None:
-        """Continue after so many source rows; a ValueError if the tensors do not fit these queries."""
+        """Continue after `n_seen` source rows. Raises a ValueError if the tensors do not fit the queries."""
         shape = (len(self._queries), min(n_seen, self._k))
         if distances.shape != shape or indices.shape != shape:
             raise ValueError(f"the state has shape {tuple(distances.shape)} instead of {shape}")
@@ -351,14 +352,14 @@ class _Search:
 
 
 class _Kept:
-    """The state of a search in a folder, in a file that is named by the search."""
+    """The state of a search, stored in a file of a folder that is named by the hash of the search."""
 
     def __init__(self, folder: Path, name: str):
         self._path, self._name = folder / f"nearest-{name}.safetensors", name
         self._refused = False
 
     def restore(self, search: _Search) -> int:
-        """Take what an earlier call had found; how many source rows it had seen."""
+        """Restore the state of an earlier call. Returns the number of source rows it had processed."""
         try:
             tensors, described = read_tensors(self._path, _KIND)
             if described["name"] != self._name:
@@ -371,7 +372,7 @@ class _Kept:
         return search.n_seen
 
     def save(self, search: _Search) -> None:
-        """Keep what is known so far; a kill leaves the file before or after."""
+        """Store the current state atomically: after a kill, the file holds either the old or the new state."""
         distances, indices = search.state
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -385,7 +386,7 @@ class _Kept:
 
 
 def _is_blocks(X: Any) -> bool:
-    """Whether a source comes as blocks of rows rather than as rows."""
+    """Whether a source consists of blocks of rows rather than of rows."""
     if hasattr(X, "shape") or hasattr(X, "__array__"):
         return False
     if isinstance(X, (list, tuple)):

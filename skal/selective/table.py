@@ -1,4 +1,4 @@
-"""A matrix in a folder that is filled block by block, by one process or several, and notices damage."""
+"""A matrix in a folder, filled block by block by one or several processes, with checksums."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ class NotStoredError(Exception):
 
 
 class BlockTable:
-    """A float32 matrix as a .npy file, beside a log of the checksums of its finished blocks.
+    """A float32 matrix as a .npy file, with a log of the checksums of its finished blocks.
 
-    A block counts as finished if a line of the log has its checksum. A process that is killed leaves at most one block
-    unfinished; processes that fill one table at once write equal rows; what is damaged later is filled again.
+    A block counts as finished if a line of the log contains its checksum. A killed process leaves at most one block
+    unfinished. Processes that fill the same table at once write equal rows. Blocks that are damaged later are filled
+    again.
 
     Parameters
     ----------
     folder : Path
-        Of this table alone; made if it does not exist. Its name is part of the checksums.
+        Folder for this table only; created if it does not exist. Its name is part of the checksums.
     shape : (n, n_columns)
     block : int
-        Rows of a block.
+        Rows per block.
 
     Examples
     --------
@@ -53,7 +54,7 @@ class BlockTable:
         self._header = header.getvalue()
 
     def missing(self, warn: bool = True) -> list[int]:
-        """First rows of the blocks that are not finished or are damaged; the latter with a RuntimeWarning."""
+        """First rows of the blocks that are unfinished or damaged; a RuntimeWarning is issued for damaged ones."""
         with self._storing():
             starts = range(0, self._shape[0], self._block)
             logged = self._logged()
@@ -84,7 +85,7 @@ class BlockTable:
         """Store a block, then its checksum."""
         rows = np.ascontiguousarray(rows, dtype="<f4")
         with self._storing():
-            with open(self._data, "rb+") as file:  # not through a memory map: a full disk would kill the process
+            with open(self._data, "rb+") as file:  # not a memory map, where a full disk would kill the process
                 file.seek(len(self._header) + start * self._shape[1] * rows.itemsize)
                 file.write(rows.data)
                 file.flush()
@@ -101,7 +102,7 @@ class BlockTable:
         return len(self._header) + 4 * self._shape[0] * self._shape[1]
 
     def _is_whole(self) -> bool:
-        """Whether the file is there with the right header and size."""
+        """Whether the file exists and has the right header and size."""
         try:
             with open(self._data, "rb") as file:
                 return file.read(len(self._header)) == self._header and os.fstat(file.fileno()).st_size == self._n_bytes
@@ -109,7 +110,7 @@ class BlockTable:
             return False
 
     def _logged(self) -> dict[int, set[str]]:
-        """Checksums of each block: more than one if processes rounded differently, none where a line is garbled."""
+        """Checksums of each block: more than one if processes rounded differently, none if a line is garbled."""
         logged: dict[int, set[str]] = {}
         with suppress(FileNotFoundError):
             for line in self._log.read_bytes().decode(errors="replace").splitlines():

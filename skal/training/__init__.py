@@ -1,4 +1,4 @@
-"""How the trainable layers are trained: one file per recipe."""
+"""Training of the trainable layers: one file per recipe."""
 
 from skal.numerics.propagation import align, propagate
 from skal.training.dan import DAN

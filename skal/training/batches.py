@@ -1,4 +1,4 @@
-"""What a training step is given."""
+"""Batches for training steps."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 
 
 class BatchLoader(DataLoader):
-    """Fetches a batch by one indexing, not row by row; in random order, or by given probabilities."""
+    """Fetches a whole batch with one indexing operation, in random order or by given probabilities."""
 
     def __init__(self, dataset: Any, batch_size: int, share_of: np.ndarray | None = None, **kwargs: Any):
         order: Sampler[int] = RandomSampler(dataset)
         if share_of is not None:
-            # Drawn with replacement, so every batch can be full: a last one of three images is a step of noise.
+            # Rows are drawn with replacement, so every batch can be full: a last batch of three images is a noisy step.
             lacking = -len(dataset) % batch_size if len(dataset) > batch_size else 0
             order = WeightedRandomSampler(share_of.tolist(), len(dataset) + lacking)
-        # A batch of one has no statistics for batch normalisation to train on.
+        # Batch normalisation cannot compute statistics from a batch of one.
         sampler = BatchSampler(
             order, batch_size, drop_last=len(dataset) > batch_size and len(dataset) % batch_size == 1
         )
@@ -32,15 +32,15 @@ class LabelledRows(Dataset):
     Parameters
     ----------
     load : callable
-        From an array of rows to activations; called each time rows are drawn.
+        Maps an array of rows to activations. Called each time rows are drawn.
     targets : Tensor of shape (n,)
-        Outputs of the head.
+        Output of the head for each row.
     weights : Tensor of shape (n,) or None, default=None
 
     Returns
     -------
     batch : tuple (activations, labels)
-        Labels are the targets, or where rows have weights a dict of ``target`` and ``weight``.
+        Labels are the targets, or a dict of ``target`` and ``weight`` if rows have weights.
     """
 
     def __init__(self, load: Callable[[Any], torch.Tensor], targets: torch.Tensor, weights: torch.Tensor | None = None):
@@ -60,9 +60,9 @@ class LabelledRows(Dataset):
 
 
 def replay_shares(is_old: np.ndarray, replay: float) -> np.ndarray | None:
-    """Probability with which each image is drawn, so that a share `replay` of a step is old images.
+    """Probability with which each image is drawn, so that old images make up a share `replay` of each step.
 
-    None where all images are old or all are new: then nothing is to be balanced.
+    None if all images are old or all are new, so that there is nothing to balance.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A trained suffix as a file: its tensors in safetensors, the rest as plain text beside them."""
+"""Checkpoint files of trained suffixes: tensors as safetensors, everything else as text in the same file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _KIND = "classifier"
 def write_checkpoint(
     path: str | os.PathLike[str], state: Mapping[str, torch.Tensor], described: dict[str, Any]
 ) -> None:
-    """Write tensors and a description that JSON can hold, with a checksum of both.
+    """Write tensors and a JSON-serialisable description, with a checksum of both.
 
-    The file is replaced as a whole: a process that is killed leaves the old one.
+    The file is replaced atomically: if the process is killed, the old file remains.
 
     Parameters
     ----------
@@ -28,20 +28,20 @@ def write_checkpoint(
     described : dict
     """
     remove_stale(os.path.dirname(os.path.abspath(path)))
-    # Cloned: tied weights share their memory, which the format forbids.
+    # Cloned because tied weights share memory, which the format forbids.
     write_tensors(path, _KIND, {name: tensor.detach().cpu().clone() for name, tensor in state.items()}, described)
 
 
 def read_checkpoint(
     path: str | os.PathLike[str], required: Iterable[str] = ()
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what :func:`write_checkpoint` wrote; runs no code from the file.
+    """Read a file written by :func:`write_checkpoint`. No code from the file is executed.
 
     Parameters
     ----------
     path : path
     required : iterable of str, default=()
-        What the description must hold.
+        Keys that the description must contain.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def read_checkpoint(
     Raises
     ------
     ValueError
-        If the file is no classifier of skal's, is damaged, or its description lacks something.
+        If the file is not a skal classifier, is damaged, or its description lacks a required key.
     """
     state, described = read_tensors(path, _KIND)
     lacking = [name for name in required if name not in described]
@@ -61,19 +61,19 @@ def read_checkpoint(
 
 
 def load_models(models: Sequence[nn.Module], state: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
-    """Give models the tensors of a file, in place; those of model i are named ``i.name``.
+    """Load the tensors of a file into models, in place; those of model i are named ``i.name``.
 
     Parameters
     ----------
     models : sequence of Module
     state : dict of str to Tensor
     path : path
-        Where they come from, for the message.
+        The file they come from, for error messages.
 
     Raises
     ------
     ValueError
-        If tensors are missing, have another shape, or do not belong to a model.
+        If tensors are missing, have a different shape, or belong to no model.
     """
     own = models_state(models)
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -88,5 +88,5 @@ def load_models(models: Sequence[nn.Module], state: Mapping[str, torch.Tensor], 
 
 
 def models_state(models: Sequence[nn.Module]) -> dict[str, torch.Tensor]:
-    """Tensors of models as :func:`load_models` reads them."""
+    """Tensors of models, named as :func:`load_models` expects."""
     return {f"{i}.{name}": value for i, model in enumerate(models) for name, value in model.state_dict().items()}

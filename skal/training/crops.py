@@ -1,21 +1,21 @@
-"""Images cropped at random, so that a long training of all layers does not learn them by heart."""
+"""Random crops, so that long training of all layers does not overfit."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-#: By how much of its side an image moves at most.
+#: Maximum shift of an image, as a share of its side.
 _REACH = 1 / 8
 
 
 def cropped(images: torch.Tensor) -> torch.Tensor:
-    """Each image of a batch moved at random by up to an eighth of its sides; its edges are filled by reflection.
+    """Shift each image of a batch at random by up to an eighth of its sides; edges are filled by reflection.
 
     Parameters
     ----------
     images : Tensor of shape (n, channels, H, W)
-        Network inputs; those of fewer than 5 pixels a side, and what is no image, stay as they are.
+        Network inputs. Images with a side of fewer than 5 pixels, and inputs that are not images, are left unchanged.
 
     Returns
     -------

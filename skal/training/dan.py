@@ -1,4 +1,4 @@
-"""DAN: train late layers so that source and target look alike to them."""
+"""DAN: train late layers so that source and target activations have similar distributions."""
 
 from __future__ import annotations
 
@@ -25,41 +25,42 @@ from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
 from skal.training.suffix import Suffix
 
-_FEWEST = 4  # images of each domain of which a discrepancy can be taken
-_SOURCE, _TARGET, _SAMPLE = range(3)  # rows of a batch: source, labelled target, any target image
+_FEWEST = 4  # fewest images of each domain for which a discrepancy can be computed
+_SOURCE, _TARGET, _SAMPLE = range(3)  # kinds of rows in a batch: source, labelled target, any target image
 
 
 class DAN(Recipe):
-    """Learn a target domain from a labelled source domain, by deep adaptation (DAN).
+    """Adapt to a target domain from a labelled source domain with a deep adaptation network (DAN).
 
-    Beside the cross-entropy of all labels, the loss holds the MK-MMD² between source and target activations of chosen
-    layers, so that what tells the classes apart in the source does so in the target. Target labels are optional.
+    The loss is the cross-entropy of all labels plus the MK-MMD² between source and target activations of chosen layers.
+    Features that separate the classes in the source should then separate them in the target. Target labels are
+    optional.
 
     Parameters
     ----------
     lam : float, default=1.0
-        Weight of the discrepancy; it is warmed up from 0 by lam (2 / (1 + exp(-10 p)) - 1), where p is the progress of
+        Weight of the discrepancy. It rises from 0 as lam (2 / (1 + exp(-10 p)) - 1), where p is the progress of
         training from 0 to 1 [2]_.
     mmd_layers : sequence of int or str, default=(-2, -1)
-        Layers whose activations are brought together, averaged over space: negative counts of weight layers from the
-        end (-1 are the logits), or names of trained submodules.
+        Layers whose activations, averaged over space, are aligned between the domains: negative counts of weight layers
+        from the end (-1 are the logits), or names of trained submodules.
     n_kernels : int, default=5
-        Gaussian kernels, around the median distance of each batch.
+        Number of Gaussian kernels, with bandwidths around the median distance of each batch.
     kernel_weights : {"uniform", "optimal"}, default="uniform"
         Weights of the kernels: equal, or those of :func:`skal.numerics.discrepancy.kernel_weights` for each batch.
     estimator : {"unbiased", "biased", "linear"}, default="unbiased"
-        Estimator of the MMD² of a batch; the paper uses the linear one.
+        Estimator of the MMD² of a batch. The paper uses the linear one.
     labels : {"target", "source"}, default="target"
-        What X, y are as long as no `X_source` is given: labelled images of the target, or of the source, where the
-        target has no labels yet. `partial_fit` remembers the source, so its X, y are images of the target.
+        What X, y are when no `X_source` is given: labelled target images, or labelled source images if the target has
+        no labels yet. `partial_fit` remembers the source, so its X, y are target images.
 
     Notes
     -----
-    ``fit`` takes ``X_source, y_source``, the labelled source, and ``X_unlabeled``, images of the target without labels.
-    ``sample_domain`` is scikit-adaptation's form: X holds both domains, a row is of the source where it is positive and
-    of the target where it is negative, and the label of a target row is -1 where it is not known.
+    ``fit`` accepts ``X_source, y_source``, the labelled source, and ``X_unlabeled``, unlabelled target images.
+    ``sample_domain`` is scikit-adaptation's format: X holds both domains. Rows with a positive value belong to the
+    source, rows with a negative value to the target. The label of an unlabelled target row is -1.
 
-    Given neither a source nor images without labels, it is :class:`FineTuning`.
+    With neither source images nor unlabelled images, this recipe is equivalent to :class:`FineTuning`.
 
     References
     ----------
@@ -112,7 +113,7 @@ class DAN(Recipe):
         return (*super().takes, "sample_domain")
 
     def arrange(self, X: Any, y: Any, data: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-        """Split a mixed array by its domains, and take X, y for the source where ``labels="source"`` says so."""
+        """Split a mixed array by domain. With ``labels="source"`` and no `X_source`, X, y become the source."""
         data = dict(data)
         domain = data.pop("sample_domain", None)
         if domain is not None:
@@ -128,7 +129,7 @@ class DAN(Recipe):
     def train(
         self, problem: Problem, *, X_source: Any = None, y_source: Any = None, X_unlabeled: Any = None
     ) -> Trained:
-        """Train on batches of the source, of the labelled target, and of the target as it is."""
+        """Train on batches of source images, labelled target images, and target images without their labels."""
         if X_source is None:
             if X_unlabeled is not None:
                 raise ValueError(
@@ -166,7 +167,7 @@ class DAN(Recipe):
         return Trained(problem.finished_net(start.suffix, net.history.to_list()), problem.classes)
 
     def _target(self, problem: Problem, own: Problem, X_unlabeled: Any) -> Inputs | None:
-        """All images of the target, with labels and without; None where there are none."""
+        """All target images, labelled and unlabelled; None if there are none."""
         parts: list[tuple[Inputs, range]] = []
         if X_unlabeled is not None:
             unlabelled = problem.check(X_unlabeled)
@@ -189,12 +190,12 @@ class DAN(Recipe):
 
 
 class WithActivations(nn.Module):
-    """A suffix that gives, beside its logits, activations on the way, averaged over space."""
+    """A suffix that returns its logits and intermediate activations, averaged over space."""
 
     def __init__(self, suffix: Suffix, segment: nn.Module):
         super().__init__()
         self.suffix = suffix
-        self._segment = [segment]  # of the suffix's own layers, which are not to be counted twice
+        self._segment = [segment]  # a list, so that the layers it shares with the suffix are not registered twice
 
     @property
     def head(self) -> nn.Linear:
@@ -208,8 +209,8 @@ class WithActivations(nn.Module):
 class AdaptationNet(SuffixNet):
     """Adds the discrepancy of the two domains to the loss of the labels.
 
-    Labels are a dict of ``domain``, which is source, labelled target, or any target image taken without its label, and
-    of ``target`` and perhaps ``weight`` for the rows of the first two.
+    Labels are a dict. ``domain`` marks each row as source, labelled target, or target image used without its label.
+    ``target``, and ``weight`` if given, have values only for the rows of the first two kinds.
     """
 
     def __init__(
@@ -238,7 +239,7 @@ class AdaptationNet(SuffixNet):
         labels = given if "weight" in given else given["target"]
         loss = super().get_loss(logits[domain != _SAMPLE], labels, X, training)
         of_source, of_target = domain == _SOURCE, domain == _SAMPLE
-        if min(of_source.sum(), of_target.sum()) < _FEWEST:  # a last batch of few images
+        if min(of_source.sum(), of_target.sum()) < _FEWEST:  # a small last batch
             return loss
         discrepancy = sum(
             self._discrepancy(values[of_source], values[of_target])
@@ -249,29 +250,29 @@ class AdaptationNet(SuffixNet):
     def _discrepancy(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         try:
             bandwidths = median_bandwidths(source, target, self.n_kernels)
-        except ValueError:  # all images coincide in this layer
+        except ValueError:  # all images have the same activations in this layer
             return source.new_zeros(())
         weights = kernel_weights(source, target, bandwidths=bandwidths) if self.optimal else None
         return mmd2(source, target, bandwidths=bandwidths, weights=weights, estimator=self.estimator).to(source)
 
     def _warmed_up(self) -> float:
-        """lam (2 / (1 + exp(-10 p)) - 1), p being the progress of training."""
+        """lam (2 / (1 + exp(-10 p)) - 1), where p is the progress of training."""
         n_batches = math.ceil(self.n_rows / self.batch_size)
         done = (len(self.history) - 1) * n_batches + len(self.history[-1]["batches"]) - 1
         return self.lam * math.tanh(5 * done / (self.max_epochs * n_batches))
 
 
 class TwoDomains(Dataset):
-    """Batches of source images, of as many labelled target images where there are any, and of as many target images.
+    """Batches of n source images, up to n labelled target images, and up to n images of the whole target.
 
     Parameters
     ----------
     labelled : LabelledRows
-        The source's rows first, then those of the target.
+        Source rows first, then labelled target rows.
     n_source, n_labelled, n_target : int
-        Rows of the source, of the labelled target, and of all of the target.
+        Number of source, labelled target, and all target rows.
     load : callable
-        From rows of the target to activations.
+        Maps target rows to activations.
     """
 
     def __init__(
@@ -306,13 +307,13 @@ class TwoDomains(Dataset):
 
 
 def split_domains(X: Any, y: Any, domain: np.ndarray) -> tuple[Any, Any, dict[str, Any]]:
-    """Labelled target images, their labels, and source and unlabelled target, of a mixed array.
+    """Split a mixed array into labelled target images, their labels, and source and unlabelled target data.
 
     Parameters
     ----------
     X : array-like of length n
     y : array-like of shape (n,)
-        -1 for a target row whose label is not known.
+        -1 for unlabelled target rows.
     domain : ndarray of shape (n,)
         Positive for source rows, negative for target rows.
 
@@ -333,7 +334,7 @@ def split_domains(X: Any, y: Any, domain: np.ndarray) -> tuple[Any, Any, dict[st
     is_source = domain > 0
     if not is_source.any():
         raise ValueError("sample_domain holds no positive number: there is no source to learn from")
-    # A list of names and -1 would become an array of names, "-1" among them.
+    # dtype=object: NumPy would convert a list of names and -1 to strings, with "-1" among them.
     labels = np.array([*y], dtype=object)
     has_label = ~is_source & np.array([str(label) not in ("-1", "-1.0") for label in labels])
     source, labelled, rest = (np.flatnonzero(mask) for mask in (is_source, has_label, ~is_source & ~has_label))

@@ -19,21 +19,21 @@ class WholeNetwork(nn.Module):
     ----------
     prefix : Prefix
     models : sequence of Suffix
-        Whose probabilities are averaged.
+        Their probabilities are averaged.
     classes : sequence of str
         Name of each output.
 
     Attributes
     ----------
     mean, std : Tensor of shape (channels, 1, 1)
-        Buffers, subtracted and divided by; 0 and 1 for a network on features.
+        Buffers with which inputs are normalised; 0 and 1 for a network on features.
     image_size, resize : int or None
-        Images are resized so that their short side is `resize`, with antialiasing, and cropped at the centre to
-        `image_size`, before they are given to the module as float32 in [0, 1]. None for a network on features.
+        Before they are passed to the module as float32 in [0, 1], images must be resized with antialiasing so that
+        their short side is `resize`, and centre-cropped to `image_size`. None for a network on features.
     interpolation : str or None
     classes : tuple of str
     mirrors : bool
-        Whether the features of an image are the mean of its own and those of its mirror image.
+        Whether the features of an image are averaged with those of its mirror image.
     """
 
     mean: torch.Tensor

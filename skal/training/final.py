@@ -1,4 +1,4 @@
-"""Final representations of images under a suffix, each computed once."""
+"""Final representations of images under a suffix, computed once per image."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.suffix import Suffix
 
-#: Most bytes of final representations that a fitted classifier keeps.
+#: Maximum size, in bytes, of the final representations that a fitted classifier caches.
 FINAL_BYTES = 2**28
 
 
 def final_features(prefix: Prefix, inputs: Inputs, suffix: Suffix, known: ActivationCache) -> Iterator[torch.Tensor]:
-    """Final representations in blocks of rows; where images are mirrored, the mean of both views.
+    """Final representations in blocks of rows; if images are mirrored, the mean of both views.
 
-    The end of a fit, and a query for features and for probabilities, ask for those of the same pool: what one has
-    computed the others take.
+    The end of a fit and queries for features and probabilities need the representations of the same pool. They are
+    computed once and shared.
 
     Parameters
     ----------
     prefix : Prefix
     inputs : Inputs
     suffix : Suffix
-        What follows the prefix.
+        The layers after the prefix.
     known : ActivationCache
-        Rows that were computed before, by the content of images and the weights of the suffix. Not used where the
-        prefix has no cache, nor for more images than it can hold.
+        Rows that were computed before, by image content and suffix weights. Not used if the prefix has no cache, or for
+        more images than it can hold.
 
     Yields
     ------
@@ -67,7 +67,7 @@ def _missing(known: ActivationCache, space: bytes, names: list[bytes], rows: ran
 def _computed(
     prefix: Prefix, keyed: KeyedInputs, suffix: Suffix, rows: list[int], space: bytes, known: ActivationCache
 ) -> Iterator[torch.Tensor]:
-    """Representations of some rows, block by block, which are known then."""
+    """Compute and cache the representations of some rows, block by block."""
     done = 0
     for views in prefix.viewed(JoinedInputs((keyed, rows))) if rows else ():
         features = mean_of_views([run_batched(suffix.features, block, prefix.device) for block in views])

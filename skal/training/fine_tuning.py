@@ -16,9 +16,9 @@ from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
 from skal.training.unlabelled import sampled, taught_by, teach_again
 
-#: Labels from which on all layers are trained, and images cropped.
+#: Number of labels from which all layers are trained and images are cropped.
 _MANY = 500
-#: Share of the layers that is frozen where the depth is not given, from so many labels on.
+#: Default share of frozen layers, by the number of labels from which it applies.
 _FROZEN = {0: 7 / 8, 20: 2 / 3, _MANY: 0.0}
 
 
@@ -28,22 +28,22 @@ class FineTuning(Recipe):
     Parameters
     ----------
     replay : float or "misclassified", default=0.9
-        Where a fit continues from the last one (`warm_start`, `partial_fit`), the share of images seen before in each
-        training step; new ones share the rest [1]_. "misclassified" trains on new images and on those seen before that
-        the last fit gets wrong, all alike [2]_.
+        Share of images seen before in each training step when a fit continues from the last one (`warm_start`,
+        `partial_fit`). New images make up the rest [1]_. "misclassified" trains on new images and on those seen before
+        that the last fit misclassifies, all with equal probability [2]_.
 
     max_unlabeled : int, default=5000
-        Where unlabelled images are given, learn from at most so many, drawn at random.
+        Maximum number of unlabelled images to learn from. If more are given, a random sample is used.
 
     Notes
     -----
-    Unlabelled images (``X_unlabeled`` of ``fit``, ``partial_fit`` and ``teach``) are taken for what the linear probe
-    and the graph of their neighbours say together (:func:`skal.training.pseudo_labels`). The head, which then reads all
-    features from the mean of the pool, is solved on them beside the labelled images; head and trainable layers are
-    fine-tuned from there on the labelled ones; and the head is solved once more, on what the pool's images are taken
-    for in the features that training has made. Labelled images in the pool are left out. A fit that solves for new
-    classes only, or has labels of one class, learns from labels alone; so does one whose pool is of another kind than
-    the labelled images, with a warning.
+    Unlabelled images (``X_unlabeled`` of ``fit``, ``partial_fit`` and ``teach``) receive pseudo-labels, which combine
+    the linear probe with a nearest-neighbour graph (:func:`skal.training.pseudo_labels`). All features are then centred
+    by the mean of the pool before the head. The head is fitted on labelled and pseudo-labelled images. From there,
+    the head and the trainable layers are fine-tuned on the labelled images only. Finally the pseudo-labels are computed
+    again from the trained features and the head is fitted once more. Labelled images in the pool are ignored. The pool
+    is not used if the fit solves for new classes only or all labels are of one class. It is also not used, with a
+    warning, if its images are of a different kind than the labelled ones.
 
     References
     ----------
@@ -73,15 +73,16 @@ class FineTuning(Recipe):
         self.max_unlabeled = max_unlabeled
 
     def default_depth(self, backbone: Backbone, n_labels: int) -> int:
-        """Seven eighths; from 20 labels on two thirds, a fit twice as long or more: all classes share these layers.
+        """Seven eighths of the layers; two thirds from 20 labels, where a fit takes at least twice as long.
 
-        From 500 on nothing is frozen, which takes three times as long again.
+        From 500 labels nothing is frozen, which takes longer by another factor of three. All classes share these
+        layers, so the total number of labels decides.
         """
         share = next(share for least, share in reversed(_FROZEN.items()) if n_labels >= least)
         return min(default_depth(backbone), int(share * len(backbone.layers.weight_layers)))
 
     def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:
-        """Solve the head, train all that is trainable, and average it with where it started."""
+        """Solve the head, train the trainable layers and the head, and average the weights with the initial ones."""
         start, taught, began = problem.start(), None, time.monotonic()
         if X_unlabeled is not None and problem.solves_all:
             pool = sampled(problem, X_unlabeled, self.max_unlabeled)
@@ -94,7 +95,7 @@ class FineTuning(Recipe):
         else:
             shares = replay_shares(problem.is_old, float(self.replay))
         if problem.is_single_class and len(problem.absent):
-            chosen = chosen[:0]  # steps towards one class unlearn the others; its row of the head is solved for
+            chosen = chosen[:0]  # training on one class would forget the others; only its row of the head is solved
         net = problem.net(start.suffix, len(chosen), penalty=start.penalty, share_of=shares if len(chosen) else None)
         if len(chosen):
             net.fit(problem.rows(chosen, crops=len(problem.y) >= _MANY), None)
@@ -108,7 +109,7 @@ class FineTuning(Recipe):
 
 
 def _is_right(problem: Problem) -> np.ndarray:
-    """Which images the last fit gets right; none where there is none."""
+    """Whether the last fit classifies each image correctly; all False if there is no last fit."""
     if problem.last is None or not problem.is_old.any():
         return np.zeros(len(problem.y), dtype=bool)
     logits = problem.logits(problem.last.suffix)

@@ -1,4 +1,4 @@
-"""The head: a logistic regression solved to convergence, under a penalty that follows the number of labels."""
+"""The head: a logistic regression solved to convergence, with a penalty that depends on the number of labels."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-#: Images for each unit of C, the inverse L2 penalty of the head on features scaled to a mean squared norm of 1. Fewer
-#: labels want a stronger penalty: see "Against logistic regression" in docs/results.md.
+#: Images per unit of C, the inverse L2 penalty of the head on features scaled to a mean squared norm of 1. Fewer
+#: labels need a stronger penalty: see "Against logistic regression" in docs/results.md.
 IMAGES_PER_C = 20.0
-#: Values of a table of features beyond which products are in single precision.
+#: Number of feature values above which products are computed in single precision.
 _LARGE = 2**20
 
 
 @dataclass(frozen=True)
 class HeadPenalty:
-    """L2 penalty of a linear head that does not depend on the scale of its features, nor on where they lie.
+    """L2 penalty of a linear head, independent of the scale and mean of its features.
 
-    Minimised is sum of losses + ||W scale||^2 / (2 C), as in scikit-learn's LogisticRegression on features that were
-    centred and divided by `scale`.
+    The objective is sum of losses + ||W scale||^2 / (2 C), as in scikit-learn's LogisticRegression on features that
+    were centred and divided by `scale`.
 
     Parameters
     ----------
@@ -41,19 +41,19 @@ class HeadPenalty:
 
     @classmethod
     def of(cls, features: np.ndarray, C: float | None = None) -> HeadPenalty:
-        """The penalty for these training features (n, n_features); by default the fewer images, the stronger."""
+        """The penalty for these training features (n, n_features); by default stronger for fewer images."""
         center = features.mean(axis=0, dtype=np.float64)
         scale = float(np.sqrt(((features - center) ** 2).sum(axis=1).mean())) + 1e-12
         return cls(center, scale, len(features), default_C(len(features)) if C is None else C)
 
     @property
     def per_image(self) -> float:
-        """Factor of ||W||^2 beside the mean loss of an image."""
+        """Factor of ||W||^2 when the loss is the mean over images."""
         return self.scale**2 / (2 * self.C * self.n)
 
 
 def default_C(n: int) -> float:
-    """Inverse strength of the penalty for so many images, where nothing else is known."""
+    """Default inverse strength of the penalty for n images."""
     return max(1.0, n / IMAGES_PER_C)
 
 
@@ -67,7 +67,7 @@ def solve_head(
     new: np.ndarray | None = None,
     hidden: np.ndarray | None = None,
 ) -> None:
-    """Set a head to the multinomial logistic regression on given features, solved to convergence.
+    """Fit a head in place as a multinomial logistic regression on given features, solved to convergence.
 
     Parameters
     ----------
@@ -75,14 +75,15 @@ def solve_head(
         Changed in place.
     features : ndarray of shape (n, n_features)
     y : ndarray of shape (n,) or (n, n_classes)
-        Outputs of the head, from 0, or probabilities of them.
+        Outputs of the head, numbered from 0, or probabilities of the outputs.
     penalty : HeadPenalty
     sample_weight : ndarray of shape (n,), default=None
     new : ndarray of int, default=None
-        Outputs that are solved for while the others keep their weights; None solves for all.
+        Outputs to solve for, while the others keep their weights. None solves for all.
     hidden : ndarray of bool, shape (n_classes, n_classes), default=None
-        For each class, outputs that are left out of the softmax of its images. The solution is then drawn to the
-        weights that the head has, not to 0, and biases at the centre stay: a few images should not undo what is known.
+        For each class, the outputs excluded from the softmax of its images. The penalty then pulls the solution towards
+        the current weights of the head instead of 0, and the biases at the centre are fixed. A few images should not
+        undo what was learned before.
 
     References
     ----------

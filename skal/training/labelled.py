@@ -1,4 +1,4 @@
-"""Labelled images that a fit has seen, to be replayed by the next."""
+"""Labelled images that a fit has used, kept for replay in the next fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skal.images.inputs import Inputs, JoinedInputs, PathInputs
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled images, each known by its content.
+    """Labelled images, each identified by its content.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ class Labelled:
     y : ndarray of shape (n,)
     sample_weight : ndarray of shape (n,) or None
     content : ndarray of shape (n,)
-        Name of each image's content: equal for a file that was touched or copied, and for a row given again. (The keys
-        of a cache name files by path and time instead, so that a pass over a pool need not read them.)
+        Hash of each image's content, which is the same for a file that was touched or copied, and for a row given
+        again. (Cache keys identify files by path and time instead, so that a pass over a pool need not read them.)
     """
 
     inputs: Inputs
@@ -35,7 +35,7 @@ class Labelled:
 
     @classmethod
     def of(cls, inputs: Inputs, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Labelled:
-        """Images with their labels; those of weight 0 are left out."""
+        """Images with their labels; images of weight 0 are dropped."""
         if sample_weight is not None and not sample_weight.all():
             rows = np.flatnonzero(sample_weight)
             inputs, y, sample_weight = JoinedInputs((inputs, rows)), y[rows], sample_weight[rows]
@@ -43,7 +43,7 @@ class Labelled:
 
     @classmethod
     def checked(cls, estimator: Any, inputs: Inputs, y: Any, sample_weight: Any = None) -> Labelled:
-        """Images with labels and weights as a user gave them; a ValueError says what is wrong with those."""
+        """Images with labels and weights as the user gave them. Raises a ValueError if these are invalid."""
         labels = check_labels(estimator, inputs, y)
         return cls.of(inputs, labels, check_sample_weight(sample_weight, labels))
 
@@ -53,7 +53,7 @@ class Labelled:
         return cls.of(JoinedInputs(), y[:0])
 
     def followed_by(self, new: Labelled) -> tuple[Labelled, np.ndarray]:
-        """These images and new ones, and which of them are old; an image that is in both has its new label."""
+        """These images followed by new ones, and which of them are old. An image in both gets its new label."""
         kept = self.not_in(new)
         weights = None
         if self.sample_weight is not None or new.sample_weight is not None:
@@ -67,21 +67,21 @@ class Labelled:
         return joined, np.arange(len(joined.y)) < len(kept)
 
     def not_in(self, other: Labelled) -> np.ndarray:
-        """Rows of the images that others do not hold."""
+        """Rows of the images that are not in `other`."""
         return np.flatnonzero(~np.isin(self.content, other.content))
 
     def corrected_by(self, new: Labelled) -> np.ndarray:
-        """Classes all of whose images have another label in `new`: they were mistakes, such as a misspelt name."""
+        """Classes whose images all have a different label in `new`: they were mistakes, such as a misspelt name."""
         return np.setdiff1d(self.y, np.concatenate([self.y[self.not_in(new)], new.y]))
 
     @property
     def weights(self) -> np.ndarray:
-        """Weight of each image, 1 where none was given."""
+        """Weight of each image; 1 if none was given."""
         return np.ones(len(self.y)) if self.sample_weight is None else self.sample_weight
 
 
 def content_names(inputs: Inputs) -> np.ndarray:
-    """Name of each image's content (n,), as text; of a file, of its bytes, wherever it lies."""
+    """Hash of each image's content (n,), as text. The hash of a file depends only on its bytes, not on its path."""
     if isinstance(inputs, JoinedInputs):
         names = [content_names(part)[rows] for part, rows in inputs.runs(range(len(inputs)))]
         return np.concatenate(names) if names else np.array([], dtype=str)

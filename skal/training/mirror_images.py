@@ -1,4 +1,4 @@
-"""Whether mirror images are of the same kind as the images: a photograph's is, that of a character is another sign."""
+"""Whether mirror images resemble the images: they do for photographs, but not for characters."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from skal.features.pooling import flat
 from skal.features.prefix import Prefix
 from skal.images.inputs import Inputs, JoinedInputs
 
-#: Images that are looked at of each set, and the share that must be like their mirror images. Of 256 it is .95 and more
-#: in photographs, .85 in pictures of clothes, .54 to .78 in digits, and .25 in the letters b, d, p, q, s, z.
+#: Number of images compared per set, and the share that must resemble their mirror images. Among 256 images this share
+#: is .95 and more in photographs, .85 in pictures of clothes, .54 to .78 in digits, and .25 in the letters b, d, p, q,
+#: s, z.
 _COMPARED, _SHARE = 128, 0.8
 
 
 def are_like_their_mirror_images(prefix: Prefix, sets: Sequence[Inputs]) -> bool:
-    """Whether nearly all images are nearer to their own mirror image than to any other, in pre-trained features.
+    """Whether nearly all images are nearer to their own mirror image than to any other image, in pre-trained features.
 
     Parameters
     ----------
     prefix : Prefix
     sets : sequence of Inputs
-        Of each set as many as 128 images are looked at, evenly spaced.
+        At most 128 images of each set are compared, evenly spaced.
     """
     some = JoinedInputs(*((inputs, _spaced(len(inputs))) for inputs in sets))
     names = some.keys(range(len(some)))
     some = JoinedInputs((some, sorted({name: row for row, name in enumerate(names)}.values())))  # each image once
     if len(some) < 2:
         return False
-    # The cut is among the points: training asks for it next.
+    # The cut is included because training needs its activations next.
     points = [Point(prefix.backbone.layers.features, True), Point(prefix.cut)]
     blocks = replace(prefix, mirrors=True).viewed_at(some, points)
     images, mirror_images = zip(*((flat(own[0]), flat(mirrored[0])) for own, mirrored in blocks), strict=True)
@@ -57,5 +58,5 @@ def share_nearest_to_own(images: torch.Tensor, mirror_images: torch.Tensor) -> f
 
 
 def _spaced(n: int) -> np.ndarray:
-    """At most so many rows of n, evenly spaced."""
+    """At most `_COMPARED` of n rows, evenly spaced."""
     return np.unique(np.linspace(0, n - 1, min(n, _COMPARED)).astype(int)) if n else np.empty(0, dtype=int)

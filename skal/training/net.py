@@ -22,13 +22,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from skal.training.batches import BatchLoader
 from skal.training.rates import RelativeSteps
 
-#: First steps, which are shorter; in a short training a fifth of all.
+#: Number of warm-up steps; at most a fifth of all steps.
 N_WARMUP = 20
 
 
 @dataclass(frozen=True)
 class Options:
-    """Parameters of training that every recipe obeys; each as in :class:`FrozenPrefixClassifier`."""
+    """Training parameters that apply to every recipe; each as in :class:`FrozenPrefixClassifier`."""
 
     lr: float
     relative_lr: bool
@@ -66,16 +66,16 @@ class Options:
 
     @classmethod
     def of(cls, estimator: Any) -> Options:
-        """Those of an estimator that has parameters of these names."""
+        """The options of an estimator that has parameters of these names."""
         return cls(**{option.name: getattr(estimator, option.name) for option in fields(cls)})
 
 
 class _OutOfTimeError(Exception):
-    """The time of a fit is over."""
+    """The time limit of a fit is reached."""
 
 
 class SuffixNet(NeuralNetClassifier):
-    """skorch's classifier whose training loss includes the penalty of the head, and weights of rows."""
+    """skorch classifier whose training loss includes the penalty on the head, and sample weights."""
 
     def __init__(
         self,
@@ -93,14 +93,14 @@ class SuffixNet(NeuralNetClassifier):
         self.deadline = deadline
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> SuffixNet:
-        """As skorch's; with `n_warmup` steps are relative to the size of what they change."""
+        """As in skorch; if `n_warmup` is set, steps are relative to the size of the weights."""
         super().initialize_optimizer(*args, **kwargs)
         if self.n_warmup is not None:
             RelativeSteps(self.optimizer_, self.module_, self.n_warmup)
         return self
 
     def get_loss(self, y_pred: torch.Tensor, y_true: Any, X: Any = None, training: bool = False) -> Any:
-        """Loss of a batch; labels are targets, or a dict of ``target`` and ``weight``."""
+        """Loss of a batch. Labels are targets, or a dict of ``target`` and ``weight``."""
         if self.hidden is not None:
             target = y_true["target"] if isinstance(y_true, dict) else y_true
             y_pred = y_pred.masked_fill(self.hidden.to(y_pred.device)[target.to(y_pred.device)], -torch.inf)
@@ -113,7 +113,7 @@ class SuffixNet(NeuralNetClassifier):
         return loss
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> SuffixNet:
-        """As skorch's, which takes an interrupt for the end of training; here it reaches the caller."""
+        """As in skorch, but an interrupt reaches the caller; skorch treats it as the end of training."""
         if not self.initialized_:
             self.initialize()
         self.notify("on_train_begin", X=X, y=y)
@@ -125,13 +125,13 @@ class SuffixNet(NeuralNetClassifier):
         return self
 
     def train_step(self, batch: Any, **fit_params: Any) -> Any:
-        """As skorch's, and the end of training once the time is over."""
+        """As in skorch, but ends training when the time limit is reached."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise _OutOfTimeError
         return super().train_step(batch, **fit_params)
 
     def _weighted_loss(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Mean of the rows' losses, weighted by their own weights and those of their classes."""
+        """Mean loss of the rows, weighted by sample weights and class weights."""
         criterion = copy.copy(self.criterion_)
         criterion.reduction = "none"
         target, weight = target.to(logits.device), weight.to(logits.device)
@@ -154,27 +154,28 @@ def build_net(
     net_class: Callable[..., SuffixNet] = SuffixNet,
     n_parts: int = 1,
 ) -> SuffixNet:
-    """The skorch net that trains a suffix, with a learning rate that falls linearly to zero.
+    """The skorch net that trains a suffix, with a learning rate that decays linearly to zero.
 
     Parameters
     ----------
     module : nn.Module
-        A suffix, or what holds one; trained in place.
+        A suffix, or a module that contains one. Trained in place.
     n_rows : int
-        Rows of an epoch, which with `min_steps` give the number of epochs.
+        Rows per epoch. Together with `min_steps`, they determine the number of epochs.
     options : Options
-        Its `net_params` are other arguments of :class:`skorch.NeuralNetClassifier`; callbacks are added, others replace
-        what is set here.
+        Its `net_params` are additional arguments of :class:`skorch.NeuralNetClassifier`. Callbacks are added, and
+        other arguments replace those set here.
     head_penalty : float
         Factor of the squared norm of the head's weights in the loss.
     class_weight : ndarray of shape (n_classes,) or None
     hidden : Tensor of bool, shape (n_classes, n_classes), or None
-        For each class, outputs that are left out of the softmax of its images.
+        For each class, the outputs excluded from the softmax of its images.
     share_of : ndarray of shape (n_rows,) or None
-        Probability with which a training step draws each row; None takes every row once per epoch.
+        Probability with which a training step draws each row. None uses every row once per epoch.
     device : str
     deadline : float or None
-        When training ends at the latest, on ``time.monotonic``'s clock; the rate then falls as time passes.
+        Latest end of training, as a value of ``time.monotonic``. The learning rate then also decays with the elapsed
+        time.
     net_class : callable, default=SuffixNet
     n_parts : int, default=1
         Number of nets that share the epochs and steps of one fit.
@@ -182,7 +183,7 @@ def build_net(
     n_classes: int = module.head.out_features
     max_epochs, min_steps = (math.ceil(budget / n_parts) for budget in (options.max_epochs, options.min_steps))
     epochs = 0
-    if max_epochs and n_rows and n_classes > 1:  # a single class teaches nothing
+    if max_epochs and n_rows and n_classes > 1:  # there is nothing to learn from a single class
         epochs = max(max_epochs, math.ceil(min_steps / math.ceil(n_rows / options.batch_size)))
     left = partial(_share_left, n_epochs=max(epochs, 1), start=time.monotonic(), deadline=deadline)
     schedule = LRScheduler(policy=LambdaLR, lr_lambda=left)
@@ -215,7 +216,7 @@ def build_net(
 
 
 def _share_left(epoch: int, *, n_epochs: int, start: float, deadline: float | None) -> float:
-    """Share of the training, or of its time, that is left: the factor of the rate."""
+    """Remaining share of the training, or of its time: the factor of the learning rate."""
     left = 1 - epoch / n_epochs
     if deadline is None:
         return left

@@ -1,4 +1,4 @@
-"""What unlabelled images are taken for: the linear probe and the graph of neighbours vote together."""
+"""Pseudo-labels of unlabelled images, from the linear probe and label propagation over a neighbour graph."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from skal.numerics.propagation import align, neighbor_graph, spread
 from skal.training.head import HeadPenalty, default_C, solve_head
 
 _NEIGHBORS, _ALPHA = 15, 0.9
-#: What each point has of every class from nowhere, as a share of what points have on average.
+#: Score added to each class at every point, as a share of the mean score.
 _FLOOR = 0.1
-#: Mean and standard deviation of the powers of the two votes, before any evidence.
+#: Prior mean and standard deviation of the powers of the two votes.
 _POWER, _WIDTH = 2.0, 0.5
-#: Images a class with which a pool is half relied on.
+#: Pool images per class at which the reliance on the pool is one half.
 _HALF = 10.0
 _FOLDS = 5
-#: Equal shares of the classes count like so many times the pool, divided by the labels a class.
+#: The prior of equal class shares counts as this many times the pool size, divided by the labels per class.
 _EQUAL_SHARES = 50.0
 
 
 def pseudo_labels(
     labelled: np.ndarray, y: np.ndarray, pool: np.ndarray, n_classes: int, *, sample_weight: np.ndarray | None = None
 ) -> np.ndarray:
-    """Probabilities of the classes of unlabelled images, from labelled ones and the graph of all.
+    """Class probabilities of unlabelled images, from labelled images and the neighbour graph of all images.
 
-    The logistic regression on the labelled images gives P; the labels, spread over the graph of neighbours, give Q.
-    They are wrong about different images, so their product P^a Q^b is better than either. The powers are those under
-    which the labelled images are most likely when both votes are learned without them, fold by fold, with a normal
-    prior around 2: where the graph says little about the classes, or the labels are odd ones, b falls; in a pool of a
-    few images a class it is small from the start. Far from all labels Q is flat. The shares of the classes follow the
-    predictions, more so the more labels there are.
+    The logistic regression on the labelled images gives P. The labels, propagated over the neighbour graph, give Q.
+    P and Q err on different images, so their product P^a Q^b is better than either. The powers a and b maximise the
+    likelihood of the labelled images, where each fold is predicted by votes learned without it, under a normal prior
+    around 2. Where the graph is uninformative about the classes, or the labelled images are unusual, b decreases. The
+    prior mean of b is smaller for a pool of few images per class. Far from all labels, Q is uniform. The class shares
+    follow the predictions, more closely the more labels there are.
 
     Parameters
     ----------
     labelled : ndarray of shape (n, n_features)
-        Read from the mean of the pool, as the head reads them.
+        Features centred by the mean of the pool, as the head reads them.
     y : ndarray of shape (n,)
-        Classes, from 0; two at least are there.
+        Classes, numbered from 0. At least two must be present.
     pool : ndarray of shape (m, n_features)
     n_classes : int
     sample_weight : ndarray of shape (n,), default=None
@@ -69,7 +69,7 @@ def pseudo_labels(
     seeds = np.zeros((len(X), len(learned_from), n_present))
     for i, rows in enumerate(learned_from):
         seeds[rows, i, y[rows]] = weight[rows]
-    seeds /= np.maximum(seeds.sum(axis=0), 1e-300)  # every class has the same total, however many labels it has
+    seeds /= np.maximum(seeds.sum(axis=0), 1e-300)  # every class has the same total, whatever its number of labels
     scores = spread(graph, seeds.reshape(len(X), -1), _ALPHA).reshape(seeds.shape)
     log_Q = np.log(scores + _FLOOR * scores.mean(axis=(0, 2), keepdims=True) + 1e-300)
     log_P = _probe(X, y, weight, learned_from[0], X)
@@ -88,12 +88,15 @@ def pseudo_labels(
 
 
 def reliance(n_pool: int, n_classes: int) -> float:
-    """How far a pool is relied on, from 0 to 1: a few images a class make no graph, and what it says is often wrong."""
+    """How far to rely on a pool, from 0 to 1: the graph of few images per class is often misleading."""
     return n_pool / (n_pool + _HALF * n_classes)
 
 
 def _probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Log-probabilities of the logistic regression on some labelled rows; classes that it never saw share the rest."""
+    """Log-probabilities of the logistic regression on some labelled rows.
+
+    Classes without a row share the remaining probability.
+    """
     head = nn.utils.skip_init(nn.Linear, X.shape[1], int(y.max()) + 1)
     with torch.no_grad():
         nn.init.zeros_(head.weight)
@@ -103,19 +106,19 @@ def _probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray, rows: np.ndarray, a
 
 
 def _folds(y: np.ndarray) -> np.ndarray:
-    """A fold for each label, so that those of a class lie in different ones."""
+    """Fold of each label; the labels of a class are spread over different folds."""
     folds = np.empty(len(y), dtype=int)
     folds[np.argsort(y, kind="stable")] = np.arange(len(y)) % _FOLDS
     return folds
 
 
 def _left_out(y: np.ndarray, rows: np.ndarray, is_left_out: np.ndarray) -> np.ndarray:
-    """Labels that were left out and whose class is known from others."""
+    """Indices of left-out labels whose class is present among the other labels."""
     return np.flatnonzero(is_left_out & np.isin(y, y[rows]))
 
 
 def _powers(votes: list[tuple[np.ndarray, np.ndarray, np.ndarray]], prior: np.ndarray) -> tuple[float, float]:
-    """Powers of two votes under which labels that neither was learned from are most likely, with their prior."""
+    """Powers of the two votes that maximise the posterior of labels that neither vote was learned from."""
 
     def surprise(powers: np.ndarray) -> float:
         losses = sum(

@@ -1,4 +1,4 @@
-"""Steps relative to the size of what they change, channel by channel."""
+"""Optimiser steps relative to the size of the weights, per channel."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-#: Least size of a channel, as a share of its tensor's: what is dead moves a little.
+#: Minimum size of a channel, as a share of the size of its tensor, so that dead channels still move a little.
 _SHARE = 1e-2
-#: Least size of a tensor: what starts at zero moves.
+#: Minimum size of a tensor, so that weights initialised to zero still move.
 _LEAST = 1e-3
 
 
 def typical_sizes(module: nn.Module) -> dict[str, torch.Tensor]:
-    """How large the trainable weights are, by name: of each output channel where a tensor has channels.
+    """Typical size of the trainable weights, by name; one value per output channel where a tensor has channels.
 
-    A kernel's size is the root mean square over each of its output channels. Channels of one tensor may differ a
-    thousandfold, above all those of depthwise convolutions, and normalisation evens their outputs: a step that suits
-    the tensor's root mean square then overwrites most of them. Both parameters of a normalisation have the size of its
-    factor, which is the spread of the channel's output. A bias without one has the root mean square of its tensor.
+    The size of a kernel is the root mean square of each output channel. Channels of one tensor may differ a
+    thousandfold, above all in depthwise convolutions, and normalisation equalises their outputs. A step that suits the
+    root mean square of the tensor would then overwrite most of them. Both parameters of a normalisation have the size
+    of its scale, which is the spread of the channel's output. Any other bias has the root mean square of its tensor.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def typical_sizes(module: nn.Module) -> dict[str, torch.Tensor]:
     Returns
     -------
     sizes : dict of str to Tensor
-        Of shapes that broadcast against the weights.
+        Their shapes broadcast against the weights.
 
     Examples
     --------
@@ -59,19 +59,20 @@ def typical_sizes(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 class RelativeSteps:
-    """Multiplies what an optimiser does to each weight by the weight's typical size.
+    """Scales the update of each weight by the typical size of the weight.
 
-    So the rate of any optimiser becomes a share of the weights. The first steps are shorter: Adam's are the signs of
-    single gradients until its averages are filled, and would move all layers of a deep suffix the wrong way at once.
+    The learning rate of any optimiser then becomes relative to the weights. The first steps are shorter: until Adam's
+    averages are filled, its steps are the signs of single gradients, and would move all layers of a deep suffix in the
+    wrong direction at once.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        Hooks are added to it.
+        Hooks are registered on it.
     module : nn.Module
-        Whose weights it changes.
+        Module whose weights the optimiser updates.
     n_warmup : int, default=0
-        Step t of these is scaled by t / n_warmup.
+        Number of warm-up steps. Step t of them is scaled by t / n_warmup.
 
     Examples
     --------

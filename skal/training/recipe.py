@@ -1,4 +1,4 @@
-"""What a recipe is: a way to train, as a value with parameters of its own."""
+"""Recipe: the base class of training methods, each with its own parameters."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from skal.training.suffix import Suffix
 
 @dataclass(frozen=True)
 class Trained:
-    """What a recipe gives back.
+    """Result of a recipe.
 
     Parameters
     ----------
     net : NeuralNetClassifier
-        Its ``module_`` is the trained ``Suffix``, its ``history`` the loss of each epoch.
+        Its ``module_`` is the trained ``Suffix``, and its ``history`` holds the loss of each epoch.
     classes : ndarray of shape (n_classes,)
         Class of each output of the head.
     fused : sequence of Suffix, default=()
-        Further models whose probabilities are averaged with those of the net.
+        Additional models whose probabilities are averaged with those of the net.
     attributes : dict of str to object, default={}
-        Fitted attributes of the classifier, beside its own; their names end in an underscore.
+        Additional fitted attributes of the classifier. Their names end in an underscore.
     """
 
     net: NeuralNetClassifier
@@ -43,12 +43,12 @@ class Trained:
 class Recipe(BaseEstimator, ABC):
     """Base class of recipes: how the trainable layers of a :class:`skal.FrozenPrefixClassifier` are trained.
 
-    A recipe defines ``__init__`` with its parameters, and :meth:`train`. The classifier trains a clone, so a recipe
-    never changes; its parameters can be searched as ``recipe__name``.
+    A recipe defines ``__init__`` with its parameters, and :meth:`train`. The classifier trains with a clone, so a
+    recipe is never modified. Its parameters can be searched as ``recipe__name``.
 
     Examples
     --------
-    A recipe that leaves the linear probe as it is:
+    A recipe that keeps the linear probe unchanged:
 
     >>> from skal import FrozenPrefixClassifier
     >>> from torch import nn
@@ -70,10 +70,10 @@ class Recipe(BaseEstimator, ABC):
         Parameters
         ----------
         problem : Problem
-            Labelled images, and what all recipes share.
+            Labelled images, and everything that recipes share.
         **data
-            What was given to `fit` beside X and y. The keyword-only parameters of a recipe's `train` declare which of
-            ``X_source``, ``y_source`` and ``X_unlabeled`` it takes; ``fit`` raises if it is given others.
+            Data given to `fit` besides X and y. The keyword-only parameters of a recipe's `train` declare which of
+            ``X_source``, ``y_source`` and ``X_unlabeled`` it accepts. ``fit`` raises if it is given others.
 
         Returns
         -------
@@ -82,23 +82,23 @@ class Recipe(BaseEstimator, ABC):
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Names of what :meth:`train` takes beside the problem."""
+        """Names of the data that :meth:`train` accepts besides the problem."""
         parameters = inspect.signature(self.train).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
     def default_depth(self, backbone: Backbone, n_labels: int) -> int:
-        """Number of frozen layers under ``n_frozen=None``, with so many labelled images; here those up to layer A."""
+        """Number of frozen layers if ``n_frozen=None``, given the number of labels; by default those up to layer A."""
         return default_depth(backbone)
 
     def arrange(self, X: Any, y: Any, data: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-        """Data in the form that :meth:`train` takes; recipes that accept other forms override it.
+        """Convert data to the form that :meth:`train` expects; recipes that accept other forms override this method.
 
-        Afterwards X, y are labelled images of the task, or None where there are none.
+        The returned X, y are labelled images of the task, or None if there are none.
         """
         return X, y, data
 
     def check_data(self, data: dict[str, Any]) -> None:
-        """Raise a ValueError if there is data that this recipe does not take."""
+        """Raise a ValueError if there is data that this recipe does not accept."""
         for name in data:
             if name not in self.takes:
                 takes = ", ".join(self.takes) or "nothing beside X and y"

@@ -1,4 +1,4 @@
-"""Selective joint fine-tuning: train on the target's images and, beside them, on source images that look alike."""
+"""Selective joint fine-tuning: train on target images and, jointly, on source images that look similar."""
 
 from __future__ import annotations
 
@@ -31,38 +31,41 @@ from skal.training.suffix import Suffix
 
 
 class SelectiveJoint(Recipe):
-    """Fine-tune together with a source task, on the source images whose low-level look is nearest.
+    """Fine-tune jointly with a source task, on the source images that are most similar in low-level appearance.
 
-    For each labelled image its nearest neighbours among the source images are found by histograms of filter responses.
-    Target and source task share all layers but their heads; each training step takes labelled images and, for each of
-    them, one of its neighbours. Images that stay hard are given more neighbours, iteration by iteration.
+    The nearest neighbours of each labelled image among the source images are found by histograms of filter responses.
+    Target and source task share all layers except their heads. Each training step uses labelled images and, for each
+    of them, one of its neighbours. After each iteration, images that remain hard are given more neighbours.
 
     Parameters
     ----------
     n_neighbors : int, default=100
-        Neighbours of each labelled image in the first iteration (K_0).
+        Number of neighbours of each labelled image in the first iteration (K_0).
     n_iterations : int, default=5
-        An image that is misclassified after an iteration is given 4 K_0 neighbours more, one that is right but
-        uncertain 2 K_0 (Eq. 3). The epochs and steps of the classifier are shared by the iterations.
+        Number of iterations. An image that is misclassified after an iteration is given 4 K_0 more neighbours, and one
+        that is classified correctly but with uncertainty 2 K_0 (Eq. 3). The iterations share the epochs and steps of
+        the classifier.
     descriptor : FilterBankDescriptor or None, default=None
-        What makes images alike; it is fitted on the labelled images. None takes the first two convolutions of the
-        backbone.
+        Image descriptor used to find neighbours. It is fitted on the labelled images. None uses the first two
+        convolutions of the backbone.
     delta : float, default=0.1
-        Entropy, in nats, from which on a prediction is uncertain.
+        Entropy, in nats, from which a prediction is uncertain.
     min_per_class : int, default=2
-        Source classes of which fewer images are borrowed are left out.
+        Source classes with fewer borrowed images are left out.
     fusion : bool, default=True
-        Whether predictions average the probabilities of the models after all iterations; else the last one counts.
+        Whether predictions average the probabilities of the models after all iterations. Otherwise only the last model
+        is used.
 
     Notes
     -----
-    ``fit`` takes ``X_source, y_source``: the source images and their labels, or tuples of several such sets, whose
-    classes are different classes. The fitted classifier has the attributes ``n_neighbors_``, an ndarray of shape
-    (n_iterations, n) with the neighbours of each labelled image in each iteration; ``borrowed_``, for each iteration
-    the rows of the source that it trained on; and ``neighbors_``, an ndarray of shape (n, k) with the rows of the
-    source nearest to each labelled image, the nearest first.
+    ``fit`` accepts ``X_source, y_source``: the source images and their labels, or tuples of several such sets, whose
+    classes are treated as distinct. The fitted classifier has three additional attributes. ``n_neighbors_``, an ndarray
+    of shape (n_iterations, n), holds the number of neighbours of each labelled image in each iteration. ``borrowed_``
+    holds, for each iteration, the source rows that it trained on. ``neighbors_``, an ndarray of shape (n, k), holds the
+    source rows nearest to each labelled image, nearest first.
 
-    The paper trains the whole network (``n_frozen=0``). Without source data it is :class:`FineTuning`.
+    The paper trains the whole network (``n_frozen=0``). Without source data, this recipe is equivalent to
+    :class:`FineTuning`.
 
     References
     ----------
@@ -109,7 +112,7 @@ class SelectiveJoint(Recipe):
         self.fusion = fusion
 
     def train(self, problem: Problem, *, X_source: Any = None, y_source: Any = None) -> Trained:
-        """Train the suffix in iterations, each on what the one before found hard."""
+        """Train the suffix in iterations, each with more neighbours for images that were hard in the last one."""
         if X_source is None:
             return FineTuning().train(problem)
         if problem.prefix.backbone.inputs.transform is None:
@@ -153,7 +156,7 @@ class SelectiveJoint(Recipe):
         )
 
     def _nearest(self, problem: Problem, sources: Sequence[Inputs], k: int) -> np.ndarray:
-        """Source rows nearest to each target image, by descriptors whose bins fit the target."""
+        """Source rows nearest to each target image, by descriptors whose bins are fitted to the target."""
         backbone, prefix = problem.prefix.backbone, problem.prefix
         descriptor = self.descriptor
         if descriptor is None:
@@ -170,12 +173,12 @@ class SelectiveJoint(Recipe):
         folder = getattr(prefix.cache, "folder", None)
         if folder is None:
             return search.fit([descriptor.transform(part) for part in sources]).kneighbors(queries)[1]
-        # In a folder, so that a pass that was killed continues.
+        # In a folder, so that an interrupted pass can resume.
         parts = [descriptor.write(part, folder) for part in sources]
         return search.fit(parts).kneighbors(queries, checkpoint=folder)[1]
 
     def _more(self, n_near: np.ndarray, model: Suffix, problem: Problem) -> np.ndarray:
-        """Neighbours in the next iteration: more where the model is wrong or unsure (Eq. 2 and 3)."""
+        """Number of neighbours in the next iteration: more where the model is wrong or uncertain (Eq. 2 and 3)."""
         proba = problem.logits(model).double().softmax(1)
         entropy = -torch.special.xlogy(proba, proba).sum(1).numpy()
         is_right = proba.argmax(1).numpy() == problem.targets.numpy()
@@ -183,7 +186,7 @@ class SelectiveJoint(Recipe):
 
 
 class _Source:
-    """The source task: its images, their classes, and its head from one iteration to the next."""
+    """The source task: its images, their classes, and its head, which is passed on between iterations."""
 
     def __init__(self, problem: Problem, sets: Sequence[tuple[Inputs, np.ndarray]]):
         self.problem = problem
@@ -198,7 +201,7 @@ class _Source:
         self.classes = np.empty(0, dtype=int)
 
     def next_head(self, start: Start, borrowed: np.ndarray, kept: np.ndarray) -> nn.Linear:
-        """A head for the source classes of an iteration: solved, or with the rows it had before."""
+        """A head for the source classes of an iteration: solved, or with the rows of the previous head."""
         new = nn.Linear(start.suffix.head.in_features, max(len(kept), 1))
         if self.problem.options.head_init == "random":
             if self.head is not None:
@@ -220,18 +223,20 @@ class _Source:
 def more_neighbors(
     n_near: ArrayLike, is_right: ArrayLike, entropy: ArrayLike, n_first: int, delta: float = 0.1
 ) -> np.ndarray:
-    """Neighbours of each target image in the next iteration (Eq. 3).
+    """Number of neighbours of each target image in the next iteration (Eq. 3).
 
     Parameters
     ----------
     n_near : array-like of int, shape (n,)
-        In this iteration.
+        Number of neighbours in this iteration.
     is_right : array-like of bool, shape (n,)
+        Whether each prediction is correct.
     entropy : array-like of shape (n,)
-        Of the predictions, in nats (Eq. 2).
+        Entropy of the predictions, in nats (Eq. 2).
     n_first : int
-        In the first iteration, K_0.
+        Number of neighbours in the first iteration, K_0.
     delta : float, default=0.1
+        Entropy from which a prediction is uncertain.
 
     Returns
     -------
@@ -247,7 +252,7 @@ def more_neighbors(
 
 
 class TwoHeads(nn.Module):
-    """A suffix with its own head and that of the source task: logits of both, side by side."""
+    """A suffix with its own head and that of the source task; returns the concatenated logits of both."""
 
     def __init__(self, suffix: Suffix, source_head: nn.Linear):
         super().__init__()
@@ -266,7 +271,7 @@ class TwoHeads(nn.Module):
 class JointNet(SuffixNet):
     """Adds the losses of the two tasks, each over its own images.
 
-    Labels are a dict of ``target``, ``is_source``, and perhaps ``weight`` of the target's images.
+    Labels are a dict of ``target``, ``is_source`` and, if given, ``weight`` of the target images.
     """
 
     def get_loss(
@@ -285,17 +290,17 @@ class JointNet(SuffixNet):
 
 
 class PairedRows(Dataset):
-    """Batches of target images and, for each of them, one of its neighbours, drawn anew each time.
+    """Batches of target images, each with one of its neighbours, which is drawn again each time.
 
     Parameters
     ----------
     target : LabelledRows
     lists : list of ndarray
-        Source rows from which the neighbour of each target image is drawn; with torch's generator.
+        Source rows from which the neighbour of each target image is drawn, with torch's generator.
     y_source : ndarray of shape (n_source,)
-        Outputs of the source head.
+        Output of the source head for each source row.
     load : callable
-        From source rows to activations.
+        Maps source rows to activations.
     """
 
     def __init__(
@@ -327,7 +332,7 @@ class PairedRows(Dataset):
 
 
 def as_sets(X_source: Any, y_source: Any) -> list[tuple[Any, np.ndarray]]:
-    """Source images and labels as sets of equal length; a ValueError where they do not belong together."""
+    """Source images and labels as a list of sets. Raises a ValueError if their numbers or lengths differ."""
     X_source, y_source = unwrap(X_source), unwrap(y_source)
     if isinstance(X_source, tuple) != isinstance(y_source, tuple):
         raise ValueError("several source sets are two tuples, of images and of labels, but only one is a tuple")

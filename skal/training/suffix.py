@@ -1,4 +1,4 @@
-"""The trainable part of an adapted network: what follows the frozen prefix, and a new head."""
+"""The trainable part of an adapted network: the layers after the frozen prefix, and a new head."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from skal.features.pooling import flat
 class Suffix(nn.Module):
     """From the cut to the logits of the target classes.
 
-    Whatever followed the source head in the pre-trained network (in SqueezeNet a ReLU and the pooling, elsewhere a
-    softmax) is left out: the new head is a linear layer on the final representation, averaged over space.
+    Layers after the source head of the pre-trained network are dropped (a ReLU and the pooling in SqueezeNet, a softmax
+    elsewhere). The new head is a linear layer on the final representation, averaged over space.
 
     Parameters
     ----------
@@ -30,10 +30,10 @@ class Suffix(nn.Module):
     n_features : int
         Size of the final representation.
     train_batch_norm : bool, default=False
-        Whether trainable batch normalisation uses, and updates, the statistics of its batch.
+        Whether trainable batch normalisation uses the statistics of the batch, and updates its running statistics.
     normalize : bool, default=False
-        Whether the head reads the final representation of every image scaled to one length: the root of `n_features`,
-        so that a feature has a mean square of 1.
+        Whether the final representation of every image is scaled to the same norm before the head. The norm is the
+        square root of `n_features`, so that features have a mean square of 1.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Suffix(nn.Module):
         self.normalize = normalize
         self.mean: torch.Tensor | None
         self.register_buffer("mean", None)
-        #: Mean and size of the features that the head was last solved on, which a fit without old images relies on.
+        #: Mean and scale of the features that the head was last solved on. A fit without old images needs them.
         self.center, self.scale = np.zeros(n_features), 1.0
         frozen = layers.frozen_parameters(n_frozen)
         for name, parameter in self.body.named_parameters():
@@ -71,7 +71,7 @@ class Suffix(nn.Module):
         return flat(self.body(x)[0])
 
     def head_input(self, x: torch.Tensor) -> torch.Tensor:
-        """What the head reads: the final representation, scaled to one length where asked."""
+        """Input of the head: the final representation, scaled to the same norm if `normalize` is set."""
         return self.scaled(self.features(x))
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,7 @@ class Suffix(nn.Module):
         return self.head(self.scaled(features))
 
     def scaled(self, features: torch.Tensor) -> torch.Tensor:
-        """A final representation as the head reads it."""
+        """Final representations, centred and scaled as the head expects."""
         if not self.normalize:
             return features
         scaled = F.normalize(features, dim=1)
@@ -88,11 +88,11 @@ class Suffix(nn.Module):
         return scaled * features.shape[1] ** 0.5
 
     def center_by(self, features: torch.Tensor) -> None:
-        """Let the head read features from the mean of these (n, n_features): what all images share tells nothing."""
+        """Centre features by the mean of these (n, n_features): what all images share is not informative."""
         self.mean = F.normalize(features, dim=1).mean(0)
 
     def train(self, mode: bool = True) -> Suffix:
-        """Set the mode, but keep frozen layers and pre-trained normalisation statistics in evaluation."""
+        """Set the mode, but keep frozen layers and pre-trained normalisation layers in evaluation mode."""
         super().train(mode)
         for name in self._evaluating:
             self.body.get_submodule(name).eval()
@@ -103,19 +103,19 @@ def interpolate(start: nn.Module, end: nn.Module, alpha: float) -> None:
     """Move the weights of `end` to (1 - alpha) start + alpha end, in place."""
     with torch.no_grad():
         before = dict([*start.named_parameters(), *start.named_buffers()])
-        for name, value in [*end.named_parameters(), *end.named_buffers()]:  # a shared weight is named once
+        for name, value in [*end.named_parameters(), *end.named_buffers()]:  # a shared weight is listed once
             if value.is_floating_point():
                 value.lerp_(before[name].to(value.device), 1 - alpha)
 
 
 def head_for(head: nn.Linear, before: np.ndarray, after: np.ndarray) -> nn.Linear:
-    """A head for other classes: those that were there keep their weights, new ones are drawn.
+    """A head for a new set of classes: existing classes keep their weights, new ones get random weights.
 
     Parameters
     ----------
     head : nn.Linear
     before, after : ndarray
-        Sorted; the class of each output of `head`, and of each output of the new one.
+        Sorted classes of the outputs of `head` and of the new head.
     """
     other = nn.Linear(head.in_features, len(after))
     stayed = np.intersect1d(before, after)

@@ -1,4 +1,4 @@
-"""Images of the pool that nobody has labelled: which of them are learned from, and what they teach the head."""
+"""Learning from an unlabelled pool: which images are used, and how the head is trained on them."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from skal.training.problem import Problem, Start
 from skal.training.pseudo_labelling import pseudo_labels, reliance
 from skal.training.suffix import Suffix
 
-#: Weight of the whole pool in the head's loss for each labelled image; an image of the pool weighs at most 1.
+#: Total weight of the pool in the head's loss per labelled image. One pool image weighs at most 1.
 _POOL_WEIGHT = 10.0
-#: C of that head, on features of length 1 and losses of weight 1 for a labelled image.
+#: C of this head, for features of norm 1 and weight 1 per labelled image in the loss.
 _POOL_C = 10.0
-#: Neighbours of a labelled image that tell whether the pool is of its kind, and the odds of labelled ones among them
-#: where it is not; labelled images that are too few to tell.
+#: Test of whether the pool differs from the labelled images: number of neighbours of a labelled image, the odds ratio
+#: of labelled ones among them above which the pool differs, and the fewest labelled images that allow the test.
 _NEIGHBORS, _ODDS, _FEWEST = 15, 5.0, 10
-#: Neighbours in the pool, the share of its own images than which labelled ones are farther from them where it is of
-#: another kind, and images of the pool that are compared.
+#: Second condition of this test: number of neighbours in the pool, the share of pool images than which labelled images
+#: must be farther from them, and the number of pool images compared.
 _NEAREST, _FARTHER, _COMPARED = 5, 0.7, 1000
 
 
 def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
-    """Images of the pool that are not labelled, and of these at most so many, drawn at random."""
+    """Pool images that are not labelled; at most `max_unlabeled`, drawn at random."""
     pool = problem.check(X_unlabeled)
     labelled = problem.inputs.keys(range(len(problem.inputs)))
     drawn = np.arange(len(pool))
-    if len(pool) > max_unlabeled:  # names cost a read of each image, so the others are not named
+    if len(pool) > max_unlabeled:  # a key costs a read of each image, so only the drawn ones get a key
         drawn = torch.randperm(len(pool))[: max_unlabeled + len(labelled)].numpy()
     names = pool.keys(drawn)
     known = set(labelled)
@@ -50,17 +50,18 @@ def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
 
 
 def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
-    """Whether labelled images are near each other and far from a pool, as if it were of another kind.
+    """Whether labelled images are near each other and far from the pool, as if the pool were of a different kind.
 
-    Of the nearest neighbours of an image that was drawn from the pool, about as many are labelled as of all images, and
-    it is about as near to the pool as the pool's images are to each other. So a pool is apart where the odds of
-    labelled neighbours are more than five times those of all, and labelled images are farther from it than 70 % of its
-    own. Fewer than ten labelled images cannot tell, nor a pool of less than five times as many, which may lack a class.
+    If an image was drawn from the pool, the share of labelled images among its nearest neighbours is about that among
+    all images, and it is about as near to the pool as pool images are to each other. Two conditions therefore mark a
+    pool as different. The odds of labelled neighbours are more than five times those among all images, and labelled
+    images are farther from the pool than 70 % of its own images. The result is False with fewer than ten labelled
+    images, or with a pool of less than five times as many, which may lack a class.
 
     Parameters
     ----------
     labelled : ndarray of shape (n, n_features)
-        Read from the mean of all.
+        Features centred by the mean of labelled and pool images.
     pool : ndarray of shape (m, n_features)
 
     Examples
@@ -88,9 +89,9 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
 
 
 def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
-    """A start whose head has learned from the pool too; its suffix is changed in place.
+    """A start whose head is also fitted to the pool; its suffix is modified in place.
 
-    A pool of another kind than the labelled images teaches nothing: None is returned, with a warning.
+    Returns None, with a warning, if the pool is of a different kind than the labelled images.
     """
     suffix, n = start.suffix, len(problem.y)
     features = torch.cat([problem.features(suffix), _pool_features(problem, suffix, pool)])
@@ -106,29 +107,29 @@ def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
         )
         suffix.mean = before
         return None
-    penalty = replace(_teach(suffix, read, problem), n=n, C=default_C(n))  # training goes on with labelled images alone
+    penalty = replace(_teach(suffix, read, problem), n=n, C=default_C(n))  # training continues on labelled images only
     return replace(start, penalty=penalty, probe=copy.deepcopy(suffix))
 
 
 def teach_again(pool: Inputs, problem: Problem, suffix: Suffix) -> None:
-    """Solve the head of a trained suffix on the pool as its own representation shows it, in place.
+    """Solve the head of a trained suffix in place, with pseudo-labels from its own features.
 
-    Training has seen the labelled images alone. In what it has made of the features the pool's images are taken for the
-    right classes more often than before.
+    Training has used only the labelled images. Pseudo-labels from the trained features are more often correct than
+    those from the features before training.
     """
     pooled = torch.cat([*final_features(problem.prefix, pool, suffix, problem.final)])
     _teach(suffix, _read(suffix, torch.cat([problem.features(suffix), pooled])), problem)
 
 
 def _teach(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty:
-    """Solve the head on labelled images and, as what :func:`pseudo_labels` takes them for, on those of the pool."""
+    """Solve the head on labelled images and on pool images with :func:`pseudo_labels`."""
     n, centered = len(problem.y), _centered(read)
     n_pool = len(read) - n
     weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
     y, n_classes = problem.targets.numpy(), len(problem.classes)
     total = min(_POOL_WEIGHT * n, float(n_pool)) * reliance(n_pool, len(np.unique(y)))
     weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])
-    # The head's weights are scaled to a mean of 1, and the penalty with them.
+    # solve_head scales sample weights to a mean of 1, and the penalty is scaled accordingly.
     penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
     with one_blas_thread():
         proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
@@ -139,7 +140,7 @@ def _teach(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty:
 
 
 def _read(suffix: Suffix, features: torch.Tensor) -> np.ndarray:
-    """Features of all images as the head reads them, from their mean; the suffix is on the CPU then."""
+    """Features of all images as the head reads them, centred by their mean. Moves the suffix to the CPU."""
     suffix.cpu().center_by(features)
     return suffix.scaled(features).numpy()
 
@@ -149,12 +150,12 @@ def _centered(read: np.ndarray) -> np.ndarray:
 
 
 def _pool_features(problem: Problem, suffix: Suffix, pool: Inputs) -> torch.Tensor:
-    """Final representation (n, n_features) of the pool; of the pre-trained network it is cached."""
+    """Final representation (n, n_features) of the pool; that of the pre-trained network is cached."""
     prefix = problem.prefix
     if problem.last is not None:
         return torch.cat([*final_features(prefix, pool, suffix, problem.final)])
     points = [Point(prefix.backbone.layers.features, True)]
     if problem.options.max_epochs > 0:
-        points.append(Point(prefix.cut))  # asked for after training
+        points.append(Point(prefix.cut))  # needed after training
     blocks = prefix.viewed_at(pool, points)
     return torch.cat([mean_of_views([flat(features) for features, *_ in views]) for views in blocks])
