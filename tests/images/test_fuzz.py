@@ -123,10 +123,9 @@ SCALARS = st.one_of(
 )
 INNER = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.tuples(SCALARS, SCALARS))
 NESTED = st.one_of(INNER, st.lists(INNER, max_size=3), st.dictionaries(st.text(max_size=2), INNER, max_size=2))
-ARRAYS = st_np.arrays(
-    st.one_of(st_np.scalar_dtypes(), st.just(np.dtype(object)), st_np.byte_string_dtypes(), st.just(np.dtype("uint8"))),
-    st_np.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5),
-)
+SHAPES = st_np.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5)
+DTYPES = st.one_of(st_np.scalar_dtypes(), st_np.byte_string_dtypes(), st.just(np.dtype("uint8")))
+ARRAYS = st.one_of(st_np.arrays(DTYPES, SHAPES), st_np.arrays(np.dtype(object), SHAPES, elements=SCALARS))
 TENSORS = st.builds(
     lambda shape, dtype: torch.zeros(shape).to(dtype),
     st_np.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5),
