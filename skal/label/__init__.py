@@ -1,4 +1,4 @@
-"""Human-in-the-loop labelling: from a folder of images to labels, a model and an unbiased accuracy estimate."""
+"""Human-in-the-loop labelling: from a folder of images to labels, a model and an honest accuracy."""
 
 from skal.label.asking import Question
 from skal.label.log import LogError
