@@ -221,7 +221,7 @@ def target_density(estimator: Any, X: Any = None, y: Any = None) -> float:
         Fitted with ``X_unlabeled``. The density of its predictions for those images is computed (for at most 2,000 of
         them, equally spaced).
     X, y : ignored
-        The images that a search holds out are labelled ones.
+        The images held out by a search are labelled, and are not used.
 
     Returns
     -------

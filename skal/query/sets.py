@@ -105,8 +105,8 @@ def set_sampling(
         "least_confident" (the paper's min), "margin" (1-vs-2), "entropy", "gini", "most_confident" (max), "random", or
         a function ``score(learner, X_pool)`` that returns one number per image, where higher is better.
     groups : {"prediction", "cluster", "truth"}, default="prediction"
-        What the images of a set share. "prediction" is one predicted class. "cluster" is one cluster of k-means on the
-        estimator's features, with as many clusters as hold four sets each (at most 500, and at least as many as known
+        What the images of a set share. "prediction" is one predicted class. "cluster" is one k-means cluster of the
+        estimator's features. Clusters hold four sets on average (at most 500 clusters, and at least as many as known
         classes). "truth" is one true class, as in the paper's experiment.
     n_sets : int, default=1000
     y_pool : array-like of shape (n,), default=None
