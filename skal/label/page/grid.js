@@ -30,7 +30,7 @@ export async function start() {
   cells.replaceChildren(...questions.map(cell));
   accept.disabled = questions.length === 0;
   hint.textContent = questions.length
-    ? `${questions.length} images predicted as ${label}, most confident first. Mark the wrong ones, then accept the rest.`
+    ? `${questions.length} images predicted as ${label}, most confident first. Mark the wrong ones, accept the rest.`
     : "No unlabelled image is predicted as this class yet. Choose another class, or keep labelling.";
   shownAt = performance.now();
   if (questions.length) cells.firstChild.focus();
