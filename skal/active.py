@@ -1,4 +1,4 @@
-"""The labelling loop: as a generator of rounds, and inside ``fit``, so that scikit-learn can search and score it."""
+"""The labelling loop, as a generator of rounds and as a classifier that scikit-learn can search and score."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Learner:
     X, y : array-like of length n
         The pool and its labels.
     fit_params : dict, default=None
-        Further arguments of the estimator's fit; of those whose name begins with ``sample_``, the labelled rows.
+        Further arguments of the estimator's fit. Those whose name begins with ``sample_`` are reduced to the labelled
+        rows.
     """
 
     def __init__(self, estimator: BaseEstimator, X: Any, y: np.ndarray, fit_params: dict[str, Any] | None = None):
@@ -68,7 +69,7 @@ class Learner:
 
 
 def _is_per_row(name: str, value: Any) -> bool:
-    """Whether an argument of fit, perhaps of a step of a Pipeline, has an entry per row of the pool."""
+    """Whether an argument of fit, possibly of a step of a Pipeline, has one entry per row of the pool."""
     return value is not None and name.rpartition("__")[2].startswith("sample_")
 
 
@@ -98,30 +99,31 @@ def labelling_rounds(
 ) -> Iterator[Round]:
     """Query, label and fit, round after round, until the budget or the pool is used up.
 
-    As long as all labels are of one class the estimator is not fitted, except in the last round: many classifiers need
-    two classes. An exception or an interrupt reaches the caller, and its round is not yielded.
+    While all labels are of one class the estimator is not fitted, except in the last round, because many classifiers
+    need two classes. An exception or an interrupt propagates to the caller, and its round is not yielded.
 
     Parameters
     ----------
     estimator : classifier
         Fitted in place.
     query : Query or callable
-        A strategy that has keywords ``random_state``, ``n_initial`` and ``y_pool``, not set, is given a seed for each
-        round, the number of labels before its first query, and the labels of the pool.
+        The keywords ``random_state``, ``n_initial`` and ``y_pool`` are filled in if the strategy has them and they are
+        not set: with a seed per round, the number of labels before the first query, and the labels of the pool.
     X, y : array-like of length n
         The pool and its labels.
     n_queries : int
     batch_size : int
-        Labels per query; the last takes what is left.
+        Labels per query. The last query takes what is left.
     n_initial : int, default=0
-        Rows drawn at random and labelled before the first query, in a round of their own.
+        Rows drawn at random and labelled before the first query, in a separate round.
     initial : array-like of int, default=None
-        Rows labelled before the first query, in place of drawn ones.
+        Rows labelled before the first query, instead of random ones.
     seed : int, default=None
-        Seed of the initial rows and of the strategy. Each round has its own, so that a resumed run draws the same.
+        Seed of the initial rows and of the strategy. Each round has its own, so a resumed run makes the same draws.
     known : sequence of int arrays, default=()
         Rows queried in each round of an interrupted run. They are labelled again without calling the strategy, and
-        these rounds are not yielded. An estimator with ``warm_start`` is fitted in each of them, any other in the last.
+        these rounds are not yielded. An estimator with ``warm_start`` is fitted in each of them, others only in the
+        last.
     fit_params : dict, default=None
         Further arguments of the estimator's fit, such as source data.
     use_pool : bool or "auto", default="auto"
@@ -171,7 +173,7 @@ def labelling_rounds(
 
 
 def with_pool(estimator: BaseEstimator, X: Any, fit_params: dict[str, Any], use_pool: bool | str) -> dict[str, Any]:
-    """Arguments of fit, and the pool among them where the estimator learns from it; what is given already stays."""
+    """Arguments of fit, with the pool as `X_unlabeled` if the estimator takes it and it is not given already."""
     takes = "X_unlabeled" in getattr(estimator, "takes", ())
     if use_pool is True and not takes:
         raise ValueError(f"use_pool=True, but {type(estimator).__name__} takes no X_unlabeled")
@@ -181,7 +183,7 @@ def with_pool(estimator: BaseEstimator, X: Any, fit_params: dict[str, Any], use_
 
 
 def check_initial(initial: ArrayLike | None, n_initial: int, n: int) -> np.ndarray:
-    """`initial` as an array; a ValueError unless it holds distinct rows of n, and none are drawn beside them."""
+    """`initial` as an array. Raises a ValueError unless it holds distinct rows of n and no further ones are drawn."""
     rows = np.asarray([] if initial is None else initial)
     if rows.size == 0:
         return np.empty(0, dtype=int)
@@ -203,31 +205,30 @@ def _has(name: str) -> Callable[[Any], bool]:
 
 
 class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
-    """A classifier trained by a simulated labelling loop: `fit` is given all labels, but learns from the queried ones.
+    """A classifier trained by a simulated labelling loop: `fit` receives all labels but trains on the queried ones.
 
-    The choices of active learning become parameters: ``GridSearchCV`` searches them, and ``cross_val_score`` measures
+    The choices of active learning become parameters. ``GridSearchCV`` searches them, and ``cross_val_score`` measures
     the accuracy that a labelling budget buys.
 
     Parameters
     ----------
     estimator : classifier
-        Cloned. One with ``warm_start`` continues from round to round.
+        Cloned. With ``warm_start``, training continues from round to round.
     query : Query, callable or None, default=None
-        The strategy. :class:`Query` makes its keywords searchable as ``query__lam``. None takes
+        The strategy. :class:`Query` makes its keywords searchable, for example as ``query__lam``. None uses
         :func:`skal.query.uherding_sampling`.
     n_queries : int, default=20
     batch_size : int, default=10
-        Labels per query; the last takes what is left of the pool.
+        Labels per query. The last query takes what is left of the pool.
     n_initial : int, default=0
         Rows labelled at random before the first query. With 0, the strategy also chooses the first batch.
     use_pool : bool or "auto", default="auto"
-        Whether every fit is given the pool as `X_unlabeled`, to learn from images without their labels. "auto" does
-        so where the estimator takes it (its `takes` names it, as that of :class:`FrozenPrefixClassifier` with the
-        default recipe).
+        Whether every fit receives the pool as `X_unlabeled`, to train on images without their labels. "auto" does so if
+        the estimator's `takes` lists `X_unlabeled`, as for :class:`FrozenPrefixClassifier` with the default recipe.
     target_score : float, default=None
-        Stop as soon as ``history_["score"]`` reaches it; None uses the whole budget.
+        Stop as soon as ``history_["score"]`` reaches this value. None uses the whole budget.
     random_state : int, RandomState or None, default=None
-        Draws the initial rows, and seeds the strategy and the estimator where their own is not set.
+        Draws the initial rows. Also seeds the strategy and the estimator if their own ``random_state`` is not set.
 
     Attributes
     ----------
@@ -236,12 +237,12 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     queried_ : ndarray of int
         Rows of X that were labelled, in the order of their queries.
     history_ : dict of str to ndarray
-        One entry per round: ``labels``, the number of labels, and ``score``, the accuracy on the rows not labelled yet
-        (on all rows when none is left), which only a simulation knows. NaN as long as all labels are of one class.
+        One entry per round. ``labels`` is the number of labels. ``score`` is the accuracy on the rows not labelled yet
+        (on all rows if none is left), which is known only in a simulation. It is NaN while all labels are of one class.
     classes_ : ndarray of shape (n_classes,)
-        All classes of y. One that was never queried has probability 0.
+        All classes of y. A class that was never queried has probability 0.
     n_features_in_ : int
-        Of `estimator_`, where it has one.
+        As in `estimator_`, if defined there.
 
     See Also
     --------
@@ -295,17 +296,17 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: ArrayLike, **fit_params: Any) -> ActiveClassifier:
-        """Run the labelling loop; y answers the queries.
+        """Run the labelling loop, answering queries from y.
 
         Parameters
         ----------
         X : array-like of length n
-            The pool: whatever the estimator takes.
+            The pool, in any form the estimator accepts.
         y : array-like of shape (n,)
         **fit_params
-            Further arguments of the estimator's fit in every round, such as source data. Of those whose name begins
-            with ``sample_`` the labelled rows are passed. With metadata routing enabled, what the estimator requests is
-            passed on. A search cuts every array as long as X to the rows of a fold; wrap source data in
+            Further arguments of the estimator's fit in every round, such as source data. Those whose name begins with
+            ``sample_`` are reduced to the labelled rows. With metadata routing enabled, arguments that the estimator
+            requests are passed on. A search cuts every array as long as X to the rows of a fold. Wrap source data in
             :class:`skal.Pool` to pass it whole.
 
         Returns
@@ -359,7 +360,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         return self
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """What `fit` passes on to the estimator, see scikit-learn's metadata routing.
+        """Routing of the arguments of `fit` to the estimator; see scikit-learn's metadata routing.
 
         Returns
         -------
@@ -395,7 +396,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     @available_if(_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes.
+        """Class probabilities.
 
         Parameters
         ----------
@@ -419,7 +420,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
 
 
 def with_seeds(estimator: BaseEstimator, random_state: np.random.RandomState | None) -> BaseEstimator:
-    """Set, in place, every ``random_state`` that is None, however deep, from a generator; None leaves them."""
+    """Set every unset ``random_state``, at any depth and in place, from a generator. None changes nothing."""
     if random_state is None:
         return estimator
     unset = [name for name, value in sorted(estimator.get_params().items()) if value is None]

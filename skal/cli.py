@@ -1,4 +1,4 @@
-"""The command ``skal``: label a folder, see how it stands, predict, export."""
+"""The command ``skal``: label a folder, show the status of a project, predict, export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from skal.label.stopping import highest_target
 from skal.label.stored import FORMATS, StoredProject, load_predictor
 from skal.label.tables import write_rows
 
-if TYPE_CHECKING:  # it takes what the commands that only look do not need
+if TYPE_CHECKING:  # imports more than read-only commands need
     from skal.label.session import LabelSession
 
 _BLOCK = 64
@@ -32,17 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str or None, default=None
-        None takes those of the process.
+        None uses those of the process.
 
     Returns
     -------
     code : int
-        0; 1 where files could not be predicted; 2 where the arguments cannot be followed.
+        0 on success, 1 if files could not be predicted, 2 if the command failed.
     """
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args))
-    except (ValueError, OSError, ImportError) as error:  # a full disk is said in one line too
+    except (ValueError, OSError, ImportError) as error:  # a full disk is reported in one line too
         words = getattr(error, "on_command_line", str(error))
         print(f"skal: {' '.join(words.split())}", file=sys.stderr)
         return 2
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class Strategies:
-    """Names of the strategies that need nothing but the images; they are imported, with torch, only if one is named."""
+    """Names of the strategies that need only the images. They are imported, with torch, only if one is named."""
 
     def __iter__(self) -> Iterator[str]:
         from skal.query import STRATEGIES
@@ -128,14 +128,14 @@ def _label(args: argparse.Namespace) -> int:
     from skal.label.server import Server, open_browser
     from skal.label.session import LabelSession
 
-    # One core answers, the others train: PyTorch reads this when it is imported, behind the page.
+    # One core serves the page, the others train. PyTorch reads this when it is imported, in the background.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     path = Path(os.path.abspath(args.project)) if args.project else project_beside(args.folder)
     stored = find_settings(path)
     before = {} if stored is None else stored.network
     given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
     named = {name: value for name, value in given.items() if value is not None}
-    network = named if args.backbone else {**before, **named}  # weights and size of another network are not kept
+    network = named if args.backbone else {**before, **named}  # weights and size of another network do not apply
     fitting.check_network(network)
     query = None
     if args.strategy is not None:
@@ -177,13 +177,13 @@ def _label(args: argparse.Namespace) -> int:
             open_browser(server.link)
         try:
             server.run()
-        finally:  # also by Ctrl-C, which is how it ends
+        finally:  # also after Ctrl-C, the usual way to stop
             _end(session, path)
     return 0
 
 
 def _end(session: LabelSession, path: Path) -> None:
-    """Train on the last answers, and say what comes next."""
+    """Train on the last answers and print the next steps."""
     status = session.status()
     if status.n_newer and sum(n > 0 for n in status.per_class.values()) > 1:
         print("\nThe model is trained on the last answers; Ctrl-C again leaves that out.", flush=True)
@@ -200,7 +200,7 @@ def _end(session: LabelSession, path: Path) -> None:
 
 
 def _newer(n: int) -> list[str]:
-    """That a model lacks the last answers, as after a crash or a second Ctrl-C."""
+    """A note that the model lacks the last answers, as after a crash or a second Ctrl-C."""
     return [f"{n} newer answers are not in this model: skal label trains it on them when it ends"] if n else []
 
 
@@ -220,7 +220,7 @@ def _links(status: Status) -> list[str]:
 
 
 def _warning(settings: Settings) -> list[str]:
-    """What is wrong with a target that no audit of this folder could show."""
+    """A warning if no audit of this folder could confirm the target."""
     if settings.target is None or settings.looks:
         return []
     highest = highest_target(expected_reserve(settings))
@@ -238,7 +238,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def describe(status: Status) -> list[str]:
-    """A status in lines to be read."""
+    """A status as readable lines."""
     recalls = {
         found.label: f", recall {found.recall:.1%} on {found.n} audit images (interval {_range(found.interval)})"
         for found in status.recalls
@@ -266,7 +266,7 @@ def describe(status: Status) -> list[str]:
 
 
 def _acceptance(status: Status) -> str:
-    """Above which confidence predictions are right often enough, or why none is named."""
+    """The confidence above which predictions are right often enough, or why none is given."""
     target = status.target or 0.95
     often, found = f"right at least {in_percent(target)} of the time", status.acceptance
     if found is not None:

@@ -1,4 +1,4 @@
-"""Experiments: learning curves of strategies, seeds and data sets as tidy records, resumable and in parallel."""
+"""Experiments: learning curves per strategy, seed and data set as tidy records, resumable and in parallel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from skal.query._query import Query
 class Task(NamedTuple):
     """A pool with its labels, and the test set on which each round is scored.
 
-    `initial` holds rows of the pool that are labelled before the first query.
+    `initial` lists rows of the pool that are labelled before the first query.
     """
 
     X_pool: Any
@@ -51,55 +51,56 @@ def run_experiment(
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> pd.DataFrame:
-    """Learning curves of every strategy on every task with every seed.
+    """Compute the learning curve of every strategy on every task with every seed.
 
     Parameters
     ----------
     estimator : classifier
-        Cloned for each run; where its ``random_state`` is None, the run's seed sets it.
+        Cloned for each run. If its ``random_state`` is None, it is set from the seed of the run.
     strategies : dict of str to Query or callable
-        The keys name them in the records.
+        The keys are their names in the records.
     tasks : dict of str to Task
     n_queries : int
     batch_size : int
-        Labels per query; the last takes what is left of the pool.
+        Labels per query. The last query takes what is left of the pool.
     n_initial : int, default=0
         Rows drawn at random and labelled before the first query.
     use_pool : bool or "auto", default="auto"
         As in :class:`skal.ActiveClassifier`.
     seeds : sequence of int, default=(0, 1, 2)
     folder : path, default=None
-        Each run writes its records to a file in it, a line per round. Rerunning the same call resumes and returns
-        identical records; strategies, tasks and seeds may be added. Notes says what must not change.
+        Each run writes its records to a file in this folder, one line per round. Rerunning the same call resumes and
+        returns identical records. Strategies, tasks and seeds may be added. See Notes for what must not change.
     n_jobs : int, default=None
-        Number of runs in parallel, by joblib.
+        Number of runs in parallel, with joblib.
     verbose : int, default=0
         As in :class:`joblib.Parallel`.
 
     Returns
     -------
     records : DataFrame
-        A row per round: ``task``, ``strategy``, ``seed``, ``n_labels``, ``n_classes`` (seen so far), ``accuracy``,
+        One row per round: ``task``, ``strategy``, ``seed``, ``n_labels``, ``n_classes`` (seen so far), ``accuracy``,
         ``macro_auc``, ``query_seconds``, ``fit_seconds`` and ``indices``, the rows of the pool labelled in this round.
 
     Raises
     ------
     ValueError
-        If lengths differ, a count is out of range, there is nothing to run, a strategy has a generator of its own; if
-        the folder holds runs with other settings or data, a damaged file, or settings whose state cannot be read (the
-        message names them); if another process works at the same run. Except for the last, before any work is done.
+        If lengths differ, a count is out of range, there is nothing to run, or a strategy has its own generator. If the
+        folder contains runs with other settings or data or a damaged file, or the state of a setting cannot be read
+        (the message names it). If another process is working on the same run. All but the last are raised before any
+        work is done.
 
     Notes
     -----
-    Records of a folder are returned only for the data and settings that made them. Compared are every row of the data
-    (of image files: name, size and content, see below), the estimator's parameters, the content of weights, networks
-    and profiles, and the strategies: their code, defaults, closure, attributes and the module-level values they read.
-    Functions and classes of installed libraries count by their version. The parameters ``cache``, ``verbose`` and
-    ``n_jobs`` do not count, as they change no record; ``device`` does, since sums on another device differ in their
-    last digits. Image files count whole up to 128 KiB; of larger ones the first and last 64 KiB, the size and the time
-    of the last change.
+    Records in a folder are returned only for the data and settings that produced them. The comparison covers every row
+    of the data (for image files: name, size and content, see below), the estimator's parameters, the content of
+    weights, networks and profiles, and the strategies: their code, defaults, closure, attributes and the module-level
+    values they read. Functions and classes of installed libraries are compared by version. The parameters ``cache``,
+    ``verbose`` and ``n_jobs`` are not compared, since they do not change the records. ``device`` is compared, since
+    sums on another device differ in their last digits. Image files up to 128 KiB are compared in full. For larger
+    files, the first and last 64 KiB, the size and the modification time are compared.
 
-    An interrupt (Ctrl-C) reaches the caller. The round it stops leaves no record.
+    An interrupt (Ctrl-C) propagates to the caller. The interrupted round leaves no record.
 
     Examples
     --------
@@ -139,7 +140,7 @@ def run_experiment(
         for task, strategy, seed in runs:
             settings = {**common, **of_query[strategy], **of_task[task]}
             file = RecordFile(Path(folder) / _file_name(task, strategy, seed), settings)
-            file.read()  # other settings and damaged lines are refused before any work
+            file.read()  # raises for other settings and damaged lines before any work
             files[task, strategy, seed] = file
     results = Parallel(n_jobs=n_jobs, verbose=verbose)(
         delayed(_run)(estimator, queries[strategy], tasks[task], seed, loop, files.get((task, strategy, seed)))
@@ -162,7 +163,7 @@ def _run(
     loop: dict[str, Any],
     file: RecordFile | None,
 ) -> list[dict[str, Any]]:
-    """One learning curve; the rounds that its file holds already are taken from there."""
+    """One learning curve. Rounds that are already in its file are read from there."""
     if file is None:
         return list(label_rounds(estimator, query, task, seed=seed, **loop))
     with file.locked():
@@ -190,7 +191,7 @@ def label_rounds(
     seed: int = 0,
     known: Sequence[Sequence[int]] = (),
 ) -> Iterator[dict[str, Any]]:
-    """One learning curve, one record at the end of each round.
+    """One learning curve, with one record at the end of each round.
 
     Parameters
     ----------
@@ -208,7 +209,7 @@ def label_rounds(
     ------
     record : dict
         ``n_labels``, ``n_classes``, ``accuracy``, ``macro_auc``, ``query_seconds``, ``fit_seconds`` and ``indices``.
-        As long as all labels are of one class, that class is the prediction.
+        While all labels are of one class, that class is the prediction.
     """
     seeded = with_seeds(clone(estimator), np.random.RandomState(seed))
     y_pool, y_test = np.asarray(task.y_pool), np.asarray(task.y_test)
@@ -240,7 +241,7 @@ def label_rounds(
 
 
 def _estimator_settings(estimator: BaseEstimator) -> dict[str, str]:
-    """What clone copies of an estimator, parameter by parameter."""
+    """The parameters of an estimator that clone copies, one by one."""
     return {"estimator": _described(type(estimator), "estimator")} | {
         f"estimator {name}": _described(value, f"estimator {name}", cloned=True)
         for name, value in sorted(estimator.get_params().items())
@@ -267,7 +268,7 @@ def _task_settings(task: Task) -> dict[str, str]:
 
 
 def _described(value: Any, name: str, *, cloned: bool = False) -> str:
-    """A number or a word as it is; of anything else its type and its fingerprint."""
+    """A number or string unchanged; anything else as its type and fingerprint."""
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     if type(value) is str:
@@ -277,6 +278,6 @@ def _described(value: Any, name: str, *, cloned: bool = False) -> str:
 
 
 def _file_name(task: str, strategy: str, seed: int) -> str:
-    """Name of a run's file: different runs have different names on any file system."""
+    """File name of a run. Different runs have different names on any file system."""
     names = (quote(name, safe=" ").replace("-", "%2D") for name in (task, strategy))
     return "--".join([*names, str(seed)]) + ".jsonl"

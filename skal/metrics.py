@@ -1,4 +1,4 @@
-"""Numbers about records and predictions."""
+"""Metrics of records and predictions."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def area_under_curve(records: pd.DataFrame, metric: str = "accuracy") -> pd.Data
     Returns
     -------
     areas : DataFrame
-        Indexed by ``task`` and ``strategy``; columns ``mean`` and ``std`` over the seeds, and ``runs``, their number.
-        A run of a single round has no area and is left out.
+        Indexed by ``task`` and ``strategy``. Columns are ``mean`` and ``std`` over the seeds, and ``runs``, their
+        number. A run with a single round has no area and is left out.
 
     Examples
     --------
@@ -54,19 +54,19 @@ def _areas(records: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Mean rank of each strategy by the area under its curves, 1 for the best: a column per task, and their mean.
+    """Mean rank of each strategy by area under the curve, 1 for the best: one column per task, and their mean.
 
     Parameters
     ----------
     records : DataFrame
-        As from :func:`~skal.experiment.run_experiment`. The strategies of a task and seed are ranked among each other;
-        equal areas share their mean rank.
+        As from :func:`~skal.experiment.run_experiment`. Strategies are ranked within each task and seed. Equal areas
+        share their mean rank.
     metric : str, default="accuracy"
 
     Returns
     -------
     ranks : DataFrame
-        Indexed by strategy, best first; columns are the tasks and ``mean``.
+        Indexed by strategy, best first. Columns are the tasks and ``mean``.
 
     Examples
     --------
@@ -90,13 +90,13 @@ def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric:
     records : DataFrame
         As from :func:`~skal.experiment.run_experiment`.
     targets : dict of str to float
-        The value to be reached in each task, such as a share of the accuracy with all labels.
+        The value to reach in each task, such as a share of the accuracy with all labels.
     metric : str, default="accuracy"
 
     Returns
     -------
     labels : Series of float
-        Indexed by ``task`` and ``strategy``. Curves are straight lines between rounds. Infinite where the median
+        Indexed by ``task`` and ``strategy``. Curves are interpolated linearly between rounds. Infinite if the median
         run does not reach the value.
 
     Examples
@@ -123,15 +123,15 @@ def _first_reached(labels: np.ndarray, values: np.ndarray, target: float) -> flo
 
 
 def table_at(records: pd.DataFrame, metric: str = "accuracy", n_labels: Sequence[int] | None = None) -> pd.DataFrame:
-    """Mean ± standard deviation over the seeds at given numbers of labels, a column per strategy (as in ADMA's tables).
+    """Mean ± standard deviation over seeds at given numbers of labels, one column per strategy (as in ADMA's tables).
 
     Parameters
     ----------
     records : DataFrame
-        Of one task.
+        Records of one task.
     metric : str, default="accuracy"
     n_labels : sequence of int, default=None
-        None takes all.
+        None shows all.
 
     Returns
     -------
@@ -152,13 +152,13 @@ def table_at(records: pd.DataFrame, metric: str = "accuracy", n_labels: Sequence
 
 
 def macro_auc(y: ArrayLike, proba: np.ndarray, classes: ArrayLike) -> float:
-    """Area under the ROC curve of each class against the rest, averaged over the classes of `y`.
+    """Area under the one-vs-rest ROC curve, averaged over the classes of `y`.
 
     Parameters
     ----------
     y : array-like of shape (n,)
     proba : ndarray of shape (n, C)
-        Probabilities of `classes`; a class of `y` that is not among them has probability 0, and so an area of 1/2.
+        Probabilities of `classes`. A class of `y` that is not among them has probability 0, and so an area of 1/2.
     classes : array-like of shape (C,)
 
     Returns
@@ -180,7 +180,7 @@ def macro_auc(y: ArrayLike, proba: np.ndarray, classes: ArrayLike) -> float:
 
 
 def soft_neighborhood_density(proba: ArrayLike, *, temperature: float = 0.05) -> float:
-    """How densely predictions lie together: the mean entropy of each one's similarities to the others.
+    """How densely predictions cluster: the mean entropy of the similarities of each prediction to the others.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def soft_neighborhood_density(proba: ArrayLike, *, temperature: float = 0.05) ->
     Returns
     -------
     density : float
-        Larger is better: neighbours in dense clusters of predictions.
+        Higher is better: neighbours are in dense clusters of predictions.
 
     References
     ----------
@@ -218,10 +218,10 @@ def target_density(estimator: Any, X: Any = None, y: Any = None) -> float:
     Parameters
     ----------
     estimator : FrozenPrefixClassifier
-        Fitted with ``X_unlabeled``; the density of its predictions for those images is taken (of 2,000 of them, equally
-        spaced).
+        Fitted with ``X_unlabeled``. The density of its predictions for those images is computed (for at most 2,000 of
+        them, equally spaced).
     X, y : ignored
-        What a search holds out are labelled images.
+        The images held out by a search are labelled, and are not used.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Records and images on matplotlib axes."""
+"""Plots of records and images on matplotlib axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def plot_learning_curves(
     records: pd.DataFrame, metric: str = "accuracy", *, ceiling: float | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Mean of a metric against the number of labels, with a band of one standard deviation, a line a strategy.
+    """Plot the mean of a metric against the number of labels, one line per strategy, with a ±1 standard deviation band.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def plot_learning_curves(
         Columns ``strategy``, ``seed``, ``n_labels`` and `metric`.
     metric : str, default="accuracy"
     ceiling : float, default=None
-        Drawn as a horizontal line: the network trained on all labels.
+        Value of the network trained on all labels, drawn as a horizontal line.
     ax : Axes, default=None
 
     Returns
@@ -56,18 +56,18 @@ def plot_queried(
     random_state: int | np.random.RandomState | None = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Images of a pool in the plane by t-SNE, coloured by class, with the queried ones marked (ADMA's Fig. 6).
+    """Plot the images of a pool by t-SNE, coloured by class, with the queried ones marked (ADMA's Fig. 6).
 
     Parameters
     ----------
     features : ndarray of shape (n, D)
-        Of the pool, such as layer B's: ``net.activations(X, [-2], pooled=True)[0]``.
+        Features of the pool, such as those of layer B: ``net.activations(X, [-2], pooled=True)[0]``.
     y : array-like of shape (n,)
         Classes, for the colours.
     queried : array-like of int
         Positions of the queried images.
     random_state : int, RandomState or None, default=0
-        Of t-SNE.
+        Seeds t-SNE.
     ax : Axes, default=None
 
     Returns
@@ -95,7 +95,7 @@ def plot_queried(
 
 
 def contact_sheet(images: Sequence[Any], captions: Sequence[str], *, n_columns: int = 10) -> Figure:
-    """Images in a grid, each over its caption.
+    """Plot images in a grid, each above its caption.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Toys: networks, images, tables, profiles and strategies that need no data of ours; and the devices there are."""
+"""Toy networks, images, tables, profiles and strategies that need no external data, and the available devices."""
 
 import os
 
-os.environ["SCIPY_ARRAY_API"] = "1"  # else scikit-learn skips its check of array API input; read when scipy is imported
+os.environ["SCIPY_ARRAY_API"] = "1"  # otherwise scikit-learn skips its array API check; read when scipy is imported
 
 import numpy as np
 import pytest
@@ -19,11 +19,11 @@ from skal.features.cache import CACHE
 
 SMALL = ImageTransform(16, 16)
 
-torch.set_num_threads(1)  # toy networks gain nothing from threads, and beside other work they wait for each other
+torch.set_num_threads(1)  # toy networks gain nothing from threads, which wait for each other on a busy machine
 
 
 def pytest_collection_modifyitems(items):
-    """Slow tests run where the environment variable SKAL_SLOW is set: all of them with 1, every n-th with n."""
+    """Slow tests run if the environment variable SKAL_SLOW is set: all of them with 1, every n-th with n."""
     every = int(os.environ.get("SKAL_SLOW") or 0)
     slow = [item for item in items if item.get_closest_marker("slow")]
     for i, item in enumerate(slow):
@@ -61,7 +61,7 @@ class TinyConvNet(nn.Module):
 
 
 def with_statistics(net: nn.Module) -> nn.Module:
-    """Give batch normalisation statistics that are not those of a fresh module."""
+    """Give batch normalisation statistics that differ from those of a new module."""
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(0, 0.1)
@@ -93,13 +93,13 @@ def toy_cnn(seed=0):
 
 
 def on_features(**keywords):
-    """A classifier of 2-D features that is fitted in no time."""
+    """A classifier of 2-D features that is fitted quickly."""
     settings = {"n_frozen": 2, "random_state": 0, "max_epochs": 2, "min_steps": 3} | keywords
     return FrozenPrefixClassifier(settings.pop("net", None) or toy_mlp(), **settings)
 
 
 def on_pixels(**keywords):
-    """A classifier of images that is fitted in no time."""
+    """A classifier of images that is fitted quickly."""
     settings = {"n_frozen": 2, "random_state": 0, "max_epochs": 2, "min_steps": 3, "preprocess": SMALL} | keywords
     return FrozenPrefixClassifier(settings.pop("net", None) or toy_cnn(), **settings)
 
@@ -109,7 +109,7 @@ def logistic():
 
 
 def blobs(n=90, n_classes=3, seed=0, n_features=6):
-    """Features of classes that overlap, with names as labels."""
+    """Features of overlapping classes, with names as labels."""
     X, y = make_classification(
         n, n_features, n_informative=4, n_redundant=0, n_classes=n_classes, class_sep=1.0, random_state=seed
     )
@@ -117,23 +117,23 @@ def blobs(n=90, n_classes=3, seed=0, n_features=6):
 
 
 def two_samples(n=12, m=9, n_features=4, shift=0.7, seed=0):
-    """Two normal samples of which the second is wider and elsewhere."""
+    """Two normal samples, the second of which is wider and shifted."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n, n_features)), rng.normal(shift, 1.3, size=(m, n_features))
 
 
 def first_rows(learner, X_pool, n_instances=1):
-    """A strategy whose picks are known by hand: the first rows of what is left."""
+    """A strategy with picks that are known by hand: the first remaining rows."""
     return np.arange(n_instances)
 
 
 def greatest(learner, X_pool, n_instances=1, *, sign=1.0):
-    """A strategy whose picks are known by hand: the rows with the greatest first feature."""
+    """A strategy with picks that are known by hand: the rows with the largest first feature."""
     return np.argsort(-sign * np.asarray(X_pool)[:, 0], kind="stable")[:n_instances]
 
 
 def indices_of(answer):
-    """modAL 0.4.1 answers with indices, 0.4.2 with indices and scores."""
+    """The indices: modAL 0.4.1 expects only these, 0.4.2 indices and scores."""
     return np.asarray(answer[0] if isinstance(answer, tuple) else answer)
 
 
@@ -151,7 +151,7 @@ def adma_grid(cache, **keywords):
 
 @pytest.fixture(params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
 def device(request):
-    """Where a test runs: on the CPU, and once more on a GPU where there is one."""
+    """Where a test runs: on the CPU, and also on a GPU if there is one."""
     if request.param == "cpu":
         yield request.param
     else:
@@ -175,7 +175,7 @@ def mlp():
 
 @pytest.fixture
 def pixels():
-    """40 uint8 images of 4 classes that differ in colour, with noise."""
+    """40 noisy uint8 images of 4 classes that differ in colour."""
     rng = np.random.default_rng(0)
     y = np.arange(40) % 4
     base = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [180, 180, 40]])[y]
@@ -229,7 +229,7 @@ def _fresh_cache():
 
 @pytest.fixture(autouse=True)
 def _global_generators_untouched():
-    """Randomness comes from random_state alone: no test may see the global generators move."""
+    """All randomness comes from random_state: no test may change the state of the global generators."""
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
     yield
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002

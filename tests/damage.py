@@ -1,4 +1,4 @@
-"""Kinds of damage that files suffer: by a full disk, a dying one, a copy that was cut off, and people."""
+"""Kinds of file damage: from a full disk, a failing disk, an interrupted copy, and people."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def _incomplete(path):
     path.write_bytes(save(tensors, metadata))
 
 
-#: Of any file.
+#: Damage to any file.
 DAMAGES = {
     "truncated": _changed(lambda content: content[: len(content) // 2]),
     "one byte short": _changed(lambda content: content[:-1]),
@@ -62,7 +62,7 @@ DAMAGES = {
     "longer": _changed(lambda content: content + b"\0\0"),
     "a text": _changed(lambda content: b"version https://git-lfs.github.com/spec/v1\n"),
 }
-#: Of files that `write_tensors` makes.
+#: Damage to files written by `write_tensors`.
 TENSOR_DAMAGES = {
     **DAMAGES,
     "wrong JSON": _other_text(lambda text: text[:-2]),
@@ -72,7 +72,7 @@ TENSOR_DAMAGES = {
     "incomplete": _incomplete,
     "no description": lambda path: path.write_bytes(save({"rows": torch.ones(3)})),
 }
-#: What is no ValueError but an OSError of its own.
+#: Damage that raises a specific OSError instead of a ValueError.
 GONE = {"deleted": lambda path: path.unlink(), "a folder": _folder}
 
 

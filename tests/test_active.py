@@ -1,4 +1,4 @@
-"""The labelling loop inside fit: what it asks, when it stops, and that scikit-learn can search it."""
+"""The labelling loop inside fit: what it queries, when it stops, and that scikit-learn can search it."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ def test_the_estimator_learns_from_the_queried_rows_alone():
 
     def spy(learner, X_pool, n_instances=1):
         seen.append((learner.X_training, learner.y_training, len(X_pool)))
-        return np.arange(n_instances)  # always the first of what is left
+        return np.arange(n_instances)  # always the first remaining rows
 
     fitted = active(spy, n_initial=30).fit(X, NAMES)
     assert len(set(fitted.queried_)) == 50
@@ -47,7 +47,7 @@ def test_the_estimator_learns_from_the_queried_rows_alone():
         np.testing.assert_array_equal(rows, X[fitted.queried_[:n]])
         np.testing.assert_array_equal(labels, NAMES[fitted.queried_[:n]])
         assert left == 150 - n
-    # The first of what is left, five by five.
+    # The first remaining rows, five at a time.
     left = np.setdiff1d(np.arange(150), fitted.queried_[:30])
     np.testing.assert_array_equal(fitted.queried_[30:], left[:20])
     expected = LogisticRegression(max_iter=2000).fit(X[fitted.queried_], NAMES[fitted.queried_])
@@ -62,7 +62,7 @@ def test_the_same_seed_asks_the_same():
     np.testing.assert_array_equal(first.queried_, second.queried_)
     other = active(Query(random_sampling), random_state=1).fit(X, Y)
     assert not np.array_equal(first.queried_, other.queried_)
-    assert len(set(first.queried_)) == 20  # each round draws anew
+    assert len(set(first.queried_)) == 20  # each round makes new draws
     fixed = active(Query(random_sampling, random_state=3)).fit(X, Y)
     np.testing.assert_array_equal(fixed.queried_, active(Query(random_sampling, random_state=3)).fit(X, Y).queried_)
 
@@ -277,7 +277,7 @@ def test_impossible_sizes_of_the_loop(sizes):
 
 
 class Sourced(ClassifierMixin, BaseEstimator):
-    """A classifier that is given source data, and remembers what it was given."""
+    """A classifier that takes source data and records what it received."""
 
     __metadata_request__fit = {"X_source": True, "y_source": True, "sample_weight": True}  # noqa: RUF012
 

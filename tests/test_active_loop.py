@@ -84,7 +84,7 @@ def test_active_classes_never_queried():
     one = ActiveClassifier(on_features(net=toy_mlp(1)), first_rows, n_queries=1, batch_size=3, random_state=0).fit(X, y)
     assert one.classes_.tolist() == ["a", "b", "c", "d"]
     np.testing.assert_array_equal(one.predict_proba(X), np.tile([1.0, 0, 0, 0], (12, 1)))
-    with pytest.raises(ValueError, match="class"):  # an estimator that refuses a single class is not overruled
+    with pytest.raises(ValueError, match="class"):  # the error of an estimator that rejects a single class is kept
         ActiveClassifier(logistic(), first_rows, n_queries=1, batch_size=3, random_state=0).fit(X, y)
     assert set(one.predict(X)) == {"a"}
     assert np.isnan(one.history_["score"]).all()

@@ -1,4 +1,4 @@
-"""FrozenPrefixClassifier on images: what it learns, and what raises before any work."""
+"""FrozenPrefixClassifier on images: what it learns, and errors raised before any work."""
 
 import copy
 
@@ -41,7 +41,7 @@ def test_learns_real_forms_of_images(classifier, pixels, files, device):
 
 
 def test_predictions_are_those_of_the_whole_network(classifier, convnet, pixels, device):
-    """Cut, cached and put together again, prefix and suffix equal the plain module with the trained weights."""
+    """Split, cached and joined again, prefix and suffix equal the plain module with the trained weights."""
     X, y = pixels
     expected = classifier.set_params(normalize=False, device=device).fit(X, y).predict_proba(X)
     whole = copy.deepcopy(convnet)
@@ -97,7 +97,7 @@ def test_the_default_depth_follows_the_labels_is_layer_A_where_it_is_read_and_al
     assert clone(classifier).set_params(recipe=DAN()).fit(X, y).n_frozen_ == 22
     probe = clone(classifier).set_params(max_epochs=0, warm_start=True).fit(X, y)
     assert probe.n_frozen_ == 24
-    assert probe.set_params(max_epochs=1).fit(X, y).n_frozen_ == 16  # there is nothing of a probe to continue with
+    assert probe.set_params(max_epochs=1).fit(X, y).n_frozen_ == 16  # a probe has no training to continue
 
 
 @pytest.mark.parametrize("recipe", [None, DAN(), SelectiveJoint()])

@@ -45,17 +45,17 @@ ESTIMATORS = [
 
 @pytest.fixture
 def _global_generators_untouched():
-    """The checks leave random_state=None, which draws from numpy's global generator as everywhere in scikit-learn."""
+    """The checks use random_state=None, which draws from numpy's global generator as everywhere in scikit-learn."""
 
 
 def expected_failures(estimator):
-    """A weight makes the loss of a row larger; a repeated row is drawn more often: these are not the same steps."""
+    """A weight increases the loss of a row, while a repeated row is drawn more often: the steps differ."""
     if not isinstance(estimator, FrozenPrefixClassifier):
         return {}
     return {"check_sample_weight_equivalence_on_dense_data": "batches are drawn, as in scikit-learn's SGDClassifier"}
 
 
-# Not `parametrize_with_checks`: its names hold addresses of functions, and so differ between two processes.
+# Not `parametrize_with_checks`: its names contain addresses of functions, so they differ between processes.
 @pytest.mark.parametrize(
     ("estimator", "check"),
     [

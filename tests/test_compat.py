@@ -1,4 +1,4 @@
-"""modAL beside current scikit-learn: learners and committees work, and a strategy is called once a query."""
+"""modAL with current scikit-learn: learners and committees work, and a strategy is called once per query."""
 
 import inspect
 from functools import partial

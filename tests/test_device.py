@@ -1,4 +1,4 @@
-"""Devices are found and checked before work."""
+"""Devices are found and checked before any work."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from skal.selective import FilterBankDescriptor, SymmetricKLNeighbors
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Sets how many CUDA devices this machine seems to have."""
+    """Sets the number of CUDA devices this machine appears to have."""
 
     def seem(count):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)

@@ -1,4 +1,4 @@
-"""The Python of README, CONTRIBUTING and docs: it compiles, imports what there is, and runs on toys where it can."""
+"""The Python code of README, CONTRIBUTING and docs compiles, imports existing names, and runs on toys if possible."""
 
 import ast
 import builtins
@@ -32,7 +32,7 @@ SNIPPETS = {
     for page in PAGES
 }
 NETWORKS = {"alexnet", "efficientnet_lite0", "mobilenet_v2", "resnet18"}
-#: Not run: what has a test of its own, or costs too much; by a word of its code.
+#: Not run, since it has its own test or costs too much. Identified by a word of its code.
 LEFT_OUT = {
     "examples/data": ".ci/run runs it",
     "distributed": "starts a cluster; tests of large pools use Dask",
@@ -45,7 +45,7 @@ MAIN = [f"docs/{page}.md" for page in MAIN] + [page for page in SNIPPETS if page
 
 
 class AtToySize(ast.NodeTransformer):
-    """The same code with the toy network in place of pre-trained ones, two rounds, and searches over one candidate."""
+    """The same code with the toy network instead of pre-trained ones, two rounds, and searches over one candidate."""
 
     def visit_Constant(self, node):
         return ast.Name("toy", ast.Load()) if node.value in NETWORKS else node
@@ -73,7 +73,7 @@ class AtToySize(ast.NodeTransformer):
 
 
 def imports(tree):
-    """Modules, the names imported from them, and what these are called in the code."""
+    """Modules, the names imported from them, and their names in the code."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             for alias in node.names:
@@ -82,7 +82,7 @@ def imports(tree):
 
 
 def unknown_names(tree, known):
-    """Names that a reader has to fill in."""
+    """Names that a reader must define."""
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     made |= {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
@@ -93,7 +93,7 @@ def unknown_names(tree, known):
 
 @pytest.fixture
 def namespace(monkeypatch, convnet, pixels, files, source_images, tmp_path):
-    """What the pages take for granted, as toys."""
+    """Toy versions of the names that the pages assume."""
     profile = SourceProfile(convnet, preprocess=SMALL).fit(*source_images)
     quick = partial(FrozenPrefixClassifier, source=profile, max_epochs=1, min_steps=2, preprocess=SMALL)
     monkeypatch.setattr(skal, "FrozenPrefixClassifier", quick)
@@ -101,7 +101,7 @@ def namespace(monkeypatch, convnet, pixels, files, source_images, tmp_path):
     monkeypatch.setattr("skal.selective.FilterBankDescriptor", descriptor)
     monkeypatch.chdir(tmp_path)
     X, y = pixels
-    for i, (image, label) in enumerate(zip(X, y, strict=True)):  # what skal export writes
+    for i, (image, label) in enumerate(zip(X, y, strict=True)):  # as written by skal export
         folder = tmp_path / "sorted" / ("audit" if i % 4 == 0 else "train") / label
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{i}.png")
@@ -111,7 +111,7 @@ def namespace(monkeypatch, convnet, pixels, files, source_images, tmp_path):
     net.save("model/model.safetensors")
     given = {
         "net": net,
-        "module": nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),  # takes pixels as they are
+        "module": nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),  # takes raw pixels
         "toy": convnet,
         "GridSearchCV": GridSearchCV,
         "target_density": target_density,
@@ -133,7 +133,7 @@ def namespace(monkeypatch, convnet, pixels, files, source_images, tmp_path):
         given["module"](torch.zeros(1, 16, 16, 3))
     registered = dict(STRATEGIES)
     yield {name: getattr(skal, name) for name in skal.__all__} | given
-    STRATEGIES.clear()  # a page may register a strategy of its own
+    STRATEGIES.clear()  # a page may register its own strategy
     STRATEGIES.update(registered)
 
 
@@ -183,7 +183,7 @@ def test_snippets_run_on_toys(page, namespace):
 
 
 def test_the_main_pages_run_on_toys(namespace):
-    """A page that needs names which nobody has would be skipped above, unseen."""
+    """A page that needs undefined names would be skipped silently above."""
     for page in MAIN:
         known = set(namespace)
         for code in SNIPPETS[page]:

@@ -1,4 +1,4 @@
-"""Every study is imported, and its main runs at toy size: a few tiny images, a tiny network, two rounds, one seed."""
+"""Every study is imported and its main runs at toy size: a few tiny images, a tiny network, two rounds, one seed."""
 
 import importlib
 import sys
@@ -25,7 +25,7 @@ LOOP = ["--rounds", "2", "--batch", "3", "--seeds", "1"]
 
 @pytest.fixture
 def example(monkeypatch):
-    """Imports an example whose network is a toy that is trained for two steps."""
+    """Imports an example with a toy network that is trained for two steps."""
     matplotlib = pytest.importorskip("matplotlib")
     with seeded(0):
         net = with_statistics(TinyConvNet())
@@ -90,7 +90,7 @@ def toy_profile(example, tmp_path, source_images):
 
 @pytest.fixture
 def digits(tmp_path):
-    """Two files of arrays: grey images of ten classes, one size a file."""
+    """Two files of arrays: grey images of ten classes, one size per file."""
     files = []
     for seed, side in ((0, 28), (1, 16)):
         rng = np.random.default_rng(seed)
@@ -148,7 +148,7 @@ def test_baselines(run, images, tmp_path, chosen_by):
         ("regression", "regression, centred", "label spreading", "self-training", "probe", "probe, pool", "skal",
          "skal, pool"), 2,
     )  # fmt: skip
-    run("baselines", *arguments)  # nothing is left to do
+    run("baselines", *arguments)  # nothing remains to be done
     pd.testing.assert_frame_equal(pd.read_csv(output), rows)
     run("baselines", "--output", output, "--tables", tmp_path)
     table, summary = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("table", "summary"))
@@ -232,7 +232,7 @@ def test_domain_shift(run, example, monkeypatch, images, digits, tmp_path, kind)
 
 
 def test_grid_search(run, images, toy_profile, tmp_path):
-    for label in "rgby":  # pool and test images in folders of their own
+    for label in "rgby":  # pool and test images in separate folders
         for path in sorted((images / label).iterdir()):
             part = images / ("test" if path.stem < "04" else "train") / label
             part.mkdir(parents=True, exist_ok=True)

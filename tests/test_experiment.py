@@ -1,4 +1,4 @@
-"""Experiments: what they record, resume, refuse, and leave behind when they are interrupted."""
+"""Experiments: what they record, resume and reject, and what remains after an interruption."""
 
 import os
 import signal
@@ -69,10 +69,10 @@ def test_an_experiment_resumes_in_the_middle_of_a_run(tmp_path, undisturbed):
     expected = undisturbed.drop(columns=MEASURED)
     whole = iris(tmp_path)
     pd.testing.assert_frame_equal(whole.drop(columns=MEASURED), expected)
-    pd.testing.assert_frame_equal(iris(tmp_path), whole)  # nothing is run again: the seconds are those of then
+    pd.testing.assert_frame_equal(iris(tmp_path), whole)  # nothing is run again: the seconds are unchanged
     first = tmp_path / "iris--random--0.jsonl"
     lines = first.read_text().splitlines(keepends=True)
-    first.write_text("".join(lines[:4]) + lines[4][:30])  # killed while it wrote its fourth record
+    first.write_text("".join(lines[:4]) + lines[4][:30])  # killed while writing its fourth record
     (tmp_path / "iris--margin--1.jsonl").unlink()
     resumed = iris(tmp_path)
     pd.testing.assert_frame_equal(resumed.drop(columns=MEASURED), expected)
@@ -230,7 +230,7 @@ def test_a_signal_loses_nothing_finished_and_records_nothing_else(tmp_path, sent
 
 
 class Interrupted(LogisticRegression):
-    """Ctrl-C in the fit of some number of rows, as long as a file says so."""
+    """Ctrl-C in the fit of a given number of rows, while a file says so."""
 
     def __init__(self, file=None, n_rows=16, max_iter=2000):
         super().__init__(max_iter=max_iter)

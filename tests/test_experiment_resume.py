@@ -1,4 +1,4 @@
-"""Experiments against a plain loop, and resumed from what an interruption left."""
+"""Experiments compared with a plain loop, and resumed after an interruption."""
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ def test_experiment_resumes_after_truncation_at_any_byte(tmp_path):
         for cut in sorted(cuts | set(rng.integers(0, len(content), 2).tolist())):
             path.write_bytes(content[:cut])
             same_records(small_experiment(folder), reference)
-            if cut > newline:  # finished rounds keep their line, times and all
+            if cut > newline:  # finished rounds keep their line, including the times
                 kept = content[: content[:cut].rfind(b"\n") + 1]
                 assert path.read_bytes().startswith(kept)
     for path in written[1:]:

@@ -1,4 +1,4 @@
-"""Files are whole or absent, carry the umask's mode, and notice damage."""
+"""Files are complete or absent, respect the umask, and detect damage."""
 
 import os
 import stat

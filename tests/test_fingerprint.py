@@ -1,4 +1,4 @@
-"""Fingerprints of estimators and values: every kind of state counts, and what cannot be read is named."""
+"""Fingerprints of estimators and values: every kind of state counts, and unreadable state is named."""
 
 import copy
 import threading
@@ -29,8 +29,8 @@ def test_estimators_count_by_what_clone_copies():
     assert fingerprint_params(make_pipeline(StandardScaler(), LogisticRegression(verbose=1))) == before
     frozen = [FrozenEstimator(StandardScaler().fit(part)) for part in (X, X, X[::2])]
     first, same, other = (fingerprint_params(make_pipeline(f, LogisticRegression())) for f in frozen)
-    assert first == same != other  # what was learned is not forgotten by a clone
-    # A strategy is called as it is, with all that its estimator has learned.
+    assert first == same != other  # learned state is not lost in a clone
+    # A strategy is not cloned, so the learned state of its estimator counts.
     first, same, other = (fingerprint(partial(margin_sampling, scaler=StandardScaler().fit(p))) for p in (X, X, X[::2]))
     assert first == same != other
 
@@ -57,7 +57,7 @@ def test_random_generators_count_by_their_state():
 
 
 class Hiding:
-    """Its pickle does not show what it computes with."""
+    """Its pickle hides the state it computes with."""
 
     def __init__(self, weight):
         self.weight = weight
@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"estimator is a torch\.jit"):
         fingerprint(scripted, "estimator")
     lock = threading.Lock()
-    assert fingerprint(lambda: lock)  # holds nothing that is computed with
+    assert fingerprint(lambda: lock)  # contains nothing used in computations
 
 
 class Own(BaseEstimator):

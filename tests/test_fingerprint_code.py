@@ -1,4 +1,4 @@
-"""Fingerprints of code: a change of a strategy, a closure or a class is noticed, and nothing but a change."""
+"""Fingerprints of code: changes of a strategy, a closure or a class are detected, and only changes."""
 
 import importlib
 import os
@@ -25,7 +25,7 @@ def calls_another(x):
 
 
 def load(folder, source, name="user_module"):
-    """A module of the user's from its source."""
+    """A user's module, loaded from its source."""
     (folder / f"{name}.py").write_text(textwrap.dedent(source))
     spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Fingerprints of arrays, frames, labels and image files: a change in any row is noticed."""
+"""Fingerprints of arrays, frames, labels and image files: a change in any row is detected."""
 
 import copy
 import os
@@ -72,7 +72,7 @@ def test_replaced_image_files_are_noticed(tmp_path):
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
     before = fingerprint_data(paths)
     content, times = paths[1].read_bytes(), os.stat(paths[1])
-    os.utime(paths[1])  # touched, but the same
+    os.utime(paths[1])  # touched, but unchanged
     assert fingerprint_data([str(path) for path in paths]) == before
     paths[1].write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
     os.utime(paths[1], ns=(times.st_atime_ns, times.st_mtime_ns))  # same size, same time

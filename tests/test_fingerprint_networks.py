@@ -102,7 +102,7 @@ def test_a_preprocessing_and_a_profile_count(convnet, profile, source_images):
     nets = [FrozenPrefixClassifier(convnet, preprocess=t) for t in (SMALL, ImageTransform(16, 16, std=(1, 1, 1)))]
     assert fingerprint_params(nets[0]) != fingerprint_params(nets[1])
     before = fingerprint_params(FrozenPrefixClassifier(convnet, source=profile))
-    profile.patterns(profile.layers_[0])  # computed when it is asked for
+    profile.patterns(profile.layers_[0])  # computed on demand
     assert fingerprint_params(FrozenPrefixClassifier(convnet, source=profile)) == before
     other = SourceProfile(convnet, preprocess=SMALL).fit(source_images[0][::-1], source_images[1])
     assert fingerprint_params(FrozenPrefixClassifier(convnet, source=other)) != before

@@ -63,7 +63,7 @@ def test_partial_fit_forgets_nothing(classifier, pixels, device):
     head = classifier.net_.module_.head.weight.detach().cpu().clone()
     frozen = clone(classifier).set_params(max_epochs=0).fit(X[old], y[old])
     frozen.partial_fit(X[new], y[new])
-    assert frozen.score(X, y) > 0.9  # the new rows are solved for, the old ones stay
+    assert frozen.score(X, y) > 0.9  # the new rows are solved for, the old ones are unchanged
     classifier.partial_fit(X[new], y[new])
     np.testing.assert_array_equal(classifier.classes_, ["b", "g", "r", "y"])
     assert classifier.score(X[old], y[old]) == 1
@@ -91,7 +91,7 @@ def test_classes_foretold_or_alone_are_solved_for_when_they_come(classifier, pix
     order = np.argsort(y, kind="stable")
     classifier.set_params(max_epochs=0)
     foretold, plain = clone(classifier), clone(classifier)
-    for chunk in np.split(order, 4):  # one class after the other; the first fit knows a single one
+    for chunk in np.split(order, 4):  # one class after the other; the first fit has only one
         foretold.partial_fit(X[chunk], y[chunk], classes=["b", "g", "r", "y"])
         plain.partial_fit(X[chunk], y[chunk])
     assert plain.score(X, y) > 0.9
@@ -178,7 +178,7 @@ def test_nothing_is_forgotten_under_replay(convnet, pixels, way):
     assert classifier.score(X[old], y[old]) >= 0.95
     assert classifier.score(X[~old], y[~old]) >= 0.95
     assert len(classifier.seen_.y) == len(y)
-    for _ in range(2):  # rounds with images of one class alone
+    for _ in range(2):  # rounds with images of only one class
         classifier.partial_fit(X[y == "b"], y[y == "b"])
     assert classifier.score(X, y) >= 0.95
     assert len(classifier.seen_.y) == len(y)

@@ -1,4 +1,4 @@
-"""``import skal`` takes no torch; its names are imported when they are first used."""
+"""``import skal`` does not import torch. Names are imported on first use."""
 
 import pickle
 import subprocess
@@ -13,7 +13,7 @@ _HEAVY = ("torch", "torchvision", "sklearn", "skorch", "scipy", "pandas", "modAL
 
 
 def run(code):
-    """What a fresh interpreter prints."""
+    """The output of a new interpreter."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

@@ -1,4 +1,4 @@
-"""Pools that are memory maps, paths or Dask arrays give the scores of arrays in memory, block by block."""
+"""Pools that are memory maps, paths or Dask arrays get the same scores as arrays in memory, block by block."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Learners are recognised by what they are, not by the name of an attribute."""
+"""Learners are recognised by type, not by the name of an attribute."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tests.reference import indices_of
 
 
 class Adapted(LogisticRegression):
-    """A classifier with a parameter that is named as a learner's estimator is."""
+    """A classifier with a parameter that has the same name as the estimator of a learner."""
 
     def __init__(self, estimator="unbiased"):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Numbers about records and predictions."""
+"""Metrics of records and predictions."""
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,6 @@ def test_macro_auc_equals_sklearn_where_every_class_is_known():
     y, proba = np.arange(60) % 4, rng.dirichlet(np.ones(4), size=60)
     expected = roc_auc_score(y, proba, multi_class="ovr", average="macro")
     assert macro_auc(y, proba, range(4)) == pytest.approx(expected)
-    # A class without labels counts 1/2, as a column of zeros does.
+    # A class without labels counts 1/2, like a column of zeros.
     known = [roc_auc_score(y == k, proba[:, k]) for k in range(3)]
     assert macro_auc(y, proba[:, :3], range(3)) == pytest.approx((sum(known) + 0.5) / 4)

@@ -1,4 +1,4 @@
-"""Figures: what is drawn."""
+"""The content of the figures."""
 
 import matplotlib as mpl
 import matplotlib.figure

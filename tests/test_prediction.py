@@ -1,4 +1,4 @@
-"""What a fitted classifier gives beside labels: activations, source probabilities; and how it reads data."""
+"""Outputs of a fitted classifier besides labels (activations, source probabilities), and how it reads data."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_activations_before_and_after_the_cut(classifier, convnet, pixels, devic
     (pooled,) = classifier.activations(X, ["conv3"], pooled=True)
     np.testing.assert_allclose(pooled, after[2].reshape(40, 10, -1).mean(axis=2), atol=1e-5)
     np.testing.assert_allclose(classifier.transform(X), classifier.activations(X, [-2])[0], atol=1e-5)
-    for layers in ([-2, -2], ["stem", "stem"], ["conv1", "conv1", "bn2"]):  # one layer asked for twice
+    for layers in ([-2, -2], ["stem", "stem"], ["conv1", "conv1", "bn2"]):  # one layer requested twice
         assert [len(values) for values in classifier.activations(X, layers)] == [40] * len(layers)
 
 
@@ -66,7 +66,7 @@ def test_memory_maps_are_read_block_by_block(classifier, pixels, tmp_path):
 
 
 def test_final_representations_are_found_block_by_block_and_the_rest_computed(monkeypatch):
-    """As far as they fit, silently: those of a pool that is scored in parts fill the bound."""
+    """The cache is filled up to its bound, silently: a pool that is scored in parts fills it."""
     X, y = blobs(400)
     classifier = on_features().fit(X[:30], y[:30])
     expected = classifier.transform(X)
@@ -77,7 +77,7 @@ def test_final_representations_are_found_block_by_block_and_the_rest_computed(mo
     )
     for fits, lacking in ((400, 0), (256, 144), (300, 100), (0, 400)):
         classifier._final.clear()
-        classifier._final.max_bytes = 400 * expected.shape[1] * 4  # what a call asks for is within the bound
+        classifier._final.max_bytes = 400 * expected.shape[1] * 4  # the request of a call is within the bound
         if fits:
             classifier.transform(X[:fits])
         computed.clear()

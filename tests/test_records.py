@@ -1,4 +1,4 @@
-"""Files of records: what is cut, what is refused, and how it is named."""
+"""Record files: what is cut, what is rejected, and how files are named."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a release says about itself."""
+"""The metadata of a release."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What every query strategy promises, over all of its registry."""
+"""The contract of query strategies, tested for the whole registry."""
 
 import inspect
 import pickle
@@ -51,7 +51,7 @@ def test_only_those_that_need_no_labels_choose_without_a_classifier(pixels):
 
 
 class Unfitted:
-    """Knows no classes and refuses to predict."""
+    """Has no classes and raises when predicting."""
 
     def predict_proba(self, X):
         raise AssertionError("asked for predictions")
@@ -63,7 +63,7 @@ def name(request):
 
 
 def twice(images):
-    """Patches that do not care whether the image was flipped before they were made."""
+    """Patches that do not depend on whether the image was flipped first."""
     return np.stack([images, images], axis=1)
 
 
@@ -181,7 +181,7 @@ PAIRS = [(name, keyword) for name in STRATEGIES for keyword in keywords(name)]
 
 @pytest.fixture
 def setting(convnet, classifier, pixels, source_images):
-    """A fitted learner, a pool, and what keywords may be given."""
+    """A fitted learner, a pool, and values for keywords."""
     X, y = pixels
     profile = SourceProfile(convnet, layers=[(-4, -2), (-5, -2)], preprocess=SMALL).fit(*source_images)
     learner = ActiveLearner(classifier.set_params(source=profile, max_epochs=1), X_training=X[:12], y_training=y[:12])

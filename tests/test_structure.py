@@ -1,4 +1,4 @@
-"""Data flows one way: a module imports only what comes before it."""
+"""Imports go one way: a module imports only modules that come before it."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import skal
 
 ROOT = Path(skal.__file__).parent
-#: From what knows nothing of the others to what uses them all.
+#: From modules that use no others to those that use all of them.
 ORDER = [
     "_torchvision",
     "_random",
@@ -60,7 +60,7 @@ def test_imports_go_one_way(path):
         imported |= {name.split(".")[1] for name in names if name and name.startswith("skal.")}
     own = module_of(path)
     later = {name for name in imported if ORDER.index(name) > ORDER.index(own)}
-    # query/ touches no network: of those that do it knows the profile alone.
+    # query/ does not use networks. Of the modules that do, it imports only the profile.
     networks = (
         imported & {"backbones", "features", "gradients", "training", "classifier", "selective"}
         if own == "query"

@@ -1,4 +1,4 @@
-"""The commands of ``examples/studies/all.py``, and the calls of studies on the pages, parse in their scripts."""
+"""The commands of ``examples/studies/all.py`` and the calls of studies on the pages are parsed by their scripts."""
 
 import argparse
 import importlib
@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "examples" / "studies"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: A call whose options stand beside it, on a page.
+#: A call with its options on a page.
 CALL = re.compile(r"(?<![\w/])(examples/(?:studies/)?\w+\.py(?: [^`\n#]*)?)")
 
 
@@ -22,7 +22,7 @@ class Parsed(Exception):  # noqa: N818 (no error: the script stops once it has u
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The scripts as modules; the names of some are those of other modules, so they are forgotten afterwards."""
+    """The scripts as modules. Some share names with other modules, so they are unloaded afterwards."""
     pytest.importorskip("matplotlib")
     names = [path.stem for path in STUDIES.glob("*.py")] + ["quickstart"]
     before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
@@ -37,7 +37,7 @@ def scripts():
 
 @pytest.fixture
 def understood(scripts, monkeypatch, capsys):
-    """Whether a script understands its arguments; nothing of it is run."""
+    """Whether a script accepts its arguments. Nothing of it is run."""
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(parser, *arguments, **options):
@@ -76,7 +76,7 @@ def test_the_calls_on_a_page_are_understood(scripts, understood, page):
     for call in CALL.findall(page.read_text("utf-8")):
         script, *arguments = shlex.split(call)
         if not arguments or not arguments[0].startswith("--"):
-            continue  # the script is only named
+            continue  # the script is only mentioned
         assert (ROOT / script).is_file(), f"{page.name} names {script}"
         arguments = [part for part in arguments if part != "&&"]
         names = [part for part in arguments if not part.startswith("-")]
@@ -86,7 +86,7 @@ def test_the_calls_on_a_page_are_understood(scripts, understood, page):
 
 
 def test_every_table_can_be_found_on_a_page(scripts):
-    """A study is on a page by the line above its table, or by the command that remakes it."""
+    """A study is on a page if the line above its table, or the command that reproduces it, is there."""
     pages = "\n".join(page.read_text("utf-8") for page in PAGES)
     marked = {found["name"] for found in scripts["all"].MADE_WITH.finditer(pages)}
     called = {name for call in re.findall(r"--table ([\w ]+)", pages) for name in call.split()}

@@ -1,4 +1,4 @@
-"""The tables and figures of the documentation: each names its study and the code that made it."""
+"""The tables and figures of the documentation. Each names its study and the code that produced it."""
 
 import importlib.util
 import re
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 SHOWN = re.compile(r"(?::file: |\]\()results/(?P<file>[^)\n]+)\)?")
 PIPES = re.compile(r"(?:^\|.*\n)+", re.M)
-FIGURES = {"index.md"}  # shows one again
+FIGURES = {"index.md"}  # repeats a figure of another page
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,12 @@ def studies():
 
 
 def sections(text):
-    """Parts of a page between its headings."""
+    """Parts of a page between headings."""
     return re.split(r"^#+ .*$", text, flags=re.M)
 
 
 def is_measured(table):
-    """Whether most cells beside the first column are numbers."""
+    """Whether most cells outside the first column are numbers."""
     rows = [line.strip().strip("|").split("|")[1:] for line in table.splitlines()[2:]]
     cells = [cell.strip(" *`±+-") for row in rows for cell in row if cell.strip()]
     return len(cells) > 0 and sum(bool(re.match(r"[.\d]", cell)) for cell in cells) > len(cells) / 2
@@ -62,7 +62,7 @@ def test_every_file_of_a_study_is_there(studies):
 
 @pytest.fixture
 def toy_study(studies, monkeypatch, tmp_path):
-    """A study of two commands, the second of which fails unless there is a file."""
+    """A study of two commands, the second of which fails unless a file exists."""
     script = tmp_path / "toy.py"
     script.write_text(
         "import sys, pathlib\n"

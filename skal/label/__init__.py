@@ -1,4 +1,4 @@
-"""A person in the loop: from a folder of images to labels, a model and an honest accuracy."""
+"""Human-in-the-loop labelling: from a folder of images to labels, a model and an honest accuracy."""
 
 from skal.label.asking import Question
 from skal.label.log import LogError

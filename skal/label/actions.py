@@ -1,4 +1,4 @@
-"""What a person does in a session: each action is one event, on the disk before the method returns."""
+"""The actions of a person in a session. Each is one event, written to disk before the method returns."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ class Actions:
         why: str | None = None,
         alone: bool = False,
     ) -> None:
-        """Label an image, and the near-duplicates in its group; returns when that is on the disk.
+        """Label an image and the near-duplicates in its group. Returns when the label is on disk.
 
         Parameters
         ----------
         image : str
-            A question's id.
+            Id of a question.
         label : str
-            A class; a new one is made.
+            Name of a class, which is created if it is new.
         seconds : float or None, default=None
-            That the answer took.
+            Time the answer took.
         tab : str, default=""
         event : str or None, default=None
-            Name of this answer. An answer that is sent again under its name is recorded once.
+            Name of this answer. An answer that is sent again under the same name is recorded once.
         why : {"review"} or None, default=None
-            "review" replaces what is decided about the image.
+            "review" replaces the existing decision about the image.
         alone : bool, default=False
-            Whether the near-duplicates are left to be asked on their own.
+            Whether the near-duplicates are asked separately.
 
         Raises
         ------
         ValueError
-            If there is no such image, or the label is no safe name.
+            If there is no such image, or the label is not a safe name.
         LogError
-            If the disk refuses; nothing is recorded then.
+            If writing to disk fails. Nothing is recorded then.
         """
         with self._changed:
             name = check_class_name(label, self._state.classes)
@@ -80,14 +80,14 @@ class Actions:
         event: str | None = None,
         why: str | None = None,
     ) -> None:
-        """Leave an image undecided; it is not asked again, but stands in the review."""
+        """Leave an image undecided. It is not asked again, but appears in the review."""
         with self._changed:
             self._do(self._decided("unsure", image, seconds, tab, event, why, True))
 
     def _decided(
         self, kind: str, image: str, seconds: Any, tab: str, event: str | None, why: str | None, alone: bool
     ) -> Event:
-        """An event about one image, with what was shown of it."""
+        """An event about one image, with what was shown with it."""
         item = self._catalogue.items.get(image)
         if item is None:
             raise ValueError(f"there is no image {image!r}, or its file is another by now")
@@ -96,7 +96,7 @@ class Actions:
         if seconds is not None and not 0 <= seconds < 1e9:
             raise ValueError(f"seconds={seconds!r} is not a duration")
         if event is not None and (known := self._log.find(event)) is not None:
-            return known  # sent again: what was shown then is not known any more
+            return known  # sent again: what was shown then is no longer known
         shown = self._desk.given(image) or self._desk.question(item, "audit" if item.is_reserved else "strategy")
         found: Event = {"id": event or uuid.uuid4().hex, "kind": kind, "time": now(), "image": image, "path": item.path}
         found |= {"why": why or shown.why, "tab": tab, "seconds": seconds}
@@ -109,12 +109,12 @@ class Actions:
         return found
 
     def undo(self, tab: str = "", event: str | None = None) -> str | None:
-        """Take back the last action of a tab; an image that is open again is its next question.
+        """Undo the last action of a tab. An image that is open again becomes its next question.
 
         Returns
         -------
         kind : str or None
-            What was taken back; None where there is nothing.
+            Kind of the action that was undone; None if there is nothing to undo.
         """
         with self._changed:
             if event is not None and event in self._log:
@@ -140,14 +140,14 @@ class Actions:
         tab: str = "",
         event: str | None = None,
     ) -> None:
-        """Label the images of a grid at once, but for those rejected; one action, taken back as one.
+        """Label all images of a grid at once, except the rejected ones. It is one action, also for undo.
 
         Raises
         ------
         ValueError
             If an image is unknown, reserved, or both accepted and rejected.
         LogError
-            If the disk refuses; nothing is recorded then.
+            If writing to disk fails. Nothing is recorded then.
         """
         with self._changed:
             if event is not None and event in self._log:
@@ -168,12 +168,12 @@ class Actions:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in the order they were made."""
+        """Names of the classes, in the order they were created."""
         with self._changed:
             return self._state.classes
 
     def add_class(self, name: str, *, tab: str = "", event: str | None = None) -> str:
-        """Make a class; its clean name."""
+        """Create a class and return its cleaned name."""
         with self._changed:
             name = check_class_name(name, self._state.classes)
             if name in self._state.classes and (event is None or event not in self._log):
@@ -182,7 +182,7 @@ class Actions:
             return name
 
     def rename_class(self, name: str, to: str, *, tab: str = "", event: str | None = None) -> str:
-        """Give a class another name; if that is a class too, they are merged."""
+        """Rename a class. If a class of the new name exists, the two are merged."""
         with self._changed:
             if event is not None and event in self._log:
                 return to
@@ -197,26 +197,26 @@ class Actions:
             return to
 
     def import_labels(self, labels: Iterable[tuple[str, str]], source: str) -> dict[str, int]:
-        """Take over labels that exist already; those of reserved images are kept out of training and audit.
+        """Import existing labels. Labels of reserved images are excluded from training and audit.
 
         Parameters
         ----------
         labels : iterable of (path, label)
-            Paths as in the folder, or absolute.
+            Paths relative to the folder, or absolute.
         source : str
-            Where they come from, for the log.
+            Where the labels come from, for the log.
 
         Returns
         -------
         counts : dict
-            "imported", "reserved", "unknown", "decided": those whose image has this label or a person's already, and
-            "waiting": those of files that are not read yet, which are taken over when they are. Labels of an image
-            that differ are a conflict, for the review.
+            "imported", "reserved", "unknown", "decided" (the image already has this label, or one from a person), and
+            "waiting" (the file is not read yet; the label is imported when it is). Different labels of one image are a
+            conflict, shown in the review.
 
         Raises
         ------
         ValueError
-            If a label is no safe name of a class; nothing is imported then.
+            If a label is not a safe class name. Nothing is imported then.
         """
         pairs = [(os.fspath(path), check_class_name(label)) for path, label in labels]
         with self._changed:
@@ -225,14 +225,14 @@ class Actions:
     # ----------------------------------------------------------------- inside
 
     def _record(self, event: Event) -> bool:
-        """Take an event into the log and the state; whether it is new. Called with the condition held."""
+        """Add an event to the log and the state; returns whether it is new. Called with the condition held."""
         is_new = self._log.append(event)
         if is_new:
             self._state.apply(event)
         return is_new
 
     def _do(self, event: Event) -> None:
-        """Record what a person did, and let everybody know."""
+        """Record an action of a person and notify all waiting threads."""
         if not self._record(event):
             return
         if event["kind"] not in ("class", "waiting"):
@@ -241,4 +241,4 @@ class Actions:
         self._changed.notify_all()
 
     def _acted(self, event: Event) -> None:
-        """Called with the condition held after every action; the session follows it up."""
+        """Called with the condition held after every action. Overridden by the session."""

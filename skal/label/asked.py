@@ -1,4 +1,4 @@
-"""Images that a program asks a person about: paths, or arrays that are stored first."""
+"""Images that a program asks a person to label: paths, or arrays that are stored first."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from skal.label.state import State
 
 
 class Asked:
-    """The images that a program asks about, and the answers to them.
+    """The images that a program asks about, and their answers.
 
     Parameters
     ----------
     desk : Desk
     folder : Path
-        Of images that are given as arrays; made if it is needed.
+        Stores images that are given as arrays; created if needed.
     changed : Condition
         Notified when something is answered.
     """
@@ -49,7 +49,7 @@ class Asked:
         return np.array(labels, dtype=str), np.array([label != "" for label in labels], dtype=bool)
 
     def take(self, path: str) -> str:
-        """The image of a file, taken in if it is new."""
+        """Id of the image in a file, which is added to the catalogue if it is new."""
         with self._changed:
             listed = None if self._catalogue.root is None else self._catalogue.name_of(os.path.abspath(path))
             name = os.path.abspath(path) if listed is None else listed
@@ -61,20 +61,20 @@ class Asked:
 
 
 def store_images(images: Any, folder: Path) -> list[str]:
-    """Paths of images; arrays are written as PNG files under the hash of their content.
+    """Paths of images. Arrays are written as PNG files named by the hash of their content.
 
     Parameters
     ----------
     images : sequence of paths, or ndarray of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), uint8
     folder : Path
-        Made if it is needed.
+        Created if needed.
 
     Raises
     ------
     ValueError
-        If they are neither.
+        If `images` are neither paths nor such an array.
     """
-    from skal.images.forms import as_data, as_paths  # takes torch, which the page does not wait for
+    from skal.images.forms import as_data, as_paths  # imports torch, which the page must not wait for
 
     paths = as_paths(images)
     if paths is not None:

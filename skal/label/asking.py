@@ -1,4 +1,4 @@
-"""Which image is asked next, and who is looking at it."""
+"""Which image is asked next, and which tab is showing it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from skal.label.catalogue import Catalogue, Item
 from skal.label.snapshot import Snapshot
 from skal.label.state import State
 
-#: Seconds after which an image that a tab was given can be given to another.
+#: Seconds after which an image that is assigned to a tab can be assigned to another.
 LEASE_SECONDS = 120
-#: Seconds after which a tab that says every two that it is open is taken for gone.
+#: Seconds of silence after which a tab counts as closed. An open tab reports every two seconds.
 SILENT_SECONDS = 20
 _EPSILON = 1e-9
 
@@ -24,19 +24,19 @@ class Question:
     Parameters
     ----------
     id : str
-        Of the image's content.
+        Hash of the image's content.
     path : str
-        Of its file.
+        Path of its file.
     why : {"audit", "strategy", "random", "ask", "review"}
-        An audit image is never trained on, and comes without a suggestion.
+        Why it is asked. An audit image is never trained on and has no suggestion.
     suggestion : str or None
-        The class the model predicts.
+        The class that the model predicts.
     probability : float or None
-        Of the suggestion.
+        Probability of the suggestion.
     model : int or None
-        Version of the model that suggests.
+        Version of the model that made the suggestion.
     group : tuple of str
-        Near-duplicates that take the same label.
+        Near-duplicates that get the same label.
     """
 
     id: str
@@ -49,10 +49,10 @@ class Question:
 
 
 class Desk:
-    """Gives out questions: audit images at a steady share, between those of the strategy.
+    """Assigns questions to tabs: audit images at a fixed share, interleaved with those of the strategy.
 
-    What is asked depends on the labels, the queue and the images alone, so that a session that was killed goes on with
-    the same question.
+    The questions depend only on the labels, the queue and the images, so a session that was killed resumes with the
+    same question.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Desk:
     audit : float
         Share of audit images among the questions.
     replaced : callable, default says no
-        Whether the file of an image is another one now; it is set aside then.
+        Whether the file of an image has been replaced. Such an image is set aside.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class Desk:
         self._replaced = replaced
         self.catalogue, self.state, self.audit = catalogue, state, audit
         self.snapshot = Snapshot()
-        self.returned: dict[str, str] = {}  # images that a tab gave back, and why they were asked
-        self.asked: dict[str, None] = {}  # given by the caller, to be asked before all others
+        self.returned: dict[str, str] = {}  # images that a tab returned, and why they were asked
+        self.asked: dict[str, None] = {}  # requested by the caller, asked before all others
         self._given: dict[str, list[Question]] = {}
         self._until: dict[str, float] = {}
-        self._heard: dict[str, float] = {}  # of the tabs that say that they are open, when they last did
-        self._first = 0  # before it, nothing in the catalogue is left to ask
+        self._heard: dict[str, float] = {}  # when each tab last reported that it is open
+        self._first = 0  # everything before this position of the catalogue has been asked
 
     # --------------------------------------------------------------- leases
 
     def questions(self, tab: str, n: int) -> list[Question]:
-        """The next questions of a tab: those it has, then further ones; as many as there are."""
+        """The next questions of a tab: those it already has, then further ones, up to `n`."""
         self._expire(tab)
         given = [question for question in self._given.get(tab, []) if self._is_open(question.id)]
         given = self._given[tab] = [*self._newly_asked(), *given]
@@ -95,7 +95,7 @@ class Desk:
         return given[:n]
 
     def _newly_asked(self) -> list[Question]:
-        """What the caller asks about comes before what a tab was given already."""
+        """Images the caller asks about, which come before the questions a tab already has."""
         taken = {question.id for question in self.out}
         items = [self.catalogue.items[image] for image in self.asked if self._is_open(image) and image not in taken]
         return [self.question(item, "ask") for item in items]
@@ -108,33 +108,33 @@ class Desk:
                 self.forget(other)
 
     def hear(self, tab: str) -> None:
-        """A tab says that it is open, as it goes on doing; when it falls silent, others are given what it had."""
+        """Note that a tab is open. When it stops reporting, its questions are given to others."""
         self._heard[tab] = time.monotonic()
 
     def forget(self, tab: str) -> None:
-        """Take back what a tab was given, as when it is closed; whoever asks next is given it, in the same order."""
+        """Take back the questions of a tab, such as a closed one. The next tab gets them in the same order."""
         self.returned |= {question.id: question.why for question in self._given.pop(tab, [])}
         self._until.pop(tab, None)
         self._heard.pop(tab, None)
 
     def put_first(self, tab: str, image: str) -> None:
-        """Ask an image again, before what the tab has."""
+        """Ask an image again, before the other questions of the tab."""
         item = self.catalogue.items.get(image)
         if item is not None:
             others = [question for question in self._given.get(tab, []) if question.id != image]
             self._given[tab] = [self.question(item, "audit" if item.is_reserved else "strategy"), *others]
 
     def given(self, image: str) -> Question | None:
-        """The question about an image that somebody has."""
+        """The question about an image, if a tab has it."""
         return next((q for questions in self._given.values() for q in questions if q.id == image), None)
 
     @property
     def out(self) -> list[Question]:
-        """All questions that are given out and not answered."""
+        """All questions that are assigned and not answered."""
         return [q for questions in self._given.values() for q in questions if self._is_open(q.id)]
 
     def keep_out(self, snapshot: Snapshot) -> None:
-        """Note in a new snapshot what is given out, so that it comes first also after a crash."""
+        """Store the assigned questions in a new snapshot, so that they come first even after a crash."""
         returned = {image: why for image, why in self.returned.items() if self._is_open(image)}
         out = returned | {question.id: question.why for question in self.out}
         snapshot.out = {image: why for image, why in out.items() if why in ("strategy", "random")}
@@ -145,7 +145,7 @@ class Desk:
         return image in self.catalogue.items and image not in self.state
 
     def can_be_asked(self, item: Item) -> bool:
-        """Whether the strategy may ask it."""
+        """Whether the strategy may ask an image."""
         if item.is_reserved or item.is_shadow or item.id in self.state:
             return False
         return item.leader is None or self.state.is_alone(item.leader) or item.leader not in self.catalogue.items
@@ -173,10 +173,10 @@ class Desk:
         return None
 
     def _audit(self, taken: set[str], tab: str) -> Iterator[tuple[Item, str]]:
-        """Reserved images in keyed order; none behind one that another tab has.
+        """Reserved images in keyed order, up to the first one that another tab has.
 
-        The answers are a random sample as long as none is missing before the last one, so a gap would hide the accuracy
-        until the other tab has answered. What a tab that is gone had is asked first, by :meth:`_expire`.
+        The answers are a random sample only if none is missing before the last one, so a gap would hide the accuracy
+        until the other tab has answered. :meth:`_expire` makes the questions of closed tabs come first.
         """
         own = {question.id for question in self._given.get(tab, ())}
         for item in self.catalogue.reserved:
@@ -199,11 +199,11 @@ class Desk:
                 yield item, "random"
 
     def rewind(self) -> None:
-        """Look at the whole catalogue again, as after an answer was taken back."""
+        """Search the whole catalogue again, for example after an undo."""
         self._first = 0
 
     def question(self, item: Item, why: str) -> Question:
-        """An image as a question; audit images come without a suggestion, and alone."""
+        """An image as a question. Audit images have no suggestion and no group."""
         predicted = None if item.is_reserved else self.snapshot.predicted(item.id)
         suggestion, probability = predicted or (None, None)
         alone = item.is_reserved or self.state.is_alone(item.id)

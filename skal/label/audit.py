@@ -1,7 +1,7 @@
-"""How good a model is, from images that were reserved at random: pure functions of counts.
+"""Accuracy of a model, estimated on images that were reserved at random. Pure functions of counts.
 
-Labels that a strategy chose say nothing about accuracy. A keyed hash of the content reserves some images from the
-start; nothing is trained on them, and the share of them on which model and person agree estimates the agreement on the
+Labels chosen by a strategy are a biased sample for measuring accuracy. A keyed hash of the content reserves some images
+from the start. Nothing is trained on them, and the share on which model and person agree estimates the agreement on the
 folder.
 """
 
@@ -15,26 +15,26 @@ from statistics import NormalDist
 
 import numpy as np
 
-#: No accuracy is shown from fewer answers than this.
+#: No accuracy is shown below this number of answers.
 FEWEST = 30
-#: Share of the questions that go to reserved images, unless another is named.
+#: Default share of the questions that are about reserved images.
 SHARE = 0.2
-#: Images reserved in a large folder, and the largest share of a small one.
+#: Number of images reserved in a large folder, and the maximum share of a small one.
 RESERVED, LARGEST_SHARE = 400, 1 / 3
-#: Confidences above which predictions might be accepted without a look.
+#: Confidences above which predictions might be accepted unseen.
 CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95)
 _RANGE = 2**64
 
 
 def position(name: bytes, key: bytes) -> int:
-    """Place of a name in the keyed order: a hash in [0, 2^64) that nobody without the key can foresee.
+    """Place of a name in the keyed order: a hash in [0, 2^64) that cannot be predicted without the key.
 
     Parameters
     ----------
     name : bytes
-        Of the content of an image, or of its path.
+        Name of the content of an image, or of its path.
     key : bytes
-        At most 64 bytes, drawn once for a project.
+        At most 64 bytes, drawn once per project.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def reserve_threshold(n_images: int) -> int:
     Parameters
     ----------
     n_images : int
-        Number of listed paths when the project is made. The threshold is stored and never changed.
+        Number of listed paths when the project is created. The threshold is stored and never changed.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def reserve_threshold(n_images: int) -> int:
 def is_complete(reserved: Iterable[int], answered: Iterable[int]) -> bool:
     """Whether every reserved image up to the last answered one, in keyed order, is answered.
 
-    Only then are the answered ones a random sample, also after the folder has grown.
+    Only then are the answered ones a random sample, even after the folder has grown.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def is_complete(reserved: Iterable[int], answered: Iterable[int]) -> bool:
 
 
 def wilson_interval(n_right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share.
+    """Wilson score interval of a proportion.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def wilson_interval(n_right: int, n: int, confidence: float = 0.95) -> tuple[flo
     n : int
         At least 1.
     confidence : float, default=0.95
-        Two-sided and pointwise: of one look, not of a sequence of looks.
+        Two-sided and pointwise: for a single look, not for a sequence of looks.
 
     Returns
     -------
@@ -116,12 +116,12 @@ def wilson_interval(n_right: int, n: int, confidence: float = 0.95) -> tuple[flo
     centre = share + z * z / (2 * n)
     half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
     scale = 1 + z * z / n
-    low = 0.0 if n_right == 0 else (centre - half) / scale  # else rounded to 1e-17
+    low = 0.0 if n_right == 0 else (centre - half) / scale  # otherwise rounding gives 1e-17
     return low, 1.0 if n_right == n else (centre + half) / scale
 
 
 def lower_bound(n_right: int, n: int, alpha: float) -> float:
-    """Clopper and Pearson's exact lower bound of a share, one-sided: above the truth with probability alpha at most.
+    """One-sided exact lower bound of a proportion (Clopper-Pearson), above the truth with probability at most alpha.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def lower_bound(n_right: int, n: int, alpha: float) -> float:
     >>> round(lower_bound(100, 100, 0.01), 4) == round(0.01 ** (1 / 100), 4)
     True
     """
-    from scipy.special import betaincinv  # the first question does not wait for its import
+    from scipy.special import betaincinv  # imported here, so the first question need not wait for it
 
     _check_counts(n_right, n)
     return 0.0 if n_right == 0 else float(betaincinv(n_right, n - n_right + 1, alpha))
@@ -156,7 +156,7 @@ class Estimate:
     Parameters
     ----------
     n_right, n_wrong, n_unsure : int
-        Images on which they agree, on which they do not, and which the person is unsure about.
+        Number of images on which they agree, on which they disagree, and which the person is unsure about.
     """
 
     n_right: int
@@ -165,12 +165,12 @@ class Estimate:
 
     @property
     def n(self) -> int:
-        """Images answered."""
+        """Number of images answered."""
         return self.n_right + self.n_wrong + self.n_unsure
 
     @property
     def is_shown(self) -> bool:
-        """Whether there are enough answers for a number."""
+        """Whether there are enough answers to show an accuracy."""
         return self.n_right + self.n_wrong >= FEWEST
 
     @property
@@ -185,7 +185,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """From Wilson's lower end of the lower bound to the upper end of the upper one, 95 %.
+        """95 % Wilson interval, from the lower end for the lower bound to the upper end for the upper bound.
 
         Examples
         --------
@@ -206,7 +206,7 @@ def estimate(labels: Sequence[str | None], predictions: Sequence[str]) -> Estima
     Parameters
     ----------
     labels : sequence of str or None
-        The person's; None where unsure.
+        Labels from the person; None if unsure.
     predictions : sequence of str
 
     Examples
@@ -222,14 +222,14 @@ def estimate(labels: Sequence[str | None], predictions: Sequence[str]) -> Estima
 
 @dataclass(frozen=True)
 class ClassRecall:
-    """How many audit images of a class the model gets right.
+    """Recall of the model on the audit images of one class.
 
     Parameters
     ----------
     label : str
     n, n_right : int
     is_known : bool
-        Whether the model has seen the class; if not, the class was found in the audit alone.
+        Whether the model was trained on the class. If not, the class occurs only in the audit.
     """
 
     label: str
@@ -243,7 +243,7 @@ class ClassRecall:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's interval, 95 %."""
+        """95 % Wilson interval."""
         return wilson_interval(self.n_right, self.n)
 
 
@@ -279,9 +279,9 @@ class Acceptance:
     ----------
     confidence : float
     n, n_right : int
-        Audit images with at least this confidence, and those of them on which model and person agree.
+        Number of audit images with at least this confidence, and number of those on which model and person agree.
     share : float
-        Of all audit images.
+        Share of all audit images.
     """
 
     confidence: float
@@ -291,7 +291,7 @@ class Acceptance:
 
 
 def fewest_to_accept(target: float, alpha: float = 0.05) -> int:
-    """Audit answers below which :func:`accept_above` names no confidence, even if all of them are right.
+    """Number of audit answers below which :func:`accept_above` returns None, even if all of them are right.
 
     Examples
     --------
@@ -308,22 +308,22 @@ def accept_above(
 ) -> Acceptance | None:
     """The lowest confidence above which the audit shows predictions to be right at least as often as the target.
 
-    Each of five confidences is tested with an exact lower bound at a fifth of alpha, so that the chance of naming any
-    that is too low is alpha at most.
+    Each of five confidences is tested with an exact lower bound at a fifth of alpha, so the probability of returning
+    one that is too low is at most alpha.
 
     Parameters
     ----------
     confidences : sequence of float
-        The model's for each audit image.
+        Confidence of the model for each audit image.
     is_right : sequence of bool
-        Unsure counts as not right.
+        Unsure counts as wrong.
     target : float
     alpha : float, default=0.05
 
     Returns
     -------
     acceptance : Acceptance or None
-        None where the audit shows none.
+        None if the audit shows no such confidence.
 
     Examples
     --------

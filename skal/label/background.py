@@ -1,4 +1,4 @@
-"""What runs while a person labels: the images are read, embedded, and models are trained; no answer waits for it."""
+"""Background work while a person labels: images are read and embedded, and models trained. No answer waits for it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Callable
 
 
 class Worker(threading.Thread):
-    """A thread that does one small task after the other, at low priority, until it is stopped.
+    """A low-priority thread that runs small tasks one after the other until it is stopped.
 
     Parameters
     ----------
     name : str
     next_task : callable
-        Called with the condition held; gives a task, or None where there is nothing to do.
+        Called with the condition held. Returns a task, or None if there is nothing to do.
     changed : Condition
         Notified when there may be something to do.
     failed : callable
-        Called, with the condition held, with what a task raised.
+        Called with the exception that a task raised, with the condition held.
     idle_seconds : float or None, default=None
-        After which it asks for a task although nobody has notified it.
+        Time after which it looks for a task without being notified.
 
     Attributes
     ----------
@@ -54,12 +54,12 @@ class Worker(threading.Thread):
                     return
             try:
                 task()
-            except Exception as error:  # of an estimator or strategy, which raise what they like
+            except Exception as error:  # estimators and strategies may raise anything
                 with self._changed:
                     self._failed(error)
 
     def stop(self) -> None:
-        """Finish the task that runs, and end."""
+        """Finish the running task, then end the thread."""
         with self._changed:
             self.is_stopping = True
             self._changed.notify_all()
@@ -68,13 +68,13 @@ class Worker(threading.Thread):
 
 
 def _lower_priority() -> None:
-    """Let answers go before: on Linux each thread has a priority of its own."""
+    """Give priority to answers. On Linux each thread has its own priority."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 class Share:
-    """Shares the time between fits and embedding: after a fit, embedding has as much time as the fit took."""
+    """Shares the time between fits and embedding: after a fit, embedding gets as much time as the fit took."""
 
     def __init__(self) -> None:
         self._embeds_until = 0.0

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a model's confidence, divided by a temperature found on audit answers."""
+"""Calibrated probabilities: temperature scaling of a model's predictions, fitted on audit answers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _LOG_RANGE = (-4.0, 4.0)
 
 
 def fit_temperature(proba: ArrayLike, targets: ArrayLike) -> float:
-    """The temperature under which predictions explain labels best.
+    """The temperature under which the predictions fit the labels best.
 
     It minimises the mean cross-entropy of ``softmax(log(proba) / T)`` [1]_. Each label counts as
     :math:`(n + 1) / (n + K)` for its class and :math:`1 / (n + K)` for each other one, the targets of [2]_ for K
-    classes: n right answers of n do not make a model certain.
+    classes. As a result, n right answers out of n do not make a model certain.
 
     Parameters
     ----------
@@ -26,12 +26,12 @@ def fit_temperature(proba: ArrayLike, targets: ArrayLike) -> float:
     Returns
     -------
     temperature : float
-        Above 1 where the model is too sure of itself.
+        Above 1 if the model is overconfident.
 
     Raises
     ------
     ValueError
-        If there are no rows, or a target is no column.
+        If there are no rows, or a target is not a column of `proba`.
 
     References
     ----------
@@ -45,7 +45,7 @@ def fit_temperature(proba: ArrayLike, targets: ArrayLike) -> float:
     >>> calibrate(sure, temperature)[0].round(2).tolist()
     [0.74, 0.26]
     """
-    from scipy.optimize import minimize_scalar  # the first question does not wait for its import
+    from scipy.optimize import minimize_scalar  # imported here, so the first question need not wait for it
     from scipy.special import log_softmax
 
     proba, targets = np.asarray(proba, dtype=float), np.asarray(targets)
@@ -65,7 +65,7 @@ def fit_temperature(proba: ArrayLike, targets: ArrayLike) -> float:
 
 
 def calibrate(proba: ArrayLike, temperature: float) -> np.ndarray:
-    """``softmax(log(proba) / temperature)``; which class is the most probable stays.
+    """``softmax(log(proba) / temperature)``. The most probable class stays the same.
 
     Parameters
     ----------

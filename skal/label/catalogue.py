@@ -1,4 +1,4 @@
-"""The images of a project: each content once, in keyed order, with its duplicates, and which are reserved."""
+"""The images of a project: each content once, in keyed order, with its duplicates and whether it is reserved."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Item:
     path : str
         As listed: relative to the folder, or absolute.
     place : int
-        Of the path in keyed order.
+        Place of the path in keyed order.
     is_reserved : bool
-        Whether it is kept for the audit.
+        Whether it is reserved for the audit.
     stamp : (int, int)
-        Size and time of change of the file when it was read.
+        Size and modification time of the file when it was read.
     near : str
         The image that it was found to be a near-duplicate of, if any.
     is_shadow : bool
         Whether it is a near-duplicate of a reserved image, and so neither asked nor trained on.
     leader : str or None
-        The image that it is a near-duplicate of, and is labelled with.
+        The image that it is a near-duplicate of and labelled together with.
     followers : list of str
         Its own near-duplicates.
     """
@@ -56,7 +56,7 @@ class Item:
 
 
 class Recalled(NamedTuple):
-    """A file that an earlier session read: its path, its stamp then, and its content; None if it was unreadable."""
+    """A file that an earlier session read: its path, its stamp then, and its content (None if it was unreadable)."""
 
     path: str
     stamp: tuple[int, int]
@@ -64,20 +64,20 @@ class Recalled(NamedTuple):
 
 
 class Catalogue:
-    """Images by content, in the order in which they were visited.
+    """Images by content, in the order they were visited.
 
     Parameters
     ----------
     root : Path or None
         The folder that relative paths belong to; None for absolute paths.
     key : bytes
-        Of the keyed order.
+        Key of the keyed order.
     threshold : int
-        Images whose content has a position below it are reserved.
+        Images whose content has a position below this are reserved.
     cache : Path
-        A file that remembers what was read and in which order, so that a later session need not read it again.
+        A file that records what was read and in which order, so that a later session need not read it again.
     decided : container of str, default=()
-        Images that have labels: one that comes later than the label of its near-duplicate is asked on its own.
+        Images that have labels. An image that is found after its near-duplicate was labelled is asked separately.
     follow_links : bool, default=False
         Whether files of the folder may be links that leave it.
 
@@ -88,9 +88,9 @@ class Catalogue:
     reserved : list of Item
         In keyed order.
     duplicates : list of (path, path)
-        Files with the content of another one, and the first such.
+        Files whose content is that of an earlier one, and the first such file.
     unreadable : dict of str to str
-        Paths, and why.
+        Paths, and the reason for each.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Catalogue:
             self._cache.close()
 
     def place(self, path: str) -> int:
-        """Of a path in keyed order."""
+        """Place of a path in keyed order."""
         return position(b"path:" + os.fsencode(path), self.key)
 
     def file(self, path: str) -> str:
@@ -126,7 +126,7 @@ class Catalogue:
         return path if self.root is None else os.path.join(self.root, path)
 
     def read(self, path: str) -> tuple[Fingerprint | None, tuple[int, int]]:
-        """What identifies the image of a path, and the stamp of the file; None if it is unreadable."""
+        """Fingerprint of the image at a path (None if it is unreadable), and the stamp of the file."""
         stamp = self.stamp(path)
         if stamp is None:
             self.unreadable[path] = "the file is gone"
@@ -141,21 +141,21 @@ class Catalogue:
             return None, stamp
 
     def _may_be_read(self, path: str) -> bool:
-        """Not what has become a link that leaves the folder since it was listed."""
+        """False for a file that has become a link out of the folder since it was listed."""
         is_listed = self.root is not None and not os.path.isabs(path)
         return self._follow_links or not is_listed or is_inside(self.file(path), str(self.root))
 
     def _remember(self, record: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # a full disk: the file is read once more by a later session
+        with contextlib.suppress(OSError):  # a full disk: a later session reads the file again
             self._cache.write(json.dumps(record) + "\n")
 
     def recall(self, listed: Container[str] | None = None) -> list[Recalled]:
-        """Take in what earlier sessions read, in the order in which they did, without looking at the files.
+        """Load what earlier sessions read, in the same order, without accessing the files.
 
         Parameters
         ----------
         listed : container of str or None, default=None
-            Files that are still there; None takes all.
+            Files that still exist; None loads all.
 
         Returns
         -------
@@ -179,17 +179,17 @@ class Catalogue:
     def add(
         self, path: str, fingerprint: Fingerprint, stamp: tuple[int, int], *, may_be_reserved: bool = True
     ) -> Item | None:
-        """Take an image in, and remember it.
+        """Add an image and record it in the cache.
 
         Returns
         -------
         item : Item or None
-            None where the content is known.
+            None if the content is already known.
         """
         item = self._add(path, fingerprint, stamp, may_be_reserved)
         record: dict[str, Any] = {"path": path, "stamp": stamp, "content": fingerprint.content}
         record |= {"hash": fingerprint.hash.hex(), "grey": fingerprint.grey.hex()}
-        if item is not None and not item.is_reserved:  # of a reserved one the near-duplicates are searched again
+        if item is not None and not item.is_reserved:  # for reserved ones, near-duplicates are searched again
             record["near"] = item.near
         self._remember(record if may_be_reserved else {**record, "may_be_reserved": False})
         return item
@@ -202,7 +202,7 @@ class Catalogue:
         may_be_reserved: bool,
         near: str | None = None,
     ) -> Item | None:
-        """Take an image in; `near` is the one that it was found to be a near-duplicate of, "" for none."""
+        """Add an image. `near` is the image it was found to be a near-duplicate of, "" for none."""
         known = self.items.get(fingerprint.content)
         if known is not None:
             if known.path != path:
@@ -225,12 +225,12 @@ class Catalogue:
         return position(b"content:" + content.encode(), self.key) < self.threshold
 
     def is_reserved(self, content: str) -> bool:
-        """Whether an image is kept for the audit, also one that is not read yet."""
+        """Whether an image is reserved for the audit, even if it is not read yet."""
         item = self.items.get(content)
         return self._is_below(content) if item is None else item.is_reserved
 
     def name_of(self, path: str) -> str | None:
-        """How a file is listed, by its relative or absolute path; None if it is not below the folder."""
+        """Listed name of a file, given its relative or absolute path; None if it is not below the folder."""
         if self.root is None:
             return os.path.abspath(path)
         file, below = os.path.normpath(self.file(path)), os.path.join(self.root, "")
@@ -241,12 +241,12 @@ class Catalogue:
         return os.path.relpath(file, self.root)
 
     def contents(self) -> dict[str, str]:
-        """The content of every file that is read, by its path."""
+        """The content of every file that has been read, by path."""
         found = {item.path: item.id for item in self.items.values()}
         return found | {path: found[first] for path, first in self.duplicates if first in found}
 
     def _relate(self, item: Item, near: list[str]) -> None:
-        """Groups never mix reserved and other images: those near a reserved one are left out altogether."""
+        """Groups never mix reserved and other images: near-duplicates of a reserved image are excluded."""
         others = [self.items[image] for image in near if image in self.items]
         if item.is_reserved:
             for other in others:
@@ -256,7 +256,7 @@ class Catalogue:
         self._attach(item, held or next((other.id for other in others if self._leads(other, item)), ""))
 
     def _attach(self, item: Item, near: str) -> None:
-        """Leave an image out beside a reserved one, or put it into the group of another."""
+        """Exclude an image that is near a reserved one, or add it to the group of another."""
         item.near = near
         leader = self.items.get(near)
         if near and self.is_reserved(near):
@@ -266,16 +266,16 @@ class Catalogue:
             leader.followers.append(item.id)
 
     def _leads(self, other: Item, item: Item) -> bool:
-        """Whether an image is labelled with another: not if that one has its label already."""
+        """Whether `item` gets its label together with `other`; not if `other` is already labelled."""
         is_late = other.id in self._decided and item.id not in self._decided
         return other.leader is None and not other.is_shadow and not is_late
 
     def has_changed(self, item: Item) -> bool:
-        """Whether the file is not the one that was read."""
+        """Whether the file has changed since it was read."""
         return self.stamp(item.path) != item.stamp
 
     def stamp(self, path: str) -> tuple[int, int] | None:
-        """Size and time of change of a file; None where there is none."""
+        """Size and modification time of a file; None if it does not exist."""
         try:
             info = os.stat(self.file(path))
         except OSError:
@@ -289,13 +289,13 @@ class Catalogue:
         ----------
         path : str
         image : str or None
-            What it was when it was read.
+            The image that was read from it.
         reason : str
 
         Returns
         -------
         others : list of str
-            Files with the same content, which are to be read anew.
+            Files with the same content, which must be read again.
         """
         self.unreadable[path] = reason
         item = None if image is None else self.items.get(image)
@@ -315,18 +315,18 @@ def _place(item: Item) -> int:
 
 
 def in_keyed_order(paths: Iterable[str], catalogue: Catalogue) -> list[str]:
-    """Paths in the order in which they are visited."""
+    """Paths in the order they are visited."""
     return sorted(paths, key=catalogue.place)
 
 
 def _read_cache(path: Path) -> dict[str, dict[str, Any]]:
-    """What earlier sessions read, by path; a line that is not whole is as if it were not there."""
+    """What earlier sessions read, by path. Incomplete lines are ignored."""
     records: dict[str, dict[str, Any]] = {}
     with open(path, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 record = json.loads(line)
-                records.pop(record["path"], None)  # read anew: its place is the last one
+                records.pop(record["path"], None)  # read again: the last place counts
                 if len(record["stamp"]) == 2 and (set(record) >= _HASHES or "error" in record):
                     records[record["path"]] = record
             except (ValueError, KeyError, TypeError):

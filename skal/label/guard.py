@@ -1,4 +1,4 @@
-"""Who may talk to the server: checked before anything else, on every request."""
+"""Access control of the server, checked first on every request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-#: Bytes of a request's body.
+#: Maximum number of bytes in the body of a request.
 LARGEST_BODY = 1 << 20
 
 HEADERS = {
@@ -35,13 +35,13 @@ class Keys:
     Parameters
     ----------
     port : int
-        Two servers on one machine share a host, and so must not share a cookie.
+        Two servers on one machine share a host, so they must not share a cookie.
 
     Attributes
     ----------
     cookie_name, cookie : str
     write : str
-        Stands in the page alone, so that another site's form has the cookie, but not this.
+        Contained only in the page, so a form on another site can send the cookie but not this token.
     """
 
     def __init__(self, port: int):
@@ -52,18 +52,18 @@ class Keys:
 
     @property
     def entry(self) -> str:
-        """Token of one use, with which a browser gets the cookie."""
+        """Single-use token with which a browser gets the cookie."""
         return self._entry
 
     def enter(self, token: str) -> bool:
-        """Whether a token is the right one; it is used up then."""
+        """Whether a token is valid. A valid token is used up."""
         if not _same(token, self._entry):
             return False
         self._entry = secrets.token_urlsafe(32)
         return True
 
     def knows(self, header: str) -> bool:
-        """Whether a Cookie header holds the cookie."""
+        """Whether a Cookie header contains the cookie."""
         try:
             cookies = SimpleCookie(header)
         except CookieError:
@@ -75,7 +75,7 @@ class Keys:
 
 
 def _same(one: str, other: str) -> bool:
-    """Compared in constant time."""
+    """Compare in constant time."""
     return hmac.compare_digest(one.encode(), other.encode())
 
 
@@ -84,14 +84,14 @@ class _TooLargeError(Exception):
 
 
 class Guard:
-    """Refuses foreign hosts (DNS rebinding), foreign origins, missing secrets and large bodies.
+    """Rejects foreign hosts (DNS rebinding), foreign origins, missing secrets and large bodies.
 
     Parameters
     ----------
     app : ASGI application
     keys : Keys
     hosts : iterable of str
-        Values of the Host header that are allowed.
+        Allowed values of the Host header.
     """
 
     def __init__(self, app: App, keys: Keys, hosts: Iterable[str]):

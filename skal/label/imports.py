@@ -1,4 +1,4 @@
-"""Labels that exist already: known by path, and taken over when the image of the path has been read."""
+"""Import of existing labels. They are given by path, and imported when the image at the path has been read."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from skal.label.catalogue import Catalogue
 from skal.label.log import Event, LogError, now
 from skal.label.state import State
 
-#: Labels in one event, and those that are taken over together while files are read; and seconds after which fewer are.
+#: Maximum labels in one event; labels that are imported together while files are read; seconds after which fewer are.
 _ROWS, _TOGETHER, _SECONDS = 1000, 200, 1.0
 
 
 class Imports:
-    """Takes labels over, those of files that are not read yet when they are.
+    """Imports labels. Labels of files that are not read yet wait until they are.
 
-    Which labels wait is in the log, so that an import goes on after a crash.
+    The waiting labels are in the log, so an import continues after a crash.
 
     Parameters
     ----------
     catalogue : Catalogue
     state : State
     record : callable
-        Takes an event into the log and the state; all methods are called with the condition held.
+        Adds an event to the log and the state. All methods are called with the condition held.
     """
 
     def __init__(self, catalogue: Catalogue, state: State, record: Callable[[Event], object]):
         self._catalogue, self._state, self._record = catalogue, state, record
-        self._found: dict[str, str] = {}  # contents of files whose labels wait, by path
+        self._found: dict[str, str] = {}  # contents of files with waiting labels, by path
         self._since = time.monotonic()
 
     @property
@@ -38,7 +38,7 @@ class Imports:
         return not self._found
 
     def begin(self, pairs: Iterable[tuple[str, str]], listed: Iterable[str], source: str) -> dict[str, int]:
-        """Take over what can be, and let the rest wait; how many labels went which way."""
+        """Import the labels of files that are read and let the rest wait. Returns the counts of each outcome."""
         counts = Counter(imported=0, reserved=0, unknown=0, decided=0, waiting=0)
         contents, known = self._catalogue.contents(), set(listed)
         read: list[tuple[str, str, str]] = []
@@ -60,7 +60,7 @@ class Imports:
         return {name: counts[name] for name in ("imported", "reserved", "decided", "unknown", "waiting")}
 
     def resume(self) -> None:
-        """Look for the images of all labels that wait among those that are read."""
+        """Find the images of all waiting labels among those that have been read."""
         self._found = {}
         contents = self._catalogue.contents() if self._state.waiting else {}
         for path in self._state.waiting:
@@ -68,29 +68,29 @@ class Imports:
                 self._found[path] = contents[path]
 
     def read(self, path: str, content: str) -> None:
-        """A file has been read."""
+        """Note that a file has been read."""
         if path in self._state.waiting:
             if not self._found:
                 self._since = time.monotonic()
             self._found[path] = content
 
     def next_task(self, is_last: bool) -> Callable[[], None] | None:
-        """Taking over what was found, where it is much, or has waited long, or nothing is read any more."""
+        """The task of importing what was found, if it is due: many labels, a long wait, or no more files to read."""
         is_due = is_last or len(self._found) >= _TOGETHER or time.monotonic() - self._since >= _SECONDS
         return self.take if self._found and is_due else None
 
     def take(self) -> None:
-        """Take over the labels of all files that have been found."""
+        """Import the labels of all files that have been found."""
         found, self._found = self._found, {}
         waiting = self._state.waiting
         rows = [(content, path, label) for path, content in found.items() for label in waiting.get(path, ())]
         try:
             self._take(rows, list(found), "")
-        except LogError:  # the session says so by itself; they still wait when the log is opened anew
+        except LogError:  # the session reports it; the labels still wait when the log is reopened
             return
 
     def _take(self, rows: Sequence[tuple[str, str, str]], paths: list[str], source: str) -> Counter[str]:
-        """Record the labels that count, and that these paths wait no longer."""
+        """Record the labels that are used, and that these paths no longer wait."""
         counts: Counter[str] = Counter()
         taken: dict[tuple[str, str], list[str]] = {}
         for image, path, label in rows:

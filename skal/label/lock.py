@@ -1,4 +1,4 @@
-"""One process at a time: a lock of the operating system on a file, gone with the process that holds it."""
+"""One process at a time: an operating-system lock on a file, released when the process that holds it ends."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ else:
 
 
 class FileLock:
-    """An exclusive lock that the system frees when its process ends, however it ends.
+    """An exclusive lock that the system releases when its process ends, however it ends.
 
     Parameters
     ----------
     path : path
-        Made if it does not exist; its content means nothing.
+        Created if it does not exist. Its content is not used.
 
     Raises
     ------
     BlockingIOError
-        If another process, or another object of this one, holds it.
+        If another process, or another object in this process, holds it.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -45,7 +45,7 @@ class FileLock:
         return self._file < 0
 
     def release(self) -> None:
-        """Let others have it; a second call does nothing."""
+        """Release the lock. A second call does nothing."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1

@@ -1,7 +1,7 @@
-"""The log of a labelling session: one JSON line an action, on the disk before it is acknowledged.
+"""The log of a labelling session: one JSON line per action, written to disk before it is acknowledged.
 
-A line ends in a checksum of what stands before it, so that a torn or garbled line is told from a whole one. Lines are
-only ever added; what is taken back is taken back by another line.
+Each line ends with a checksum of its preceding content, so truncated or corrupted lines are detected. Lines are only
+appended. An undo is recorded as another line.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ class LogError(OSError):
 
 
 class EventLog:
-    """Append-only events in a file that one process has open.
+    """Append-only events in a file that only one process has open.
 
-    Opening heals what a crash or a power cut left: an unfinished last line, which nobody was told is recorded, is cut
-    and saved beside the log. A whole line whose checksum is wrong is left in the file, copied beside it and named.
+    Opening the log repairs it after a crash or a power cut: an unfinished last line, which was never acknowledged, is
+    cut and saved beside the log. A complete line with a wrong checksum stays in the file, is copied beside it and
+    reported.
 
     Parameters
     ----------
     path : path
-        The file; made if it does not exist. Its folder must exist.
+        The file, created if it does not exist. Its folder must exist.
 
     Attributes
     ----------
     events : list of dict
         All events in order, each with its ``"id"``.
     set_aside : list of str
-        What was found damaged, in words.
+        Descriptions of the damage that was found.
     failure : str or None
         Why nothing can be written any more.
 
@@ -80,15 +81,15 @@ class EventLog:
             raise
 
     def reopen(self) -> None:
-        """Read the file anew, heal and verify it, and write again, as after a failed write.
+        """Read, repair and verify the file again and make it writable, for example after a failed write.
 
-        After a failure all that can be read is copied to a new file first: what can be read of a file whose fsync has
-        failed may be in memory alone.
+        After a failure, all readable content is first copied to a new file, since the content of a file whose fsync
+        failed may exist only in memory.
 
         Raises
         ------
         LogError
-            If the disk still refuses, or the log is closed.
+            If writing still fails, or the log is closed.
         """
         if self._lock.is_released:
             raise LogError(f"{self.path.name} is closed")
@@ -102,7 +103,7 @@ class EventLog:
         self.failure = None
 
     def _copy(self) -> None:
-        """Replace the file by a copy of it that is on the disk."""
+        """Replace the file by a copy that is safely on disk."""
         copy = self.path.with_suffix(".tmp")
         file = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
@@ -137,7 +138,7 @@ class EventLog:
         self.events, self._lines = events, lines
 
     def _cut(self, tail: bytes, end: int) -> None:
-        """Take away a last line that was never finished, and keep a copy of it."""
+        """Remove an unfinished last line and keep a copy of it."""
         saved = self._beside("torn", tail)
         os.ftruncate(self._file, end)
         os.fsync(self._file)
@@ -148,9 +149,9 @@ class EventLog:
         self.set_aside.append(f"line {number} is garbled and was left out; a copy is in {saved.name}")
 
     def _beside(self, what: str, content: bytes) -> Path:
-        """A file beside the log with this content; the same content is saved once."""
+        """Save this content in a file beside the log. The same content is saved only once."""
         saved = self.path.with_name(f"{self.path.stem}.{what}-{zlib.crc32(content):08x}")
-        if not saved.exists() or saved.read_bytes() != content:  # a full disk leaves a part
+        if not saved.exists() or saved.read_bytes() != content:  # a full disk leaves a partial file
             saved.write_bytes(content)
             saved.chmod(0o600)
         return saved
@@ -163,25 +164,25 @@ class EventLog:
         return self.append_all([event]) == 1
 
     def append_all(self, events: Iterable[Event]) -> int:
-        """Record events together; returns when they are on the disk.
+        """Record events together. Returns when they are on disk.
 
         Parameters
         ----------
         events : iterable of dict
-            JSON values, each with an ``"id"``. An id that is recorded already is not recorded again.
+            JSON values, each with an ``"id"``. An id that is already recorded is not recorded again.
 
         Returns
         -------
         n : int
-            How many are new.
+            Number of new events.
 
         Raises
         ------
         ValueError
             If an event has no id, or the id of another event.
         LogError
-            If the disk refuses. From then on nothing is written until the log is opened anew: after a failed write or
-            fsync nobody knows what is on the disk, and a second attempt may succeed falsely.
+            If writing fails. Nothing more is written until the log is reopened: after a failed write or fsync the
+            content of the disk is unknown, and a second attempt may appear to succeed.
         """
         new: dict[str, Event] = {}
         for event in events:
@@ -206,14 +207,14 @@ class EventLog:
         return len(new)
 
     def find(self, event_id: Any) -> Event | None:
-        """The recorded event of this id."""
+        """The recorded event with this id, or None."""
         if not isinstance(event_id, str) or not event_id:
             raise ValueError(f"id={event_id!r} is not the name of an event; it must be a non-empty string")
         position = self._lines.get(event_id)
         return None if position is None else self.events[position]
 
     def close(self) -> None:
-        """Close the file and let other processes have it."""
+        """Close the file and release it for other processes."""
         self._close_file()
         self._lock.release()
         self.failure = f"{self.path.name} is closed"
@@ -225,7 +226,7 @@ class EventLog:
 
 
 def read_events(path: str | os.PathLike[str]) -> list[Event]:
-    """The whole events of a log, without opening it for writing; another process may be at it."""
+    """The complete events of a log, read without opening it for writing. Another process may be using it."""
     found: dict[str, Event] = {}
     for line in Path(path).read_bytes().split(b"\n"):
         event = decode_line(line)
@@ -251,7 +252,7 @@ def _end(body: bytes) -> bytes:
 
 
 def decode_line(line: bytes) -> Event | None:
-    """The event of a line, or None where the checksum is wrong."""
+    """The event of a line, or None if the checksum is wrong."""
     body, end = line[:-_TAIL], line[-_TAIL:]
     if end != _end(body):
         return None
@@ -268,7 +269,7 @@ def now() -> float:
 
 
 def _without_time(event: Event) -> Event:
-    """What makes an event the one it is; it keeps the time of its first arrival."""
+    """An event without its time, for comparison. The time of the first arrival is kept in the log."""
     return {key: value for key, value in json.loads(json.dumps(event)).items() if key != "time"}
 
 
@@ -279,7 +280,7 @@ def _write(file: int, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of new files in a folder durable."""
+    """Flush the names of new files in a folder to disk."""
     if os.name == "nt":  # pragma: no cover
         return
     opened = os.open(folder, os.O_RDONLY)

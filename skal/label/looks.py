@@ -1,4 +1,4 @@
-"""How the images of a catalogue look, compared with a new one: near-duplicates are found without opening a file."""
+"""Appearance of the images of a catalogue: near-duplicates of a new image are found without opening a file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from skal.label.folder import NEAR_BITS, NEAR_LEVELS, Fingerprint
 
-#: Numbers of 64 bits in a hash.
+#: Number of 64-bit words in a hash.
 _WORDS = 4
 
 
 class Looks:
-    """Hashes and small grey versions of images, in the order in which they were added.
+    """Hashes and small grey versions of images, in the order they were added.
 
     Examples
     --------
@@ -28,7 +28,7 @@ class Looks:
         self._greys = np.zeros((256, 64), dtype=np.uint8)
 
     def add(self, fingerprint: Fingerprint) -> list[int]:
-        """Remember an image; the positions of those before it that look the same."""
+        """Store an image and return the positions of earlier ones that look the same."""
         close = self._close(np.frombuffer(fingerprint.hash, dtype=np.uint64))
         grey = np.frombuffer(fingerprint.grey, dtype=np.uint8)
         distance = np.abs(self._greys[close].astype(np.int16) - grey).mean(axis=1)
@@ -36,7 +36,7 @@ class Looks:
         return [int(i) for i in close[distance <= NEAR_LEVELS]]
 
     def put(self, fingerprint: Fingerprint) -> None:
-        """Remember an image, without a search."""
+        """Store an image without searching."""
         if self._n == len(self._greys):
             self._words = [np.concatenate([word, np.zeros_like(word)]) for word in self._words]
             self._greys = np.concatenate([self._greys, np.zeros_like(self._greys)])
@@ -46,7 +46,7 @@ class Looks:
         self._n += 1
 
     def _close(self, words: np.ndarray) -> np.ndarray:
-        """Positions whose hashes differ in few bits: one word rules out nearly all, and only the rest is looked at."""
+        """Positions whose hashes differ in few bits. One word rules out nearly all, so few are compared in full."""
         bits = np.bitwise_count(self._words[0][: self._n] ^ words[0])
         close = np.flatnonzero(bits <= NEAR_BITS)
         bits = bits[close].astype(np.int64)

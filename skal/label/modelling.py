@@ -1,4 +1,4 @@
-"""Models in the background: the pool is embedded, models are fitted, and their queue replaces the one before."""
+"""Background modelling: the pool is embedded, models are fitted, and each model's queue replaces the previous one."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from skal.label.report import Audit
 from skal.label.snapshot import Snapshot
 from skal.label.stopping import is_apart, kappa
 
-#: Unlabelled images that are embedded, predicted and queried at a time: time and memory do not grow with the folder.
+#: Maximum unlabelled images embedded, predicted and queried, so time and memory do not grow with the folder.
 WINDOW = 10_000
-#: Images embedded before the strategy is asked for the first time.
+#: Images embedded before the first query.
 FIRST = 256
 #: Images on which successive models are compared.
 COMPARED = 2_000
-#: Batches that a queue holds, so that nobody waits while the next model is trained.
+#: Batches in a queue, so that nobody waits while the next model is trained.
 _BATCHES = 3
 
 
 class Modelling:
-    """Gives the background its tasks.
+    """Provides the tasks of the background worker.
 
     Parameters
     ----------
@@ -43,25 +43,25 @@ class Modelling:
     estimator, query
         As in :class:`skal.label.LabelSession`.
     network : dict
-        What the project's settings name, where no estimator is given.
+        The network of the project's settings, used if no estimator is given.
     batch_size : int
         Changes of labels between two models.
     seed : int
     changed : Condition
-        Held by whoever reads or changes the session.
+        Held by any code that reads or changes the session.
     record : callable
-        Takes an event of the session's into the log and the state.
+        Adds an event to the session's log and state.
     swapped : callable
         Called, with the condition held, when a new snapshot is in place.
 
     Attributes
     ----------
     model : estimator or None
-        The last one fitted.
+        The most recently fitted model.
     doing : str
-        In words.
+        Description of the current task.
     failure : str or None
-        What went wrong last.
+        The last failure.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Modelling:
         self._batch_size, self._seed = batch_size, seed
         self._changed, self._record, self._swapped = changed, record, swapped
         self._share = Share()
-        # What an earlier session has predicted is in the cache of the estimator; else the next fit computes it.
+        # Images that an earlier session predicted are in the estimator's cache; otherwise the next fit computes them.
         self._embedded = {image for image in desk.snapshot.ids if image in desk.catalogue.items}
         self._to_embed = 0
         self._explored = desk.snapshot.explored
         self.n_changes = 0  # of labels, since the last fit began
-        self.wanted = self.fitted = 0  # fits that somebody waits for, and those done
+        self.wanted = self.fitted = 0  # number of fits requested, and completed
         self.is_stopping = False
         self.model: Any = None
         self.doing = ""
@@ -98,7 +98,7 @@ class Modelling:
 
     @cached_property
     def _estimator(self) -> Any:
-        """Made by the first task that needs it, since what the default is made of takes seconds to import."""
+        """Created by the first task that needs it, since the imports of the default take seconds."""
         if self._given is None:
             return fitting.build_estimator(self._network, self._project.activations, self._seed)
         return self._given
@@ -106,7 +106,7 @@ class Modelling:
     # ---------------------------------------------------------------- tasks
 
     def next_task(self) -> Callable[[], None] | None:
-        """What to do now; called with the condition held."""
+        """The next task; called with the condition held."""
         self.doing = ""
         chunk, end = self._chunk()
         if self.wanted > self.fitted or (self._is_due and not (chunk and self._share.is_for_embedding)):
@@ -121,16 +121,16 @@ class Modelling:
         return None
 
     def failed(self, error: Exception) -> None:
-        """A task raised."""
+        """Record that a task raised."""
         if isinstance(error, fitting.StoppedError):
             return
         self.failure = f"{type(error).__name__}: {error}"
-        self.fitted, self.n_changes = self.wanted, 0  # the next labels are the next attempt
+        self.fitted, self.n_changes = self.wanted, 0  # the next attempt is with the next labels
         self._changed.notify_all()
 
     @property
     def progress(self) -> float:
-        """Share of the images that are embedded."""
+        """Share of the images that have been embedded."""
         total = min(WINDOW, len(self._catalogue.items) + self._reading.n_left)
         return min(1.0, len(self._embedded) / total) if total else 1.0
 
@@ -151,7 +151,7 @@ class Modelling:
     # ------------------------------------------------------------ embedding
 
     def _chunk(self) -> tuple[list[Item], int]:
-        """The next images to embed, and the place after them."""
+        """The next images to embed, and the position after them."""
         order = self._catalogue.order
         while self._to_embed < len(order) and not self._is_wanted(order[self._to_embed]):
             self._to_embed += 1
@@ -183,7 +183,7 @@ class Modelling:
             self._to_embed = end
 
     def _sound(self, items: list[Item]) -> list[Item]:
-        """Those whose files are what they were; the others are set aside and read anew."""
+        """Images whose files have not changed. The others are set aside and read again."""
         changed = [item for item in items if self._catalogue.has_changed(item)]
         with self._changed:
             for item in changed:
@@ -193,7 +193,7 @@ class Modelling:
     # -------------------------------------------------------------- queries
 
     def _pool(self) -> list[Item]:
-        """Embedded images that may be asked, first those that are out already."""
+        """Embedded images that may be asked, in the order of the catalogue."""
         pool = []
         for item in self._catalogue.order:
             if item.id in self._embedded and self._desk.can_be_asked(item) and item.id in self._catalogue.items:
@@ -203,7 +203,7 @@ class Modelling:
         return pool
 
     def _explores(self) -> bool:
-        """Whether the strategy can choose without any label: once from a first part of the images, once from all."""
+        """Whether to query without labels: done once on the first part of the images, and once on all of them."""
         if self._desk.snapshot.version or self._explored == 2 or not self._embedded:
             return False
         return self._reading.is_done or (self._explored == 0 and len(self._embedded) >= FIRST)
@@ -217,13 +217,13 @@ class Modelling:
             self._swap(Snapshot(queue=picks, explored=self._explored))
 
     def _choose(self, learner: fitting.Learner, pool: list[Item], out: set[str]) -> list[str]:
-        """Images to ask in order; none, and a failure in words, if the strategy cannot."""
+        """Images to ask, in order. If the strategy fails, there are none and the failure is recorded."""
         pool = [item for item in pool if item.id not in out]
         paths = [self._catalogue.file(item.path) for item in pool]
         n = _BATCHES * self._batch_size
         try:
             picks = fitting.choose(self._query, learner, paths, n, self._seed + self._desk.snapshot.version)
-        except Exception as error:  # of a strategy, which raises what it likes
+        except Exception as error:  # strategies may raise anything
             with self._changed:
                 self.failure = f"the strategy failed, images come at random: {type(error).__name__}: {error}"
             return []
@@ -232,7 +232,7 @@ class Modelling:
     # ----------------------------------------------------------------- fits
 
     def _fit(self) -> None:
-        """Train; once more if a file has gone meanwhile."""
+        """Train a model. An error is ignored if a file has changed meanwhile, so that training is retried."""
         used: list[Item] = []
         try:
             self._train(used)
@@ -243,7 +243,7 @@ class Modelling:
                 raise
 
     def _train(self, used: list[Item]) -> None:
-        """Train on what is known now; `used` becomes the images whose files are needed."""
+        """Train on the current labels. `used` is filled with the images whose files are needed."""
         start = time.monotonic()
         with self._changed:
             ticket, n_changes = self.wanted, self.n_changes
@@ -265,7 +265,7 @@ class Modelling:
         used += [*pool, *held, *sound]
         unlabeled = [
             self._catalogue.file(item.path) for item in (*pool, *held)
-        ]  # as images, reserved ones belong to it
+        ]  # without their labels, reserved images belong to it
         model = fitting.fit(self._estimator, paths, labels, unlabeled)
         predicted = list(dict.fromkeys([*pool, *held, *(item for item, _ in training)]))
         proba = fitting.predict(model, [self._catalogue.file(i.path) for i in predicted], lambda: not self.is_stopping)
@@ -295,7 +295,7 @@ class Modelling:
         self._share.fitted(time.monotonic() - start)
 
     def _compare(self, snapshot: Snapshot, before: Snapshot) -> dict[str, Any]:
-        """The event of a model, with its kappa where it is far enough from the one compared last."""
+        """The event of a model, with its kappa if it is far enough from the last model that was compared."""
         event: dict[str, Any] = {
             "id": f"model:{snapshot.version}",
             "kind": "model",
@@ -315,10 +315,10 @@ class Modelling:
         return event
 
     def note(self, event: dict[str, Any]) -> None:
-        """Record an event that nobody waits for; called with the condition held."""
+        """Record an event that nothing waits for; called with the condition held."""
         try:
             self._record(event)
-        except LogError:  # the session says so by itself; the model is there all the same
+        except LogError:  # the session reports it; the model is available anyway
             return
 
     def _save(self, model: Any) -> None:
@@ -328,7 +328,7 @@ class Modelling:
             os.replace(temporary, self._project.model)
 
     def _swap(self, snapshot: Snapshot) -> None:
-        """Put a snapshot in place, here and on the disk; called with the condition held."""
+        """Put a snapshot in place, in memory and on disk; called with the condition held."""
         self._desk.keep_out(snapshot)
         try:
             snapshot.save(self._project.snapshot)

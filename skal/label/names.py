@@ -1,4 +1,4 @@
-"""Names of classes: every class can become a folder on every system, so a name that cannot is refused on entry."""
+"""Class names. Every class can become a folder on every system, so a name that cannot is rejected on entry."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("
 
 
 def check_class_name(name: Any, others: Iterable[str] = ()) -> str:
-    """A class name in its normal form.
+    """A class name in normalised form.
 
     Parameters
     ----------
     name : str
-        Spaces around it are dropped.
+        Surrounding spaces are removed.
     others : iterable of str, default=()
-        Names it must not be confused with, by case alone.
+        Names from which it must not differ only by case.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def check_class_name(name: Any, others: Iterable[str] = ()) -> str:
     Raises
     ------
     ValueError
-        If it is empty, too long, no safe name of a folder, or differs from another name by case alone.
+        If it is empty, too long, not a safe folder name, or differs from another name only by case.
 
     Examples
     --------

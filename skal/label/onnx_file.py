@@ -18,7 +18,7 @@ _TINY = 1e-12
 
 
 def check_exporter() -> None:
-    """Raise what names the extra, before anything is written, where torch's exporter has not what it needs.
+    """Raise an error that names the extra, before anything is written, if torch's exporter lacks its dependencies.
 
     Raises
     ------
@@ -30,14 +30,14 @@ def check_exporter() -> None:
 
 
 def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
-    """Write the whole network as ONNX; how its images must be prepared."""
+    """Write the whole network as ONNX. Returns how its images must be prepared."""
     whole = predictor.model.to_module()
     _, columns = predictor.renamed(np.eye(len(whole.classes)))
     module = _Named(whole, columns, predictor.temperature).eval()
     x = torch.zeros(2, len(whole.mean), whole.image_size, whole.image_size)
     shapes = ({0: torch.export.Dim("n", min=1, max=4096)},)
     with warnings.catch_warnings():
-        # torch's exporter calls what torch has deprecated; the file is the same.
+        # torch's exporter calls functions that torch has deprecated; the file is the same.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         torch.onnx.export(
             module,
@@ -59,7 +59,7 @@ def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
 
 
 class _Named(nn.Module):
-    """A network whose outputs are the classes of today, with calibrated probabilities."""
+    """A network whose outputs are the current classes, with calibrated probabilities."""
 
     columns: torch.Tensor
 

@@ -1,4 +1,4 @@
-"""What is settled before a session starts: which images there are, and what the project has fixed."""
+"""Decisions before a session starts: the list of images and the settings of the project."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ def settle(
     network: dict[str, Any] | None,
     is_audited: bool,
 ) -> Settings:
-    """The settings of a project, made or found; the key and the size of the reserve are never changed.
+    """The settings of a project, created or loaded. The key and the size of the reserve are never changed.
 
-    Where the network is another one than before, the project's model is taken away, with what it predicted.
+    If the network differs from the previous one, the project's model and its predictions are removed.
 
     Parameters
     ----------
     project : Project
     folder : str or None
     n_listed : int
-        Images found.
+        Number of images found.
     audit, target, random_state, follow_links
         As in :class:`skal.label.LabelSession`.
     network : dict or None
-        As in :class:`skal.label.LabelSession`; empty where an estimator of the caller's takes its place.
+        As in :class:`skal.label.LabelSession`; empty if the caller provides an estimator instead.
     is_audited : bool
-        Whether there is an audit answer already; the target stays then.
+        Whether there is an audit answer already. If so, the target cannot be changed.
 
     Raises
     ------
     ValueError
-        If the project belongs to another folder, the target would be changed too late, or the project has reserved
-        no images for an audit.
+        If the project belongs to another folder, the target is changed too late, or the project has no images reserved
+        for an audit.
     """
     found = project.load()
     if found is None:
@@ -79,18 +79,18 @@ def settle(
 
 
 def _forget_model(project: Project) -> None:
-    """Take away the model and what it predicted; the next model has the next number."""
+    """Remove the model and its predictions. Version numbers continue with the next model."""
     project.model.unlink(missing_ok=True)
     Snapshot(version=Snapshot.load(project.snapshot).version).save(project.snapshot)
 
 
 def expected_reserve(settings: Settings) -> int:
-    """Images that a project was expected to reserve when it was made; the draw decides how many they are."""
+    """Number of images a project was expected to reserve when it was created. The draw decides the actual number."""
     return round(min(RESERVED, settings.n_listed * LARGEST_SHARE)) if settings.threshold else 0
 
 
 def find_images(given: Any, follow_links: bool) -> tuple[Path | None, list[str], list[tuple[str, str]]]:
-    """The folder, the images, and what was left out."""
+    """The folder, the images, and what was left out with reasons."""
     if isinstance(given, (str, os.PathLike)):
         root = Path(given)
         if not root.is_dir():

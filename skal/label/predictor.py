@@ -1,4 +1,4 @@
-"""A model to be used elsewhere: its predictions under today's class names, with calibrated probabilities."""
+"""A model for use outside a session: its predictions under current class names, with calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Predictor:
-    """A fitted classifier with what has been learned about it since.
+    """A fitted classifier with later renames of classes and its calibration.
 
     Parameters
     ----------
@@ -30,11 +30,11 @@ class Predictor:
     renames : list of (str, str)
         Old and new names of classes that were renamed or merged after it was trained.
     temperature : float or None
-        Of :func:`skal.label.calibration.fit_temperature`; None where too few audit images are answered.
+        From :func:`skal.label.calibration.fit_temperature`; None if too few audit images are answered.
     labels : dict of str to str or None
-        The person's label of each image, by the hash of its content; None for a model without its project.
+        The person's label of each image, by content hash; None for a model without its project.
     n_newer : int
-        Answers that the model was not trained on.
+        Number of answers that the model was not trained on.
     """
 
     model: Any
@@ -49,12 +49,12 @@ class Predictor:
 
     @property
     def columns(self) -> list[str]:
-        """Of a table of predictions: `your_label` stands in it where labels are known."""
+        """Columns of a table of predictions. `your_label` is included if labels are known."""
         yours = [] if self.labels is None else ["your_label"]
         return ["path", "label", *yours, "confidence", "probability", *(f"p({name})" for name in self.classes)]
 
     def renamed(self, proba: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """The classes of today, and their columns of what the model predicts."""
+        """The current classes, and the model's predictions in columns for them."""
         classes = [str(name) for name in self.model.classes_]
         for label, to in self.renames:
             classes, proba = renamed(classes, proba, label, to)
@@ -66,13 +66,13 @@ class Predictor:
         Returns
         -------
         confidence, proba : ndarray of shape (n, n_classes)
-            The model's own shares, of which the page speaks, and the calibrated probabilities.
+            The model's own probabilities, which the page shows, and the calibrated ones.
         """
         _, confidence = self.renamed(np.asarray(self.model.predict_proba(np.array(paths)), dtype=float))
         return confidence, confidence if self.temperature is None else calibrate(confidence, self.temperature)
 
     def table(self, paths: Sequence[str]) -> pd.DataFrame:
-        """Predictions under :attr:`columns`."""
+        """Predictions as a table with the columns :attr:`columns`."""
         import pandas as pd
 
         parts = [self.predict(paths[start : start + BLOCK]) for start in range(0, len(paths), BLOCK)]
@@ -88,7 +88,7 @@ class Predictor:
 
 
 def calibration(state: State, snapshot: Snapshot) -> tuple[float | None, int]:
-    """The temperature of a model on the audit answers, and their number; None below 30."""
+    """The temperature of a model on the audit answers (None below 30 answers), and the number of answers."""
     rows, targets = [], []
     for image in state.audited:
         row, decision = snapshot.row(image), state.decision(image)

@@ -1,4 +1,4 @@
-"""The folder of a labelling project: its settings, written once, and where its files are."""
+"""The folder of a labelling project: its settings and the paths of its files."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ FORMAT = "skal.label 1"
 
 @dataclass
 class Settings:
-    """What is fixed when a project is made.
+    """Settings that are fixed when a project is created.
 
     Parameters
     ----------
     folder : str or None
-        The photographs; None for a list of paths.
+        Folder of the photographs; None for a list of paths.
     key : str
-        Of the keyed order, in hexadecimal digits.
+        Key of the keyed order, in hexadecimal digits.
     threshold : int
-        Of the reserve.
+        Threshold of the reserve.
     n_listed : int
-        Images listed when it was made.
+        Number of images listed when the project was created.
     audit : float
     target : float or None
     looks : list of int
     network : dict
-        How the command line made the estimator: backbone, weights and image_size; empty for an object of the caller's.
+        How the command line built the estimator: backbone, weights and image_size. Empty if the caller provides one.
     follow_links : bool
         Whether links that leave the folder are followed.
     """
@@ -49,17 +49,17 @@ class Settings:
 
 
 class Project:
-    """A project's folder, readable by its owner alone.
+    """The folder of a project, readable only by its owner.
 
     Parameters
     ----------
     path : path
-        Made if it does not exist.
+        Created if it does not exist.
 
     Raises
     ------
     ValueError
-        If it is a file, or a folder that holds something else.
+        If it is a file, or a folder that contains something else.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -86,7 +86,7 @@ class Project:
 
     @property
     def cache(self) -> Path:
-        """What was read of the images."""
+        """Cache of what was read from the images."""
         return self.path / "images.jsonl"
 
     @property
@@ -103,7 +103,7 @@ class Project:
 
     @property
     def asked(self) -> Path:
-        """Images that were given as arrays."""
+        """Folder of the images that were given as arrays."""
         return self.path / "asked"
 
     @property
@@ -112,7 +112,7 @@ class Project:
         return sorted(str(path) for path in self.asked.glob("*.png"))
 
     def load(self) -> Settings | None:
-        """The settings; None where the project is new.
+        """The settings; None if the project is new.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class Project:
             raise ValueError(f"{str(self.settings_file)!r} is no project file of this version: {error}") from error
 
     def save(self, settings: Settings) -> None:
-        """Write the settings, whole or not at all."""
+        """Write the settings atomically."""
         temporary = self.settings_file.with_suffix(".tmp")
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump({"format": FORMAT, **asdict(settings)}, file, indent=2)
@@ -141,12 +141,12 @@ class Project:
 
 
 def find_settings(path: str | os.PathLike[str]) -> Settings | None:
-    """The settings of a project; None where there is none, and nothing is made."""
+    """The settings of a project; None if there is no project. Nothing is created."""
     return Project(path).load() if (Path(path) / "project.json").is_file() else None
 
 
 def predict_command(path: str | os.PathLike[str]) -> str:
-    """What a person types next.
+    """The command with which the user predicts new images.
 
     Examples
     --------
@@ -157,7 +157,7 @@ def predict_command(path: str | os.PathLike[str]) -> str:
 
 
 def project_beside(folder: str | os.PathLike[str]) -> Path:
-    """Where a folder's project is by default: beside the photographs, never among them.
+    """Default location of a folder's project: beside the photographs, never among them.
 
     Examples
     --------

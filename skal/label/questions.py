@@ -1,4 +1,4 @@
-"""What a session asks a person: one image after the other, grids, labels to look at again, and what a program asks."""
+"""The questions of a session: single images, grids, labels to review, and images that a program asks about."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Questions:
     _state: State
 
     def next(self, tab: str = "", timeout: float | None = None) -> Question | None:
-        """The question to answer now; the same one until it is answered.
+        """The current question. It stays the same until it is answered.
 
         Parameters
         ----------
         tab : str, default=""
-            Who asks. Two tabs never have the same image at a time.
+            Name of the tab. Two tabs never have the same image at the same time.
         timeout : float or None, default=None
-            Seconds to wait where images are still being read.
+            Seconds to wait while images are still being read.
 
         Returns
         -------
         question : Question or None
-            None where every image is decided.
+            None if every image is decided.
         """
         return next(iter(self.upcoming(1, tab, timeout)), None)
 
     def upcoming(self, n: int = 1, tab: str = "", timeout: float | None = None) -> list[Question]:
-        """The next questions of a tab, the first of which is :meth:`next`; at least one, if there is any."""
+        """The next questions of a tab, starting with that of :meth:`next`. At least one, if there is any."""
         with self._changed:
 
             def ready() -> list[Question] | bool:
@@ -53,12 +53,12 @@ class Questions:
             return self._desk.questions(tab, n)
 
     def stay(self, tab: str) -> None:
-        """Say that a tab is open; one that has said so and then falls silent for 20 seconds is as one that leaves."""
+        """Report that a tab is open. A tab that has reported and is then silent for 20 seconds counts as closed."""
         with self._changed:
             self._desk.hear(tab)
 
     def leave(self, tab: str) -> None:
-        """Give the images of a tab that is closed to others."""
+        """Give the images of a closed tab to others."""
         with self._changed:
             self._desk.forget(tab)
             self._changed.notify_all()
@@ -66,7 +66,7 @@ class Questions:
     # ------------------------------------------------------- grid and review
 
     def grid(self, label: str, n: int = 24) -> list[Question]:
-        """Unlabelled images predicted as a class, the surest first; none of them is reserved.
+        """Unlabelled images predicted as a class, most confident first. None of them is reserved.
 
         Parameters
         ----------
@@ -85,27 +85,27 @@ class Questions:
             return found
 
     def review(self, n: int = 24) -> list[Doubt]:
-        """Labels to look at again: conflicts, what the person was unsure about, and what the model doubts most."""
+        """Labels to review: conflicts, images the person was unsure about, and labels the model doubts most."""
         with self._changed:
             return doubts(self._state, self._desk, n)
 
     # ------------------------------------------------------------ ask a person
 
     def ask(self, images: Any, timeout: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Ask a person about these images before all others, and wait for the answers: ``ask_a_person`` of a loop.
+        """Ask a person about these images before all others and wait for the answers (``ask_a_person`` of a loop).
 
         Parameters
         ----------
         images : sequence of paths, or ndarray of uint8 images
-            Arrays are stored in the project as PNG files, under the hash of their content.
+            Arrays are stored in the project as PNG files, named by the hash of their content.
         timeout : float or None, default=None
             Seconds to wait.
 
         Returns
         -------
         labels : ndarray of shape (n,)
-            Empty strings where there is none.
+            Empty strings for images without a label.
         is_answered : ndarray of shape (n,)
-            False for images that the person is unsure about, that are reserved, or that time did not suffice for.
+            False for images that the person is unsure about, that are reserved, or that were not answered in time.
         """
         return self._asked.ask(images, timeout)

@@ -1,4 +1,4 @@
-"""Images are read one by one in keyed order, behind a person who is labelling already."""
+"""Images are read one by one in keyed order, in the background while a person is already labelling."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from skal.label.catalogue import Catalogue, Item, Recalled, in_keyed_order
 
 #: Images of a new folder that are read before the first question.
 _FIRST = 16
-#: Files that are looked at together, whether they are what an earlier session read.
+#: Number of files checked together for changes since an earlier session.
 _CHECKED = 64
-#: Seconds between two looks at the folder while a session is open, and how many times longer than a look it rests.
+#: Seconds between two scans of the folder while a session is open, and minimum pause as a multiple of a scan's time.
 RESCAN_SECONDS, _REST = 10.0, 100
 
 
 class Reading:
-    """Takes listed files into a catalogue.
+    """Reads listed files into a catalogue.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ class Reading:
     changed : Condition
         Held while the catalogue changes.
     listing : callable or None, default=None
-        Lists the files anew, so that those that come while the session is open join.
+        Lists the files again, so that files added while the session is open are included.
     recalled : sequence of Recalled, default=()
-        Files that are in the catalogue as an earlier session read them; they are looked at behind.
+        Files that are in the catalogue as an earlier session read them. They are checked in the background.
     taken : callable, default does nothing
         Called, with the condition held, with the path and the content of a file that has been read.
     """
@@ -58,7 +58,7 @@ class Reading:
 
     @property
     def idle_seconds(self) -> float:
-        """After which there may be something to do although nothing has happened here."""
+        """Seconds after which there may be something to do without a notification."""
         return RESCAN_SECONDS
 
     @property
@@ -66,20 +66,20 @@ class Reading:
         return len(self._left)
 
     def drop(self, path: str, image: str | None, reason: str) -> None:
-        """Set aside a file that is not what it was, and read it once more; called with the condition held."""
+        """Set aside a file that has changed, and read it again; called with the condition held."""
         others = self._catalogue.drop(path, image, reason)
         self._left.extend(in_keyed_order([path, *others], self._catalogue))
         self._changed.notify_all()
 
     def replaced(self, item: Item) -> bool:
-        """Whether a file is not the image any more that was read; it is set aside then. The condition is held."""
+        """Whether a file has changed since it was read. If so, it is set aside. Called with the condition held."""
         if not self._catalogue.has_changed(item):
             return False
         self.drop(item.path, item.id, "changed while the session was open")
         return True
 
     def next_task(self) -> Callable[[], None] | None:
-        """Reading one file, or looking at some again; None where there is nothing to do."""
+        """The task of reading one file or checking several; None if there is nothing to do."""
         if self._to_check:
             self._busy = True
             return partial(self._check, [self._to_check.popleft() for _ in range(min(_CHECKED, len(self._to_check)))])
@@ -90,24 +90,24 @@ class Reading:
         return partial(self._read, self._left.popleft())
 
     def read_for(self, seconds: float) -> None:
-        """Read a few files, as many as there is time for, so that there is a question."""
+        """Read as many of the first files as time allows, so that there is a question."""
         end = time.monotonic() + seconds
         while self._left and time.monotonic() < end and len(self._catalogue.order) < _FIRST:
             self._read(self._left.popleft())
 
     def _check(self, some: list[Recalled]) -> None:
-        """Read anew what has changed since an earlier session."""
+        """Read again the files that have changed since an earlier session."""
         try:
             changed = [one for one in some if self._catalogue.stamp(one.path) != one.stamp]
             with self._changed:
                 for one in changed:
-                    self._unreadable[one.path] = one.stamp  # what is said of it goes once it can be read
+                    self._unreadable[one.path] = one.stamp  # its message is removed once it can be read
                     self.drop(one.path, one.content, "changed since it was read")
         finally:
             self._end()
 
     def _rescan(self) -> None:
-        """Look for files that are new, and for unreadable ones that have changed, as when they are copied just now."""
+        """Find new files, and unreadable ones that have changed, such as files that were still being copied."""
         assert self._listing is not None
         start = time.monotonic()
         found = [path for path in self._listing() if path not in self.known]

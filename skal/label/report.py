@@ -1,4 +1,4 @@
-"""How a session stands: counts, accuracy with its interval, and whether to stop."""
+"""The status of a session: counts, accuracy with its interval, and whether to stop."""
 
 from __future__ import annotations
 
@@ -25,56 +25,56 @@ from skal.label.snapshot import Snapshot
 from skal.label.state import CONFLICT, LABEL, UNSURE, State
 from skal.label.stopping import StopTest, is_plateau
 
-#: Seconds an answer takes where none has been timed.
+#: Assumed seconds per answer if none has been timed.
 _TYPICAL = 1.5
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a labelling session stands.
+    """The status of a labelling session.
 
     Parameters
     ----------
     n_images, n_labels, n_unsure, n_conflicts : int
-        Images found so far, and those about which something is decided.
+        Numbers of images found so far, and of those that are labelled, unsure or in conflict.
     n_training : int
-        Labels the next model is trained on.
+        Number of labels the next model is trained on.
     per_class : dict of str to int
-        Labels of each class.
+        Number of labels per class.
     n_audit, n_reserved : int
-        Audit images answered, and all of them.
+        Number of audit images answered, and in total.
     accuracy : float or None
-        Share of the audit images on which the current model agrees with the person; None below 30 answers, and while
-        images that came later are missing among them.
+        Share of the audit images on which the current model agrees with the person. None below 30 answers, and while
+        images that were added later are missing among the answers.
     accuracy_hint : str
-        Where there is no accuracy, why, and after how many more answers about it comes.
+        If there is no accuracy, the reason, and after about how many more answers there will be one.
     interval, bounds : (float, float) or None
-        Wilson's 95 % interval, valid for one look; and the share if the model were wrong, or right, on every image the
-        person is unsure about.
+        The 95 % Wilson interval, valid for one look, and the share if the model were wrong, or right, on every image
+        the person is unsure about.
     recalls : list of ClassRecall
     acceptance : Acceptance or None
         Confidence above which predictions are right often enough.
     model : int
-        Version of the current model; 0 where there is none.
+        Version of the current model; 0 if there is none.
     n_newer : int
-        Labels for training that the current model does not know; all where there is none.
+        Number of training labels that the current model was not trained on; all of them if there is no model.
     curve : list of dict
-        Of each model its labels, and the audit's counts when it was made.
+        For each model, its number of labels and the audit counts when it was trained.
     stop_hint : str
-        Advice in words.
+        Advice on when to stop, as text.
     is_reached, is_plateau : bool
         Whether a look has shown the target to be reached; whether more labels change little.
     next_look : int or None
-        Audit answers at which the target is tested next.
+        Number of audit answers at which the target is tested next.
     seconds_left : float or None
-        Of labelling until then; None where the target is reached already.
+        Labelling time until then; None if the target is already reached.
     background, progress, failure : str, float or None, str or None
-        What is done meanwhile, its share done, and what went wrong.
+        The current background task, its share done, and what went wrong.
     not_used : dict of str to int
-        Imported labels that are not used, by why: their images are "reserved", a person or an earlier import has
-        "decided" the same, or they are "waiting" for their files to be read.
+        Number of imported labels that are not used, by reason: their images are "reserved", a person or an earlier
+        import has "decided" the same, or they are "waiting" for their files to be read.
     unreadable, links, duplicates, set_aside : list
-        Files that cannot be labelled, links that are left out since they leave the folder, files with the content of
+        Files that cannot be labelled, links that are left out because they leave the folder, files with the content of
         others, and damage found in the log.
     """
 
@@ -111,7 +111,7 @@ class Status:
     set_aside: list[str] = field(default_factory=list)
 
     def leave_out(self, files: Iterable[tuple[str, str]]) -> None:
-        """Add files that a folder has but the catalogue does not, with the reasons."""
+        """Add files that are in the folder but not in the catalogue, with reasons."""
         for path, reason in files:
             if reason == LEAVES:
                 self.links.append(path)
@@ -120,7 +120,7 @@ class Status:
 
 
 class Audit:
-    """The audit of a session as it stands.
+    """The current audit of a session.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class Audit:
             predicted, decision = snapshot.predicted(image), state.decision(image)
             is_sure = decision is not None and decision.label is not None
             if predicted is None and image not in catalogue.items:
-                self.n_absent += is_sure  # its file is gone, or not read yet
+                self.n_absent += is_sure  # its file is missing or not read yet
                 continue
             self.n_answered += 1
             self.n_sure += is_sure
@@ -156,20 +156,20 @@ class Audit:
         return estimate(self.labels, self.predictions)
 
     def look(self, test: StopTest, done: int, is_whole: bool) -> dict[str, Any] | None:
-        """Test the target, if a look is due: those were fixed before the first answer, and each is taken once.
+        """Test the target if a look is due. Looks are fixed before the first answer, and each is taken once.
 
         Parameters
         ----------
         test : StopTest
         done : int
-            Looks taken already.
+            Number of looks already taken.
         is_whole : bool
             Whether all images are read, so that the size of the reserve is known.
 
         Returns
         -------
         found : dict or None
-            Place of the look, n, n_right and reached; None where none is due.
+            Place of the look, n, n_right and reached; None if no look is due.
         """
         if not self.is_complete or not self.is_predicted or not self.n_answered:
             return None
@@ -190,9 +190,9 @@ def report(
     is_whole: bool,
     **further: Any,
 ) -> Status:
-    """The status from what is known; `further` are the fields about the background.
+    """The current status. `further` holds the fields about the background.
 
-    `is_whole` says whether all images are read, so that the size of the reserve is known.
+    `is_whole` is whether all images are read, so that the size of the reserve is known.
     """
     audit = Audit(state, catalogue, snapshot)
     found = audit.estimate if audit.is_complete else Estimate(0, 0)
@@ -237,7 +237,7 @@ def report(
 
 
 def n_newer(state: State, catalogue: Catalogue, snapshot: Snapshot) -> int:
-    """Labels for training that were given since the model was trained; all where there is none."""
+    """Number of training labels given since the model was trained; all of them if there is no model."""
     count = 0
     for image, decision in state.decided_since(snapshot.n_events):
         item = catalogue.items.get(image)
@@ -247,7 +247,7 @@ def n_newer(state: State, catalogue: Catalogue, snapshot: Snapshot) -> int:
 
 
 def in_percent(target: float) -> str:
-    """A target in words, not rounded to another one.
+    """A target as text, not rounded to a different one.
 
     Examples
     --------
@@ -258,7 +258,7 @@ def in_percent(target: float) -> str:
 
 
 def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: State, is_whole: bool) -> str:
-    """Why there is no accuracy, and when it comes."""
+    """Why there is no accuracy yet, and when there will be one."""
     n_sure = audit.n_sure if is_whole else audit.n_sure + audit.n_absent
     left = FEWEST - n_sure
     if not share:
@@ -274,7 +274,7 @@ def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: Stat
 
 
 def _next_look(test: StopTest, audit: Audit, state: State, is_whole: bool) -> int | None:
-    """Audit answers at the next look that is still to come."""
+    """Number of audit answers at the next look."""
     for place in range(state.n_looks, len(test.looks)):
         n = test.looks[place]
         if is_whole:  # the draw may reserve more than expected, or fewer
@@ -306,7 +306,7 @@ def _stop_hint(test: StopTest | None, plateau: bool, audit: Audit, next_look: in
 
 
 def _target_hint(test: StopTest, audit: Audit, next_look: int | None, state: State) -> str:
-    """What the tests of the target found so far, and when the next one is."""
+    """The results of the tests of the target so far, and when the next one is."""
     if not test.looks:
         few = f"{audit.n_reserved} reserved images are too few to show {in_percent(test.target)}"
         return f"{few}; the accuracy is shown all the same."
@@ -329,7 +329,7 @@ def _target_hint(test: StopTest, audit: Audit, next_look: int | None, state: Sta
 
 
 def _found(test: StopTest, look: dict[str, Any]) -> str:
-    """What a test found, in words."""
+    """The result of a test, as text."""
     needed = test.needed(look["n"])
     enough = "not even all would have been enough" if needed is None else f"{needed} were needed"
     return f"Tested at {look['n']}: {look['n_right']} right, {enough}."

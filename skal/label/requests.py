@@ -1,4 +1,4 @@
-"""What a page asks of a session, and what it is told: objects of JSON in and out, whatever carries them."""
+"""The requests of a page to a session, as JSON objects in and out, independent of the transport."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skal.label.log import LogError
 from skal.label.session import LabelSession
 from skal.label.thumbnails import ChangedError, Thumbnails
 
-#: Questions that a tab has at a time, so that the next images are loaded before they are needed.
+#: Questions assigned to a tab at a time, so that the next images are loaded before they are needed.
 _AHEAD = 8
 _MOST = 200
 
@@ -27,13 +27,13 @@ class Requests:
     Attributes
     ----------
     reads, actions : dict of str to callable
-        By path; each takes an object of JSON and gives one. Actions change something.
+        Handlers by path. Each takes a JSON object and returns one. Actions change the session.
     """
 
     def __init__(self, session: LabelSession):
         self.session = session
         self._thumbnails = Thumbnails()
-        self._visits: dict[str, Any] = {}  # the last one of each tab
+        self._visits: dict[str, Any] = {}  # the last visit of each tab
         self.reads: dict[str, Callable[[Any], dict[str, Any]]] = {
             "/api/status": self.status,
             "/api/questions": self.questions,
@@ -52,7 +52,7 @@ class Requests:
         }
 
     def picture(self, image: str, side: Any) -> tuple[int, bytes | str]:
-        """A picture of an image, made anew, with the status 200; else a status and why there is none."""
+        """Status 200 and a re-encoded picture of an image, or an error status and the reason."""
         file = self.session.file(image)
         if file is None:
             return 404, "not found"
@@ -80,14 +80,14 @@ class Requests:
         return {"questions": doubts}
 
     def _shown(self, question: Question) -> dict[str, Any]:
-        """A question as the page gets it: by id, and with a path to be read, never opened."""
+        """A question as sent to the page: with its id, and a path for display that is never opened."""
         shown = asdict(question)
         root = self.session.settings.folder
         shown["path"] = os.path.basename(question.path) if root is None else os.path.relpath(question.path, root)
         return shown
 
     def status(self, query: Any) -> dict[str, Any]:
-        if query.get("polls"):  # the page asks every two seconds
+        if query.get("polls"):  # the page polls every two seconds
             self.session.stay(str(query.get("tab", "")))
         status = self.session.status()
         shown = asdict(status)
@@ -134,7 +134,7 @@ class Requests:
         return {}
 
     def leave(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A page is closed; the end of a page that was reloaded may come after the new one's beginning."""
+        """A page is closed. After a reload, the end of the old page may arrive after the start of the new one."""
         tab = _text(body, "tab")
         if self._visits.get(tab) == body.get("visit"):
             self.session.leave(tab)
@@ -142,7 +142,7 @@ class Requests:
 
 
 def answered(act: Callable[[Any], dict[str, Any]], argument: Any) -> tuple[int, dict[str, Any]]:
-    """A request done: its status as in HTTP, and the answer, or the error in words."""
+    """Process a request. Returns its HTTP status, and the answer or the error message."""
     try:
         return 200, act(argument)
     except LogError as error:
@@ -152,7 +152,7 @@ def answered(act: Callable[[Any], dict[str, Any]], argument: Any) -> tuple[int, 
 
 
 def _action(body: dict[str, Any], why: bool = False) -> dict[str, Any]:
-    """The fields that all actions have."""
+    """The fields that all actions share."""
     seconds = body.get("seconds")
     if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float))):
         raise ValueError(f"seconds={seconds!r} is no number")
@@ -168,7 +168,7 @@ def _text(body: dict[str, Any], name: str) -> str:
 
 
 def _is_unicode(value: str) -> bool:
-    """Whether it can be written; JSON allows halves of characters, which cannot."""
+    """Whether text can be encoded. JSON allows lone surrogates, which cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -184,5 +184,5 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
 
 
 def _count(text: Any, default: int) -> int:
-    """A number from a query, or the default where it is none."""
+    """A number from a query, or the default if it is not a number."""
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 6 else default

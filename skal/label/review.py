@@ -1,4 +1,4 @@
-"""Which labels to look at again."""
+"""Selection of labels to review."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ DOUBT = "doubt"
 
 @dataclass(frozen=True)
 class Doubt:
-    """An image to look at again.
+    """An image to review.
 
     Parameters
     ----------
     question : Question
     kind : {"conflict", "unsure", "doubt"}
-        Answers contradict each other, there is none, or the model gives the label a low probability.
+        Answers contradict each other, the person was unsure, or the model gives the label a low probability.
     labels : tuple of str
-        The labels there are.
+        The existing labels.
     """
 
     question: Question
@@ -29,10 +29,10 @@ class Doubt:
 
 
 def doubts(state: State, desk: Desk, n: int) -> list[Doubt]:
-    """At most n images: conflicts, then unsure, then the labels that the model finds least probable.
+    """At most n images: conflicts, then unsure ones, then the labels that the model finds least probable.
 
-    About half of what a model doubts is right all the same: it is for a person to see, and changes nothing. Audit
-    images are never ranked by the model, and come without its prediction.
+    About half of the labels a model doubts are right, so they are only shown to a person and nothing is changed. Audit
+    images are never ranked by the model, and are shown without its prediction.
     """
     found: dict[str, list[Doubt]] = {CONFLICT: [], UNSURE: []}
     ranked: list[tuple[float, str]] = []

@@ -1,4 +1,4 @@
-"""The page's server: a session's requests over HTTP."""
+"""The server of the labelling page: requests to a session over HTTP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from skal.label.project import predict_command
 from skal.label.requests import Requests, answered
 from skal.label.session import LabelSession
 
-#: Files of the page that are served, and no others.
+#: The files of the page that are served. No others are.
 PAGE = {
     "style.css": "text/css",
     "main.js": "text/javascript",
@@ -55,7 +55,7 @@ class Pages:
     session : LabelSession
     keys : Keys
     entered : callable
-        Called when an entry token has been used.
+        Called after an entry token has been used.
     """
 
     def __init__(self, session: LabelSession, keys: Keys, entered: Callable[[], None]):
@@ -87,10 +87,10 @@ class Pages:
         return Response(page, media_type="text/html")
 
     async def enter(self, request: Request) -> Response:
-        """Exchange a token of one use for the cookie.
+        """Exchange a single-use token for the cookie.
 
-        The page is opened by a refresh of this one, not by a redirect: the browser came from a file, and would not
-        send a strict cookie along.
+        The page is opened by a refresh of this one, not by a redirect: the browser came from a file, and would not send
+        a strict cookie.
         """
         if not self.keys.enter(request.query_params.get("token", "")):
             return Response("this link has been used; start from the file again", 403, media_type="text/plain")
@@ -149,17 +149,17 @@ class Server:
     session : LabelSession
     host : str, default="127.0.0.1"
     port : int, default=0
-        0 takes a free one.
+        0 selects a free port.
     allow_remote : bool, default=False
-        Whether `host` may be another than this machine's own: everybody who can reach it and gets hold of the link can
-        then see the images and change the labels, and the network in between can read along.
+        Whether `host` may be an address other than this machine's own. Anyone who can reach it and obtains the link can
+        then see the images and change the labels, and the network in between can read the traffic.
 
     Attributes
     ----------
     keys : Keys
     port : int
     link : Path
-        A file for its owner alone that opens the page, and gives a browser the right to.
+        A file, readable only by its owner, that opens the page and authorises the browser.
 
     Raises
     ------
@@ -187,7 +187,7 @@ class Server:
         config = uvicorn.Config(
             guarded,
             log_level="warning",
-            access_log=False,  # links hold tokens
+            access_log=False,  # links contain tokens
             server_header=False,
             lifespan="off",
             limit_concurrency=256,
@@ -199,12 +199,12 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Address that opens the page once; it holds a token."""
+        """Address that opens the page once. It contains a token."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/open?token={self.keys.entry}"
 
     def _write_link(self) -> None:
-        """Each token is of one use, and the file always holds one that is not used."""
+        """Write a file with an unused token, since each token can be used only once."""
         temporary = self.link.with_suffix(".tmp")
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -223,12 +223,12 @@ class Server:
             self._close()
 
     def start(self) -> None:
-        """Serve in a thread, as in a notebook."""
+        """Serve in a thread, for example in a notebook."""
         self._thread = threading.Thread(target=self.run, name="skal server", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End what :meth:`start` began."""
+        """Stop the server that :meth:`start` started."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join()
@@ -246,7 +246,7 @@ def link_of(project: Path) -> Path:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A listening socket; with TCP named, or asyncio leaves Nagle's delay on and every answer takes 40 ms more."""
+    """A listening socket. Without explicit TCP, asyncio leaves Nagle's delay on and every answer takes 40 ms longer."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -260,14 +260,14 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _addresses() -> list[str]:
-    """Names and addresses of this machine, under which another reaches it."""
+    """Addresses under which other machines reach this one."""
     with contextlib.suppress(OSError):
         return list({str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)})
     return []
 
 
 def open_browser(link: Path) -> bool:
-    """Open the page in the default browser, through a file: no token is in any process's arguments."""
+    """Open the page in the default browser through a file, so no token appears in the arguments of a process."""
     import webbrowser
 
     return webbrowser.open(link.as_uri())

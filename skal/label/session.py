@@ -1,4 +1,4 @@
-"""LabelSession: a person labels a folder of images while models are trained on what is known so far."""
+"""LabelSession: a person labels a folder of images while models are trained on the labels so far."""
 
 from __future__ import annotations
 
@@ -37,60 +37,60 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-#: Seconds that opening spends on reading images, so that the first question is there at once.
+#: Seconds spent on reading images when a session opens, so that the first question is available immediately.
 _FIRST_READING = 1.0
 
 
 class LabelSession(Questions, Actions):
-    """Label images: questions one after the other, each answer on the disk before it counts, models in the background.
+    """Label images: one question at a time, each answer saved to disk before it counts, models trained in background.
 
-    Some images are reserved from the start, by a keyed hash of their content. Nothing is trained on them; the share of
-    them on which model and person agree is the accuracy. One answer in five goes to them by default.
+    Some images are reserved from the start, by a keyed hash of their content. Nothing is trained on them. The share on
+    which model and person agree is the accuracy. By default, one answer in five is about a reserved image.
 
     Parameters
     ----------
     folder_or_paths : path or sequence of paths
-        A folder, searched with all below it, or image files. May be empty for :meth:`ask` alone.
+        A folder, searched recursively, or image files. May be empty if only :meth:`ask` is used.
     project : path
-        Folder of the labels and of all else that is kept; made if it does not exist. It must not be inside the images'
-        folder.
+        Folder for the labels and all other stored files, created if it does not exist. It must not be inside the folder
+        of the images.
     classes : sequence of str, default=()
-        Classes to start with; others may come at any time.
+        Initial classes. Others may be added at any time.
     estimator : classifier of image paths or None, default=None
-        Cloned for every fit. None takes the network that the project was made with on the command line, or
-        EfficientNet-Lite0, in a :class:`skal.FrozenPrefixClassifier` that is not fine-tuned (``max_epochs=0``), since
-        models must follow each other quickly.
+        Cloned for every fit. None uses the network that the project was created with on the command line, or
+        EfficientNet-Lite0, in a :class:`skal.FrozenPrefixClassifier` that is not fine-tuned (``max_epochs=0``), because
+        models must be trained quickly.
     query : strategy or None, default=None
-        ``query(learner, paths, n_instances=n)``; None takes :func:`skal.query.uherding_sampling`.
+        Called as ``query(learner, paths, n_instances=n)``. None uses :func:`skal.query.uherding_sampling`.
     batch_size : int, default=10
-        Answers after which the next model is trained.
+        Number of answers after which the next model is trained.
     audit : float or None, default=None
-        Share of the questions that go to reserved images. None is as it was when the project was last open, and 0.2 in
-        a new one. A project that is made with 0 reserves none.
+        Share of the questions that are about reserved images. None uses the project's last setting, or 0.2 for a new
+        project. A project that is created with 0 reserves none.
     target : float or None, default=None
-        Accuracy to be reached, for the advice when to stop. It cannot be changed after the first audit answer.
+        Target accuracy, for advice on when to stop. It cannot be changed after the first audit answer.
     random_state : int or None, default=0
-        Draws which images are reserved, the order of the images, and whatever is random in estimator and strategy.
-
+        Draws which images are reserved and the order of the images, and seeds the default estimator and the strategy.
     follow_links : bool or None, default=None
-        Whether links that leave the folder are followed, and so shown. None is as it was when the project was last
-        open; a new one follows none.
+        Whether links that leave the folder are followed, and their images shown. None uses the project's last setting.
+        A new project follows none.
     network : dict or None, default=None
-        "backbone", "weights" and "image_size" of the classifier that is taken where `estimator` is None, as
-        ``skal label`` names it; what is left out has its default. None is as it was when the project was last open. If
-        it is another one, the project's model is taken away, and one of this network is trained at once.
+        "backbone", "weights" and "image_size" of the classifier that is used if `estimator` is None, named as in
+        ``skal label``. Missing entries have their defaults. None uses the project's last setting. If the network
+        changes, the project's model is removed, and one with the new network is trained immediately.
 
     Attributes
     ----------
     classes : list of str
     labels : DataFrame
     model : classifier or None
-        The last one fitted.
+        The most recently fitted classifier.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, the folder does not exist, or the project is inside it or belongs to another.
+        If an argument is out of range, the folder does not exist, or the project is inside the folder or belongs to
+        another one.
     BlockingIOError
         If another process has the project open.
 
@@ -134,7 +134,7 @@ class LabelSession(Questions, Actions):
             is_audited = any(event.get("why") == "audit" for event in self._log.events)
             folder = None if root is None else str(root)
             if estimator is not None:
-                network = {}  # no command can make it
+                network = {}  # it cannot be built from the command line
             self.settings = settle(
                 self.project, folder, len(paths), audit, target, random_state, follow_links, network, is_audited
             )
@@ -193,7 +193,7 @@ class LabelSession(Questions, Actions):
         self._imports.resume()
         trained = self._desk.snapshot.n_labels
         self._modelling.n_changes = abs(len(self._modelling.training()) - trained)
-        if self._desk.snapshot.version and not self._desk.snapshot.classes:  # the model was taken away
+        if self._desk.snapshot.version and not self._desk.snapshot.classes:  # the model was removed
             self._modelling.n_changes = max(self._modelling.n_changes, batch_size)
         failed = self._modelling.failed
         self._workers = [
@@ -204,7 +204,7 @@ class LabelSession(Questions, Actions):
             worker.start()
 
     def _list(self) -> list[str]:
-        """The images of the folder as they are now."""
+        """The images that are in the folder now."""
         assert self._catalogue.root is not None
         paths, self._left_out = list_images(self._catalogue.root, follow_links=self.settings.follow_links)
         return paths
@@ -220,7 +220,7 @@ class LabelSession(Questions, Actions):
     # ---------------------------------------------------------------- models
 
     def fit(self) -> Self:
-        """Train on all labels known now, and wait for it.
+        """Train on all current labels and wait for the result.
 
         Raises
         ------
@@ -241,18 +241,18 @@ class LabelSession(Questions, Actions):
 
     @property
     def model(self) -> Any:
-        """The classifier fitted last in this session, or None."""
+        """The classifier most recently fitted in this session, or None."""
         return self._modelling.model
 
     def predict(self, paths: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
-        """Predictions of the current model, which is trained first where there is none.
+        """Predictions of the current model, which is trained first if there is none.
 
         Returns
         -------
         predictions : DataFrame
-            Columns path, label, your_label, confidence, probability, and one a class, as ``skal predict`` writes them:
-            `your_label` is empty where an image has none, the confidence is the model's own, probabilities are
-            calibrated on the audit answers once there are 30, and classes have today's names.
+            Columns path, label, your_label, confidence, probability, and one per class, as written by ``skal predict``.
+            `your_label` is empty if an image has no label. The confidence is the model's own. Probabilities are
+            calibrated on the audit answers once there are 30. Classes have their current names.
         """
         if self.model is None:
             self.fit()
@@ -263,7 +263,7 @@ class LabelSession(Questions, Actions):
         return predictor.table([os.fspath(path) for path in paths])
 
     def status(self) -> Status:
-        """How the session stands."""
+        """The status of the session."""
         with self._changed:
             doing = self._modelling.doing
             if not self._reading.is_done:
@@ -286,9 +286,9 @@ class LabelSession(Questions, Actions):
 
     @property
     def labels(self) -> pd.DataFrame:
-        """Everything decided: one row an image, with columns path, label, decision, why, image, tab, seconds, time.
+        """All decisions: one row per image, with columns path, label, decision, why, image, tab, seconds, time.
 
-        The decision is "label", "unsure" or "conflict"; label is empty but for the first.
+        The decision is "label", "unsure" or "conflict". The label is empty except for the first.
         """
         with self._changed:
             return labels_table(self._state, self._catalogue)
@@ -302,7 +302,7 @@ class LabelSession(Questions, Actions):
             return None if item is None else self._catalogue.file(item.path)
 
     def set_aside(self, image: str, reason: str) -> None:
-        """Leave out an image whose file cannot be shown; if another image is there now, it joins."""
+        """Exclude an image whose file cannot be shown. If the file is now a different image, that one is added."""
         with self._changed:
             item = self._catalogue.items.get(image)
             if item is not None:
@@ -310,7 +310,7 @@ class LabelSession(Questions, Actions):
 
     @property
     def is_writable(self) -> bool:
-        """Whether answers can be recorded; not after a failed write, until :meth:`reopen_log`."""
+        """Whether answers can be recorded. False after a failed write, until :meth:`reopen_log`."""
         return self._log.failure is None
 
     # ----------------------------------------------------------------- inside
@@ -320,7 +320,7 @@ class LabelSession(Questions, Actions):
             self._look()
 
     def _look(self) -> None:
-        """Test the target, if a look is due."""
+        """Test the target if a look is due."""
         audit = Audit(self._state, self._catalogue, self._desk.snapshot)
         found = None if self._test is None else audit.look(self._test, self._state.n_looks, self._reading.is_done)
         if found is not None:
@@ -328,7 +328,7 @@ class LabelSession(Questions, Actions):
             self._modelling.note(event | {"model": self._desk.snapshot.version})
 
     def reopen_log(self) -> None:
-        """Read the log anew after a failed write; what is on the disk is what counts."""
+        """Read the log again after a failed write. The content on disk is authoritative."""
         with self._changed:
             self._log.reopen()
             self._state.reset(self._log.events)
@@ -337,7 +337,7 @@ class LabelSession(Questions, Actions):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop what runs in the background and let the project go; nothing is lost without it."""
+        """Stop the background work and release the project. Nothing is lost if it is not called."""
         self._modelling.is_stopping = True
         for worker in self._workers:
             worker.stop()

@@ -1,4 +1,4 @@
-"""What a model said about the images, and the queue made from it: swapped as a whole, and found again after a crash."""
+"""The predictions of a model and the resulting queue. Replaced as a whole, and restored after a crash."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ class Snapshot:
     Parameters
     ----------
     version : int
-        Of the model; 0 before there is one.
+        Version of the model; 0 before there is one.
     n_labels : int
-        It was trained on.
+        Number of labels it was trained on.
     classes : list of str
     ids : list of str
-        Images that are predicted.
+        Images with predictions.
     proba : ndarray of shape (n_images, n_classes)
     queue : list of str
-        Images to ask, the best first.
+        Images to ask, best first.
     compared : dict of str to str
-        Predictions of the last model that was compared with the one before.
+        Predictions of the last model that was compared with its predecessor.
     n_compared : int
-        Labels it was trained on.
+        Number of labels that model was trained on.
     n_events : int
-        Of the log when it was trained; classes renamed since have their old names in what is stored.
+        Number of events in the log when it was trained. Classes renamed since are stored under their old names.
     explored : int
-        1 where the strategy has chosen without labels from a first part of the images, 2 from all.
+        1 if the strategy has chosen without labels from a first part of the images, 2 if from all of them.
     out : dict of str to str
-        Images that were given out when the queue was swapped, and why they are asked: they come before the queue.
+        Images that were assigned when the queue was replaced, and why they are asked. They come before the queue.
     """
 
     version: int = 0
@@ -54,7 +54,7 @@ class Snapshot:
         self._rows = {image: row for row, image in enumerate(self.ids)}
 
     def row(self, image: str) -> np.ndarray | None:
-        """Probabilities of the classes for an image."""
+        """Class probabilities of an image."""
         row = self._rows.get(image)
         return None if row is None or not self.classes else self.proba[row]
 
@@ -67,7 +67,7 @@ class Snapshot:
         return self.classes[best], float(proba[best])
 
     def probability(self, image: str, label: str) -> float | None:
-        """Of a class; None where image or class is unknown."""
+        """Probability of a class for an image; None if the image or class is unknown."""
         row = self._rows.get(image)
         return None if row is None or label not in self.classes else float(self.proba[row, self.classes.index(label)])
 
@@ -78,7 +78,7 @@ class Snapshot:
         return dict(zip(self.ids, np.array(self.classes)[self.proba.argmax(axis=1)].tolist(), strict=True))
 
     def ranked(self, label: str) -> list[tuple[str, float]]:
-        """Images predicted as a class with their probabilities, the surest first."""
+        """Images predicted as a class with their probabilities, most confident first."""
         if label not in self.classes:
             return []
         column = self.classes.index(label)
@@ -87,20 +87,20 @@ class Snapshot:
         return [(self.ids[row], float(self.proba[row, column])) for row in rows.tolist()]
 
     def rename(self, label: str, to: str) -> None:
-        """Give a class another name; of two with the same name the probabilities are added."""
+        """Rename a class. If two classes then have the same name, their probabilities are added."""
         if label not in self.classes:
             return
         self.classes, self.proba = renamed(self.classes, self.proba, label, to)
         self.compared = {image: to if name == label else name for image, name in self.compared.items()}
 
     def follow(self, renames: Iterable[tuple[str, str]]) -> Snapshot:
-        """Rename classes one after the other, as they were since the model was trained."""
+        """Apply renames of classes, in order, that were made since the model was trained."""
         for label, to in renames:
             self.rename(label, to)
         return self
 
     def save(self, path: Path) -> None:
-        """Write it so that a reader sees the old file or the whole new one."""
+        """Write atomically: a reader sees either the old file or the complete new one."""
         temporary = path.with_suffix(".tmp")
         with open(temporary, "wb") as file:
             np.savez(
@@ -117,7 +117,7 @@ class Snapshot:
 
     @classmethod
     def load(cls, path: Path) -> Snapshot:
-        """What was saved; a fresh one where there is none or it is damaged, since it can be made again."""
+        """The saved snapshot, or an empty one if it is missing or damaged, since it can be recomputed."""
         try:
             with np.load(path, allow_pickle=False) as data:
                 version, n_labels, n_compared, n_events, explored = data["numbers"].tolist()
@@ -126,12 +126,12 @@ class Snapshot:
                 further = {"compared": compared, "n_compared": n_compared, "n_events": n_events}
                 further |= {"explored": explored, "out": dict(data["out"].tolist())}
                 return cls(version, n_labels, lists[0], lists[1], data["proba"], lists[2], **further)
-        except Exception:  # whatever a damaged archive raises
+        except Exception:  # a damaged archive may raise anything
             return cls()
 
 
 def renamed(classes: list[str], proba: np.ndarray, label: str, to: str) -> tuple[list[str], np.ndarray]:
-    """Classes and their columns after one has another name; if that is a class too, the two are one."""
+    """Classes and their columns after a rename. If the new name is already a class, the two are merged."""
     if label not in classes or label == to:
         return classes, proba
     old = classes.index(label)

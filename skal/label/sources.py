@@ -1,4 +1,4 @@
-"""Labels that exist already: read from a CSV file, from Label Studio, or from folders named after classes."""
+"""Reading of existing labels from a CSV file, from Label Studio, or from folders named after classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Found(NamedTuple):
     ----------
     pairs : list of (path, label)
     left_out : dict of str to int
-        Why other entries are no labels, and how many.
+        Number of entries that are not labels, by reason.
     """
 
     pairs: list[tuple[str, str]]
@@ -35,8 +35,8 @@ def read_labels(source: str | os.PathLike[str]) -> Found:
     Parameters
     ----------
     source : path
-        ``.csv`` with columns ``path`` and ``label``; ``.json`` as Label Studio exports it, of which single choices are
-        read; or a folder, whose images are labelled with the folder they are in.
+        ``.csv`` with columns ``path`` and ``label``; ``.json`` as exported by Label Studio, from which single choices
+        are read; or a folder whose images are labelled with the name of the folder they are in.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def read_labels(source: str | os.PathLike[str]) -> Found:
     Raises
     ------
     ValueError
-        If it is none of these, or holds no labels; the message names the file and what is missing.
+        If it is none of these, or contains no labels. The message names the file and what is missing.
     """
     path = Path(source)
     if path.is_dir():
@@ -106,7 +106,7 @@ def _from_label_studio(path: Path) -> tuple[list[tuple[str, str]], Counter[str]]
 
 
 def _labels_of(task: dict[str, Any]) -> list[str] | None:
-    """The label of a task, or those of annotators who differ; None where one of them gave several."""
+    """The label of a task, or several if annotators differ. None if one of them gave several."""
     labels: dict[str, None] = {}
     for annotation in task.get("annotations", []):
         if annotation.get("was_cancelled"):

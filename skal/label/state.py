@@ -1,4 +1,4 @@
-"""What the log says: the label of each image now, with everything taken back, renamed and contradicted."""
+"""The state that follows from the log: the current label of each image after undos, renames and conflicts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from skal.label.log import Event
 
-#: Events that a person makes and may take back, and all others.
+#: Events that a person makes and may undo, and all others.
 UNDOABLE = ("answer", "unsure", "grid", "class", "rename", "merge")
 _OTHERS = ("undo", "waiting", "import", "model", "look")
 LABEL, UNSURE, CONFLICT = "label", "unsure", "conflict"
@@ -16,15 +16,15 @@ LABEL, UNSURE, CONFLICT = "label", "unsure", "conflict"
 
 @dataclass(frozen=True)
 class Decision:
-    """What is decided about an image.
+    """The decision about an image.
 
     Parameters
     ----------
     kind : {"label", "unsure", "conflict"}
     labels : tuple of str
-        One for a label, none for unsure, all that were given for a conflict; unsure is then ``""``.
+        One for a label, none for unsure, all given ones for a conflict, where unsure is ``""``.
     event : dict
-        The last event about it.
+        The last event about the image.
     """
 
     kind: str
@@ -37,10 +37,10 @@ class Decision:
 
 
 class State:
-    """Labels, classes and what can be taken back, from events in order.
+    """Labels, classes and undoable actions, computed from events in order.
 
-    An answer replaces an earlier one of the same tab, and a review replaces any. Another answer from another tab makes
-    a conflict, and both are kept; so do imported labels that differ.
+    An answer replaces an earlier one from the same tab, and a review replaces any. A different answer from another tab
+    creates a conflict, and both are kept. Imported labels that differ also create a conflict.
 
     Parameters
     ----------
@@ -53,19 +53,19 @@ class State:
     waiting : dict of str to list of str
         Imported labels of files that are not read yet, by path.
     not_used : Counter of str
-        Imported labels that were not used, by why: "reserved" or "decided".
+        Number of imported labels that were not used, by reason: "reserved" or "decided".
 
     Raises
     ------
     ValueError
-        If there is an event of an unknown kind, as in the log of a later version.
+        If there is an event of an unknown kind, for example in the log of a later version.
     """
 
     def __init__(self, events: Iterable[Event] = ()):
         self.reset(events)
 
     def reset(self, events: Iterable[Event]) -> None:
-        """Forget everything and take these events in."""
+        """Discard everything and apply these events."""
         self._events: list[Event] = []
         self._memo: dict[str, Decision] | None = None
         self._clear()
@@ -75,12 +75,12 @@ class State:
             self.apply(event)
 
     def _clear(self) -> None:
-        self._names: dict[int, str] = {}  # of each class, by number: a rename changes it in one place
+        self._names: dict[int, str] = {}  # of each class, by number, so a rename changes one place
         self._numbers: dict[str, int] = {}
         self._merged: dict[int, int] = {}
         self._histories: dict[str, list[tuple[Event, int | None]]] = {}
         self._again: dict[str, None] = {}
-        self._rejected: Counter[tuple[str, str]] = Counter()  # by how many grids
+        self._rejected: Counter[tuple[str, str]] = Counter()  # number of grids
         self._alone: Counter[str] = Counter()
         self.audited: dict[str, int] = {}
         self.waiting: dict[str, list[str]] = {}
@@ -94,7 +94,7 @@ class State:
     # ---------------------------------------------------------------- events
 
     def apply(self, event: Event) -> None:
-        """Take an event in."""
+        """Apply an event."""
         if event["kind"] not in UNDOABLE and event["kind"] not in _OTHERS:
             raise ValueError(f"the log holds an event of the kind {event['kind']!r}, which this version does not know")
         self._memo = None
@@ -104,7 +104,7 @@ class State:
         elif event["id"] not in self._undone:
             self._take(event)
         elif event["kind"] in ("answer", "grid"):
-            self._number(event["label"])  # a class that it made stays
+            self._number(event["label"])  # a class that it created stays
 
     def _take(self, event: Event) -> None:
         kind = event["kind"]
@@ -148,11 +148,11 @@ class State:
         event = next((e for e in reversed(self._events) if e["id"] == event_id), None)
         if event is None or event["kind"] not in UNDOABLE:
             return
-        if event_id in self._undone:  # known beforehand, as in a log that is read: it was never taken in
+        if event_id in self._undone:  # known in advance, as when a log is read: it was never applied
             self._ask_again(event)
             return
         self._undone.add(event_id)
-        if event["kind"] not in ("answer", "unsure", "grid"):  # rare, and it changes what other events mean
+        if event["kind"] not in ("answer", "unsure", "grid"):  # rare, and changes the meaning of other events
             self._replay()
             return
         self._stacks[event.get("tab", "")].remove(event)
@@ -177,7 +177,7 @@ class State:
 
     def _ask_again(self, event: Event) -> None:
         if event["kind"] in ("answer", "unsure"):
-            self._again.pop(event["image"], None)  # the one taken back last comes first
+            self._again.pop(event["image"], None)  # the one undone last comes first
             self._again[event["image"]] = None
 
     def _replay(self) -> None:
@@ -189,7 +189,7 @@ class State:
     # --------------------------------------------------------------- classes
 
     def _number(self, name: str) -> int:
-        """The class of this name, which is made if there is none."""
+        """Number of the class with this name, which is created if needed."""
         number = self._numbers.get(name)
         if number is None:
             number = self._numbers[name] = len(self._names)
@@ -212,13 +212,13 @@ class State:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in the order they were made."""
+        """Names of the classes, in the order they were created."""
         return [name for number, name in self._names.items() if number not in self._merged]
 
     # ---------------------------------------------------------------- labels
 
     def decision(self, image: str) -> Decision | None:
-        """What is decided about an image; None if nothing is."""
+        """The decision about an image, or None."""
         history = self._histories.get(image)
         return None if history is None else self._decision(history)
 
@@ -239,7 +239,7 @@ class State:
         return Decision(UNSURE, (), last) if names == [""] else Decision(LABEL, (names[0],), last)
 
     def decisions(self) -> dict[str, Decision]:
-        """Of all images about which there is one."""
+        """The decisions about all images that have one."""
         if self._memo is None:
             self._memo = {image: self._decision(history) for image, history in self._histories.items()}
         return self._memo
@@ -249,7 +249,7 @@ class State:
         return {image: decision.label for image, decision in self.decisions().items() if decision.label is not None}
 
     def decided_since(self, n_events: int) -> list[tuple[str, Decision]]:
-        """The decisions whose last event came after there were so many."""
+        """The decisions whose last event came after the first `n_events`."""
         late = {event["id"] for event in self._events[n_events:]}
         return [(image, decision) for image, decision in self.decisions().items() if decision.event["id"] in late]
 
@@ -271,23 +271,23 @@ class State:
 
     @property
     def n_looks(self) -> int:
-        """Looks of the stop test that are over."""
+        """Number of looks of the stop test that are over."""
         return max((look["place"] for look in self.looks), default=-1) + 1
 
     @property
     def again(self) -> list[str]:
-        """Images whose answer was taken back and that have none now, the last one first."""
+        """Images whose answer was undone and that have none now, most recent first."""
         return [image for image in reversed(self._again) if image not in self._histories]
 
     @property
     def n_events(self) -> int:
-        """Events so far."""
+        """Number of events so far."""
         return len(self._events)
 
     def renames_since(self, n_events: int) -> list[tuple[str, str]]:
-        """Old and new names of the classes renamed or merged since there were so many events, in order.
+        """Old and new names of the classes renamed or merged after the first `n_events`, in order.
 
-        A model trained at that time knows the old names.
+        A model trained at that time has the old names.
         """
         undone = {event["event"] for event in self._events[n_events:] if event["kind"] == "undo"}
         before = {event["id"]: event for event in self._events[:n_events] if event["kind"] == "rename"}
@@ -301,7 +301,7 @@ class State:
         return pairs
 
     def last_of(self, tab: str) -> Event | None:
-        """The last event of a tab that can be taken back."""
+        """The last event of a tab that can be undone."""
         stack = self._stacks.get(tab)
         return stack[-1] if stack else None
 
@@ -314,7 +314,7 @@ def images_of(event: Event) -> list[str]:
 
 
 def path_of(event: Event, image: str) -> str:
-    """The path that an image had when the event was recorded; empty where the event does not say."""
+    """The path of an image when the event was recorded; empty if the event does not contain it."""
     if event["kind"] == "import":
         return next((str(path) for own, path, _ in event["labels"] if own == image), "")
     if event["kind"] == "grid":

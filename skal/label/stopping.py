@@ -1,4 +1,4 @@
-"""When to stop: a test of the target at looks fixed beforehand, and a plateau of successive models."""
+"""When to stop: a test of the target at looks fixed in advance, and a plateau of successive models."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import numpy as np
 
 from skal.label.audit import lower_bound
 
-#: Audit answers at which the target may be tested, beside the whole reserve.
+#: Numbers of audit answers at which the target may be tested, in addition to the whole reserve.
 LOOKS = (50, 100, 200, 400)
 ALPHA = 0.05
-#: Mean agreement of successive models from which more labels change little.
+#: Mean agreement of successive models above which more labels change little.
 PLATEAU = 0.99
 _KAPPAS = 3
 
 
 @dataclass(frozen=True)
 class StopTest:
-    """A test of a target accuracy at few looks, which says "reached" wrongly with a probability of 5 % at most.
+    """A test of a target accuracy at a few looks. The probability of a false "reached" is at most 5 %.
 
-    An interval looked at after every answer misses the truth in a third of sessions, and every fit scores all audit
-    images anew. So the looks are fixed before the first answer, and each has its share of the error.
+    An interval checked after every answer misses the truth in a third of sessions, and every fit scores all audit
+    images again. Therefore the looks are fixed before the first answer, and each gets its share of the error.
 
     Parameters
     ----------
     target : float
     looks : tuple of int
-        Numbers of audit answers; the last is the whole reserve, whatever its size turns out to be.
+        Numbers of audit answers. The last is the whole reserve, whatever its actual size.
 
     Examples
     --------
@@ -45,14 +45,14 @@ class StopTest:
 
     @classmethod
     def plan(cls, target: float, n_reserved: int) -> StopTest:
-        """Fix the looks: those within the reserve, and the whole of it, less those that no audit could pass.
+        """Fix the looks: those within the reserve and the whole reserve, without those that no audit could pass.
 
         Parameters
         ----------
         target : float
             Between 0 and 1, exclusive.
         n_reserved : int
-            Images that are reserved, or expected to be.
+            Number of images that are reserved, or expected to be.
 
         Raises
         ------
@@ -72,14 +72,14 @@ class StopTest:
         Parameters
         ----------
         n_right : int
-            Answers on which the model agrees; unsure and open conflicts do not count among them.
+            Answers on which the model agrees. Unsure answers and open conflicts do not count as such.
         n : int
             Answers at the look.
         """
         return lower_bound(n_right, n, ALPHA / max(len(self.looks), 1)) >= self.target
 
     def needed(self, n: int) -> int | None:
-        """The fewest right answers with which a look passes; None where not even an audit without an error does.
+        """The minimum number of right answers for a look to pass; None if even an audit without errors does not.
 
         Parameters
         ----------
@@ -96,16 +96,16 @@ class StopTest:
         return fewest if fewest <= n else None
 
     def due(self, n_answered: int, n_reserved: int | None, done: int) -> int | None:
-        """The look that is due, as its place among all, or None.
+        """The look that is due, as its index among all looks, or None.
 
         Parameters
         ----------
         n_answered : int
-            Audit answers.
+            Number of audit answers.
         n_reserved : int or None
-            Size of the whole reserve; None as long as it is not known.
+            Size of the whole reserve; None while it is not known.
         done : int
-            Looks taken already. Of several that are due, the last is taken, and those before it are over.
+            Number of looks already taken. If several are due, the last one is taken and the earlier ones are over.
         """
         sizes = self.looks[:-1]
         reached = sum(n_answered >= n for n in sizes)
@@ -115,12 +115,12 @@ class StopTest:
 
 
 def highest_target(n_reserved: int) -> float:
-    """The highest accuracy, in whole percent, that an audit without an error shows.
+    """The highest accuracy, in whole percent, that an audit without errors can show.
 
     Parameters
     ----------
     n_reserved : int
-        Images that are reserved.
+        Number of reserved images.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def highest_target(n_reserved: int) -> float:
 
 
 def kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
-    """Cohen's kappa of two models' predictions on the same images; None where it is undefined.
+    """Cohen's kappa between the predictions of two models on the same images; None if it is undefined.
 
     Examples
     --------
@@ -149,7 +149,7 @@ def kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
 
 
 def is_apart(n_labels: int, n_before: int) -> bool:
-    """Whether two models are enough labels apart to be compared: 10, or 5 % if that is more.
+    """Whether two models differ by enough labels to be compared: 10, or 5 % if that is more.
 
     Examples
     --------
@@ -160,14 +160,15 @@ def is_apart(n_labels: int, n_before: int) -> bool:
 
 
 def is_plateau(kappas: Sequence[float | None]) -> bool:
-    """Whether more labels change little: the last three kappas are 0.99 on average.
+    """Whether more labels change little: the last three kappas average at least 0.99.
 
-    It does not say that the model is good.
+    It does not mean that the model is good.
 
     Parameters
     ----------
     kappas : sequence of float or None
-        Of successive models that are :func:`is_apart`, on the same images; undefined is no plateau.
+        Kappas of successive models that are :func:`is_apart`, on the same images. With an undefined one there is no
+        plateau.
 
     References
     ----------
@@ -180,4 +181,4 @@ def is_plateau(kappas: Sequence[float | None]) -> bool:
     (True, False, False)
     """
     last = [value for value in kappas[-_KAPPAS:] if value is not None]
-    return len(last) == _KAPPAS and sum(last) / _KAPPAS >= PLATEAU - 1e-9  # the sum is rounded
+    return len(last) == _KAPPAS and sum(last) / _KAPPAS >= PLATEAU - 1e-9  # tolerates rounding of the sum

@@ -1,4 +1,4 @@
-"""A project as it is on the disk: looked at, exported and used without opening it, also while a session is."""
+"""A project on disk: inspected, exported and used without opening it, even while a session has it open."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMATS = ("csv", "imagefolder", "labelstudio", "model", "onnx")
 
 
 class StoredProject:
-    """What a project's folder says.
+    """The contents of a project's folder.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class StoredProject:
         return found
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
-        """Image, path, label and why it was asked, of every image that has one label."""
+        """Image, path, label and reason for asking, for every image that has a single label."""
         for image, decision in self.state.decisions().items():
             if decision.label is not None:
                 item = self.catalogue.items.get(image)
@@ -88,12 +88,12 @@ class StoredProject:
         ----------
         form : {"csv", "imagefolder", "labelstudio", "model", "onnx"}
         target : path
-            A file for "csv" and "labelstudio", else a folder; new or empty.
+            A file for "csv" and "labelstudio", otherwise a folder. It must be new or empty.
 
         Returns
         -------
         n : int
-            Labels written; for "model" and "onnx" those it was trained on.
+            Number of labels written; for "model" and "onnx" the number the model was trained on.
 
         Raises
         ------
@@ -115,7 +115,7 @@ class StoredProject:
         return len(rows)
 
     def _to_folders(self, rows: list[tuple[str, str, str, str]], folder: Path) -> int:
-        """One folder a class, those of the audit apart, so that nobody trains on them by mistake."""
+        """One folder per class, with audit images separate so that nobody trains on them by mistake."""
         n = 0
         for name, label in itertools.product(("train", "audit"), dict.fromkeys(label for _, _, label, _ in rows)):
             (folder / name / check_class_name(label)).mkdir(parents=True, exist_ok=True)  # the same classes in both
@@ -131,7 +131,7 @@ class StoredProject:
         return n
 
     def _model_to(self, folder: Path, form: str) -> int:
-        """The model with a description: as skal reads it, or as ONNX."""
+        """Write the model with a description, in skal's format or as ONNX."""
         self._check_model()
         if form == "onnx":
             from skal.label.onnx_file import check_exporter, write_onnx
@@ -167,21 +167,21 @@ class StoredProject:
         Raises
         ------
         ValueError
-            If there is none, or it belongs to an estimator that only a program has.
+            If there is none, or it belongs to an estimator that a program provided.
         """
         temperature = calibration(self.state, self.snapshot)[0]
         return Predictor(self._load_model(), self.renames, temperature, self.state.labels(), self.n_newer)
 
     @property
     def n_newer(self) -> int:
-        """Answers that the model was not trained on."""
+        """Number of answers that the model was not trained on."""
         return n_newer(self.state, self.catalogue, self.snapshot)
 
     def _check_model(self) -> None:
         if self.project.model.is_file() and self.snapshot.classes:
             return
         first = "label images of two classes first"
-        if self.snapshot.version:  # the one before was of another network
+        if self.snapshot.version:  # the previous one was of another network
             first = f"skal label trains one of {fitting.name_of(self.settings.network)}"
         raise ValueError(f"{str(self.project.path)!r} has no model yet: {first}")
 
@@ -196,7 +196,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     Raises
     ------
     ValueError
-        If there is none, its description is damaged, or it belongs to an estimator that only a program has.
+        If there is none, its description is damaged, or it belongs to an estimator that a program provided.
     """
     folder = Path(path)
     if (folder / "project.json").is_file():
@@ -215,7 +215,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
 
 
 def _load(network: dict[str, Any], file: Path) -> FrozenPrefixClassifier:
-    """The model of a file; it says which network it should be of."""
+    """The model in a file. Raises an error that names the network if it does not fit."""
     try:
         return fitting.build_estimator(network, cache=False).load(file)
     except ValueError as error:
@@ -223,7 +223,7 @@ def _load(network: dict[str, Any], file: Path) -> FrozenPrefixClassifier:
 
 
 def _check_empty(target: Path, kind: str) -> None:
-    """Raise a ValueError where an export would overwrite something, or mix with other files."""
+    """Raise a ValueError if an export would overwrite something or mix with other files."""
     if any(target.iterdir()) if target.is_dir() else target.is_file() and target.stat().st_size > 0:
         raise ValueError(f"{str(target)!r} is not empty; name a {kind} that is, or does not exist yet")
 

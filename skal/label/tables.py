@@ -16,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def safe_cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula.
+    """A cell that no spreadsheet interprets as a formula.
 
     Examples
     --------
@@ -27,7 +27,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def plain_cell(text: str) -> str:
-    """What :func:`safe_cell` was given.
+    """The inverse of :func:`safe_cell`.
 
     Examples
     --------
@@ -38,13 +38,13 @@ def plain_cell(text: str) -> str:
 
 
 def write_rows(file: IO[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Rows as CSV, with safe cells."""
+    """Write rows as CSV with safe cells."""
     csv.writer(file).writerows([safe_cell(cell) for cell in row] for row in rows)
 
 
 def labels_table(state: State, catalogue: Catalogue) -> pd.DataFrame:
-    """Everything decided, as :attr:`skal.label.LabelSession.labels`."""
-    import pandas as pd  # takes a quarter of a second, which the page does not wait for
+    """All decisions, as in :attr:`skal.label.LabelSession.labels`."""
+    import pandas as pd  # takes a quarter of a second, for which the page must not wait
 
     rows = []
     for image, decision in state.decisions().items():
@@ -65,7 +65,7 @@ def labels_table(state: State, catalogue: Catalogue) -> pd.DataFrame:
 
 
 def to_label_studio(rows: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Pairs of path and label as Label Studio's tasks."""
+    """Pairs of path and label as Label Studio tasks."""
     return [
         {
             "data": {"image": path},

@@ -1,4 +1,4 @@
-"""What of an image leaves the server: a picture made anew, as large as it is looked at, never the file's own bytes."""
+"""The images sent by the server: re-encoded pictures at the displayed size, never the bytes of the file itself."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from PIL import Image, ImageOps
 
 from skal.label.folder import content_hash, open_image
 
-#: Longest sides in pixels; what is asked for is rounded up to one of them.
+#: Longest sides in pixels. A requested side is rounded up to one of them.
 SIDES = (256, 512, 1024, 2048, 4096)
 _QUALITY = 88
 
 
 class ChangedError(Exception):
-    """A file is not the image any more that was listed."""
+    """A file is no longer the image that was listed."""
 
 
 class Thumbnails:
-    """JPEG pictures of images, the last ones kept in memory.
+    """JPEG pictures of images, with the most recent ones cached in memory.
 
     Parameters
     ----------
     max_bytes : int, default=2**26
-        Most bytes kept.
+        Maximum size of the cache.
     """
 
     def __init__(self, max_bytes: int = 1 << 26):
@@ -45,12 +45,12 @@ class Thumbnails:
             Hash of the content that the file must have.
         file : str
         side : int
-            Longest side that is wanted, in pixels.
+            Requested longest side, in pixels.
 
         Raises
         ------
         ChangedError
-            If the file is gone, or has another content.
+            If the file is gone, or its content has changed.
         """
         key = image, next((size for size in SIDES if size >= side), SIDES[-1])
         with self._lock:
@@ -82,7 +82,7 @@ def make_thumbnail(image: str, file: str, side: int) -> bytes:
             if upright.mode.startswith("I"):  # 16 bits, which would be clipped to white
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             picture = _on_white(upright)
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders may raise anything
         raise ChangedError(str(error) or type(error).__name__) from error
     picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
     encoded = io.BytesIO()
@@ -91,7 +91,7 @@ def make_thumbnail(image: str, file: str, side: int) -> bytes:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """In RGB; what is transparent becomes white."""
+    """Convert to RGB, with transparent areas in white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -16,13 +16,13 @@ except ImportError as error:
 from skal.label.requests import Requests, answered
 from skal.label.session import LabelSession
 
-#: Modules of the page that make up the widget, each after those that it imports.
+#: Modules of the page that make up the widget, each after the modules it imports.
 _MODULES = ("choices.js", "keys.js", "saving.js", "labelling.js", "widget.js")
 _PAGE = resources.files("skal.label") / "page"
 
 
 def one_module() -> str:
-    """The modules of the page as one, since a widget is a single module."""
+    """The modules of the page joined into one, since a widget is a single module."""
     parts = [(_PAGE / name).read_text(encoding="utf-8") for name in _MODULES]
     return "\n".join(re.sub(r"^import .* from \"\./.*\";$", "", part, flags=re.MULTILINE) for part in parts)
 
@@ -30,7 +30,7 @@ def one_module() -> str:
 class LabelWidget(anywidget.AnyWidget):
     """Label a session's images in a notebook, with the keys of the page.
 
-    It answers while no cell runs. For :meth:`skal.label.LabelSession.ask`, which waits in a cell, start a
+    It responds only while no cell is running. For :meth:`skal.label.LabelSession.ask`, which waits in a cell, start a
     :class:`skal.label.server.Server` instead.
 
     Parameters
@@ -52,7 +52,7 @@ class LabelWidget(anywidget.AnyWidget):
         self.on_msg(self._receive)
 
     def _receive(self, widget: Any, message: Any, buffers: Any) -> None:
-        """Answer a message under its id; what is none is passed over."""
+        """Answer a message under its id. Invalid messages are ignored."""
         if not isinstance(message, dict) or not isinstance(message.get("id"), str):
             return
         status, body, pictures = self._answer(message)

@@ -1,6 +1,6 @@
-"""Query strategies in modAL's shape: ``strategy(learner, X_pool, n_instances=1, **options)`` gives indices.
+"""Query strategies with modAL's signature: ``strategy(learner, X_pool, n_instances=1, **options)`` returns indices.
 
-A strategy is a module of this package that registers a function; see CONTRIBUTING.md.
+Each strategy is a module of this package that registers a function; see CONTRIBUTING.md.
 """
 
 from importlib import import_module
@@ -17,7 +17,7 @@ for _module in sorted(module.name for module in iter_modules(__path__)):
     if not _module.startswith("_"):
         import_module(f"{__name__}.{_module}")
 for _name in sorted(STRATEGIES):
-    STRATEGIES[_name] = STRATEGIES.pop(_name)  # whatever order the modules import each other in
+    STRATEGIES[_name] = STRATEGIES.pop(_name)  # alphabetical, whatever the import order
 
 _functions = {strategy.function.__name__: strategy.function for strategy in STRATEGIES.values()}
 globals().update(_functions)

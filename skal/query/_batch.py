@@ -1,4 +1,4 @@
-"""From scores to a batch: the highest scores, or the images that together cover most score."""
+"""Select a batch from scores: the highest scores, or the images that together cover the most score."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from skal.numerics.greedy import nearest_squared, squared_distances
 from skal.query._features import Features
 
 _ROWS = 1024
-_COINCIDE = 1e-5  # squared distance of rows of length 1 below which they are one image: rounding leaves 1e-6
+_COINCIDE = 1e-5  # rows of length 1 with a smaller squared distance are the same image; rounding leaves 1e-6
 
-#: Share of the labelled images that may have a near-duplicate among them without narrowing the kernel.
+#: Share of the labelled images that may have a labelled near-duplicate without narrowing the kernel.
 DUPLICATES = 0.1
 
 
 def top(scores: np.ndarray, n_instances: int, generator: np.random.RandomState | None = None) -> np.ndarray:
-    """Positions of the highest scores, best first; equal scores in their order, or in one that `generator` draws.
+    """Positions of the highest scores, best first. Ties keep their order, or are shuffled if `generator` is given.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def cover(
     weights: np.ndarray | None = None,
     max_reference: int = MAX_REFERENCE,
 ) -> np.ndarray:
-    """Greedy coverage of the pool by a Gaussian kernel; labelled images cover already.
+    """Greedy coverage of the pool under a Gaussian kernel, starting from the coverage by the labelled images.
 
     Parameters
     ----------
@@ -51,10 +51,10 @@ def cover(
     generator : RandomState
         Draws a sample of a pool larger than `max_reference`.
     weights : ndarray of shape (n,), default=None
-        Weight of the coverage of each image, at least 0. None, or 0 everywhere (a classifier certain of everything),
+        Non-negative weight of the coverage of each image. None, or all zeros (from a classifier certain of everything),
         gives all images the same weight.
     max_reference : int, default=8192
-        Images up to which gains are exact, and the number on which they are estimated beyond.
+        Gains are exact for pools up to this size. For larger pools they are estimated on a sample of this size.
 
     Returns
     -------
@@ -77,22 +77,22 @@ def cover(
 def kernel_width(labelled: torch.Tensor, duplicates: float = DUPLICATES) -> float:
     """Width of the kernel: a low quantile of the distances between labelled images.
 
-    The paper takes the least distance, so that the kernel narrows as labels accumulate; then a single pair of
-    near-duplicates sets the width. If a share `duplicates` of the n labelled images has a near-duplicate among them,
-    the shortest ``ceil(n * duplicates / 2)`` distances are theirs, and the next one is the width: the quantile at
-    ``duplicates / (n - 1)`` of all pairs. It falls with n as the least distance does, which a fixed quantile would not.
+    The paper uses the smallest distance, so the kernel narrows as labels accumulate. A single pair of near-duplicates
+    then sets the width. If a share `duplicates` of the n labelled images has a labelled near-duplicate, the shortest
+    ``ceil(n * duplicates / 2)`` distances belong to these pairs. The next distance is the width: the quantile at
+    ``duplicates / (n - 1)`` of all pairs. It decreases with n like the smallest distance; a fixed quantile would not.
 
     Parameters
     ----------
     labelled : Tensor of shape (n, D)
         Features scaled to length 1.
     duplicates : float, default=0.1
-        0 takes the least distance.
+        0 uses the smallest distance.
 
     Returns
     -------
     width : float
-        1 where there are too few pairs, or where those that are left coincide.
+        1 if there are too few pairs, or if the images of the remaining pairs coincide.
 
     References
     ----------

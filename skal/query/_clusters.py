@@ -1,4 +1,4 @@
-"""Clusters of images, where no labels tell them apart."""
+"""Clustering of unlabelled images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MANY = 50
 def k_means(
     X: np.ndarray, n_clusters: int, generator: np.random.RandomState, weights: np.ndarray | None = None
 ) -> KMeans | MiniBatchKMeans:
-    """k-means fitted to the rows (n, D), which may have weights; by mini-batches for more than 50 clusters."""
+    """Fit k-means to the rows (n, D), optionally weighted; mini-batch k-means for more than 50 clusters."""
     kind = KMeans if n_clusters <= _MANY else MiniBatchKMeans
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # identical images make fewer clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # identical images give fewer clusters
         return kind(n_clusters, n_init=1, random_state=generator).fit(X, sample_weight=weights)
 
 
 def nearest_center(rows: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-    """The nearest center (n,) of each row."""
+    """Index (n,) of the center nearest to each row."""
     return squared_distances(rows, centers).argmin(1)

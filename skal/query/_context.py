@@ -1,4 +1,4 @@
-"""What a strategy may ask in one query, and where positions become what the learner's modAL wants."""
+"""The inputs of a strategy in one query, and the conversion of positions to what the learner's modAL expects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AT_ONCE = 16_384  # rows of features whose scores are computed at a time
 
 
 class Context:
-    """One query: the learner, the pool, and how many of its images are wanted.
+    """One query: the learner, the pool, and the number of images to query.
 
     Parameters
     ----------
@@ -123,31 +123,31 @@ class Context:
         return np.ones((self.n, 1)) if self.proba is None else self.proba
 
     def features(self, *, normalized: bool = False, **options: Any) -> Features:
-        """Features of pool and labelled images, computed anew; options as in :func:`features_of`."""
+        """Features of pool and labelled images, recomputed at each call; options as in :func:`features_of`."""
         features = features_of(self.learner, self.X_pool, **options)
         return features.normalized() if normalized else features
 
     def rows(self, positions: np.ndarray) -> Any:
-        """Rows of the pool; those of a Dask array in memory."""
+        """Rows of the pool, loaded into memory if it is a Dask array."""
         return rows_of(self.X_pool, positions)
 
     def score(self, score: Callable[[Any], np.ndarray]) -> np.ndarray:
-        """Scores of the pool (n, ...) from a function of rows; a Dask array in its own blocks."""
+        """Scores of the pool (n, ...) from a function of rows, applied to a Dask array block by block."""
         return self._block_by_block(score, self.X_pool)
 
     def batch(self, scores: np.ndarray, rule: str = "top", *, random_ties: bool = True) -> Any:
-        """Choose a batch by scores, and return it in the form the learner expects.
+        """Choose a batch by scores and return it in the form the learner expects.
 
         Parameters
         ----------
         scores : ndarray of shape (n,)
-            Larger for better.
+            Higher is better.
         rule : {"top", "herding"}, default="top"
-            The highest scores, or the images that cover most score: repeatedly the one that adds most to the coverage
-            of the pool [1]_. The coverage of each image is weighted by its score, above the lowest where that is
-            negative.
+            "top" takes the highest scores. "herding" takes the images that cover the most score, by repeatedly adding
+            the one that increases the coverage of the pool most [1]_. The coverage of each image is weighted by its
+            score, minus the lowest score if that is negative.
         random_ties : bool, default=True
-            Whether equal scores are ordered at random; else the first in the pool comes first.
+            Whether ties are ordered at random; otherwise they are in pool order.
 
         References
         ----------
@@ -163,10 +163,10 @@ class Context:
         return self.result(picks, scores[picks])
 
     def result(self, picks: ArrayLike, scores: ArrayLike | None = None) -> Any:
-        """What a strategy returns: positions in the pool, or these and their scores for modAL 0.4.2 and later.
+        """Return value of a strategy: positions in the pool, with their scores for modAL 0.4.2 and later.
 
-        modAL 0.4.1 expects plain positions. 0.4.2 unpacks a pair, and calls the strategy again if it gets none. Images
-        that were chosen together have no scores of their own; their scores are zeros.
+        modAL 0.4.1 expects plain positions. 0.4.2 unpacks a pair, and calls the strategy again if it does not get one.
+        Images that were chosen jointly have no individual scores; their scores are zeros.
         """
         positions = np.asarray(picks)
         query = getattr(type(self.learner), "query", None)
@@ -178,6 +178,6 @@ class Context:
     def _block_by_block(score: Callable[[Any], np.ndarray], X: Any) -> np.ndarray:
         if is_dask(X):
             return score_pool(score, X)
-        if isinstance(X, np.ndarray) and X.ndim == 2 and len(X) > _AT_ONCE:  # what is made of them may be much larger
+        if isinstance(X, np.ndarray) and X.ndim == 2 and len(X) > _AT_ONCE:  # their intermediates may be much larger
             return np.concatenate([score(X[start : start + _AT_ONCE]) for start in range(0, len(X), _AT_ONCE)])
         return score(X)

@@ -1,4 +1,4 @@
-"""Features of the pool, of the labelled images and of a source, in which images are near to or far from each other."""
+"""Features of the pool, of the labelled images and of a source, used to measure distances between images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from skal.query._workers import WorkerPoints
 
 @dataclass(frozen=True)
 class Features:
-    """Features (n, D) of the pool, of the labelled images, of a source, and the number of known classes.
+    """Features (n, D) of the pool, of the labelled images and of a source, and the number of known classes.
 
-    Those of the pool are read where they lie, and scaled as they are read: a million rows are not copied. Labelled
-    images and source are given as they are, and scaled as the pool is.
+    Pool features are read in place and scaled as they are read, so a million rows are not copied. Features of labelled
+    images and source are stored unscaled, and scaled like the pool when read.
     """
 
     pool: Points
@@ -47,13 +47,13 @@ class Features:
         return self.pool.joined(self.given_labelled)
 
     def centered(self) -> Features:
-        """These, read from the mean of the pool."""
+        """These features, centred on the mean of the pool."""
         return replace(self, pool=self.pool.scaled(mean=self.pool.mean()))
 
     def normalized(self) -> Features:
-        """These, scaled to length 1, read from the mean of pool and labelled images, and scaled again.
+        """These features, scaled to length 1, centred on the mean of pool and labelled images, and scaled again.
 
-        What all images share, a large part of the features of ImageNet's networks, does not make them near each other.
+        Centring removes what all images share, a large part of ImageNet networks' features, from their similarity.
         """
         unit = self.pool.scaled(unit=True)
         return replace(self, pool=unit.scaled(mean=unit.joined(self.given_labelled).mean(), unit=True))
@@ -70,24 +70,24 @@ def features_of(
 ) -> Features:
     """Features of pool, labelled images and source under a learner's estimators.
 
-    Those of several networks, in a committee or inside a meta-estimator, stand side by side. Those of a Dask array stay
-    on its workers.
+    Features of several networks, in a committee or inside a meta-estimator, are concatenated. Features of a Dask array
+    stay on its workers.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
     X_pool, X_source : array-like
     own_source : array-like, default=None
-        A source as the network itself was given it, behind the earlier steps of a Pipeline.
+        A source as the network itself received it, after the earlier steps of a Pipeline.
     layer : str or int, default=None
-        Where given, features are the pre-trained network's activations there.
+        If given, features are the pre-trained network's activations at this layer.
     pooled : bool, default=True
-        Whether these are averaged over space.
+        Whether these activations are averaged over space.
 
     Raises
     ------
     ValueError
-        If X is not two-dimensional where no network makes features of it.
+        If X is not two-dimensional and no network computes features from it.
     """
     X_labelled = labelled_rows(learner)
     estimators = estimators_of(learner)
@@ -126,7 +126,7 @@ def _side_by_side(maps: Sequence[Callable[[Any], np.ndarray]], X: Any) -> np.nda
 
 
 def _checked(name: str, features: Callable[[Any], Any], X: Any) -> np.ndarray:
-    """Features as a contiguous array of numbers, two-dimensional or else a ValueError."""
+    """Features as a contiguous, two-dimensional array of numbers; raises a ValueError for other shapes."""
     values = features(X)
     shape = getattr(values, "shape", None) or np.shape(values)
     if len(shape) != 2:

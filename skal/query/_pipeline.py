@@ -1,4 +1,4 @@
-"""What stands before the last step of a Pipeline, and the networks inside an estimator."""
+"""The steps before the last one of a Pipeline, and the networks inside an estimator."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sklearn.pipeline import Pipeline
 
 from skal.query._pool import is_dask, score_pool
 
-_INNER = ("estimators_", "estimator_", "estimators", "estimator")  # of a meta-estimator, what is fitted first
+_INNER = ("estimators_", "estimator_", "estimators", "estimator")  # of a meta-estimator, fitted ones first
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Functions of rows, applied one after the other; picklable where they are."""
+    """Functions of rows, applied in sequence. Picklable if the functions are."""
 
     functions: tuple[Callable[[Any], Any], ...] = ()
 
@@ -29,14 +29,14 @@ class Steps:
         return X
 
     def then(self, function: Callable[[Any], Any]) -> Steps:
-        """These steps and one more."""
+        """These steps followed by one more."""
         return Steps((*self.functions, function))
 
 
 def last_step(estimator: Any, X_pool: Any, before: Steps | None = None) -> tuple[Any, Steps]:
-    """The final estimator of a Pipeline, however deep, and the steps that rows of the pool pass before it.
+    """The final estimator of a Pipeline, however deeply nested, and the steps applied to pool rows before it.
 
-    A step that has learned nothing yet is fitted to the pool, as a copy; a network is taken as it was pre-trained.
+    A clone of a step that is not fitted yet is fitted to the pool. A network is used as pre-trained.
 
     Raises
     ------
@@ -51,10 +51,10 @@ def last_step(estimator: Any, X_pool: Any, before: Steps | None = None) -> tuple
 
 
 def feature_maps(estimator: Any, X_pool: Any, before: Steps | None = None) -> list[Steps]:
-    """Functions from rows to features, side by side: one, or one per network inside a meta-estimator.
+    """Functions from rows to features, to be concatenated: one, or one per network inside a meta-estimator.
 
-    Features are the final representation of a network, before its first fit the pre-trained one; what another
-    transformer makes of the rows; or the rows themselves.
+    Features are the final representation of a network (the pre-trained one before its first fit), the output of another
+    transformer, or the rows themselves.
     """
     last, steps = last_step(estimator, X_pool, before)
     if is_network(last):
@@ -62,24 +62,24 @@ def feature_maps(estimator: Any, X_pool: Any, before: Steps | None = None) -> li
     inner = _inner(last)
     networks = [i for i, one in enumerate(inner) if _holds_network(one)]
     if networks:
-        columns = getattr(last, "estimators_features_", None)  # of bagging, those each estimator is given
+        columns = getattr(last, "estimators_features_", None)  # bagging: the columns each estimator is given
         maps = []
         for i in networks:
             given = steps if columns is None else steps.then(partial(_columns, columns[i]))
             maps += feature_maps(inner[i], X_pool, given)
         return maps
-    if hasattr(last, "transform") and not inner:  # what an ensemble calls transform are its votes
+    if hasattr(last, "transform") and not inner:  # transform of an ensemble returns its votes
         return [steps.then(partial(_transformed, last))]
     return [steps]
 
 
 def is_network(estimator: Any) -> bool:
-    """Whether it has activations to ask for, as a FrozenPrefixClassifier has."""
+    """Whether it provides activations, as a FrozenPrefixClassifier does."""
     return hasattr(estimator, "activations")
 
 
 def _flat(estimator: Any) -> Iterator[Any]:
-    """The steps of a Pipeline, those of Pipelines inside it in their place; another estimator as the only step."""
+    """The steps of a Pipeline, with nested Pipelines expanded in place. Any other estimator is the only step."""
     if not isinstance(estimator, Pipeline):
         yield estimator
         return
@@ -93,7 +93,7 @@ def _transformer(step: Any, before: Steps, X_pool: Any) -> Callable[[Any], Any]:
     try:
         step.transform(before(np.asarray(first) if is_dask(first) else first))
         return step.transform
-    except (NotFittedError, AttributeError):  # the latter of an unfitted PCA in scikit-learn 1.6
+    except (NotFittedError, AttributeError):  # the latter from an unfitted PCA in scikit-learn 1.6
         if is_network(step):
             return partial(_representation, step)
     X = score_pool(before, X_pool) if is_dask(X_pool) else before(X_pool)
@@ -107,7 +107,7 @@ def _transformer(step: Any, before: Steps, X_pool: Any) -> Callable[[Any], Any]:
 
 
 def _inner(estimator: Any) -> list[Any]:
-    """The estimators a meta-estimator has fitted, or else those it will fit copies of."""
+    """The fitted estimators of a meta-estimator, or else those it will clone and fit."""
     if hasattr(estimator, "best_estimator_"):
         return [estimator.best_estimator_]
     if hasattr(estimator, "calibrated_classifiers_"):

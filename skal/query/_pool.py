@@ -1,4 +1,4 @@
-"""Score a pool block by block, here or on a Dask cluster, with identical results."""
+"""Score a pool block by block, locally or on a Dask cluster, with identical results."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 from tqdm import tqdm
 
-#: Rows that are scored at a time; scores do not depend on it.
+#: Rows scored at a time. Scores do not depend on it.
 BLOCK = 512
 
 
 def score_pool(score: Callable[[Any], np.ndarray], X_pool: Any, *, verbose: bool = False) -> np.ndarray:
-    """Score a pool of any size with a function that scores some of its rows.
+    """Score a pool of any size with a function that scores a block of its rows.
 
     Parameters
     ----------
     score : callable
-        Maps rows of the pool to an array with one row each, which must not depend on the other rows. For a Dask array
-        it is sent to the workers, so it must be picklable: a bound method of an estimator, or ``functools.partial``.
+        Maps rows of the pool to an array with one output row per row, which must not depend on the other rows. For a
+        Dask array the function is sent to the workers, so it must be picklable: a bound method of an estimator, or
+        ``functools.partial``.
     X_pool : array-like of length n, or dask Array
-        Rows are handled 512 at a time; a Dask array in its own chunks of rows, in parallel.
+        Processed 512 rows at a time. A Dask array is processed in parallel, in its own chunks of rows.
     verbose : bool, default=False
         Whether to show a progress bar.
 
@@ -52,7 +53,7 @@ def n_rows(X: Any) -> int:
 
 
 def rows_of(X: Any, rows: np.ndarray) -> Any:
-    """Some rows of a pool; those of a Dask array in memory."""
+    """Some rows of a pool, loaded into memory if it is a Dask array."""
     return np.asarray(X[rows]) if is_dask(X) else _safe_indexing(X, rows)
 
 
@@ -62,13 +63,13 @@ def is_dask(X: Any) -> bool:
 
 
 def with_known_size(X: Any) -> Any:
-    """`X`; of a filtered Dask array, the sizes of the chunks are computed."""
+    """`X`, with chunk sizes computed if it is a filtered Dask array."""
     unknown = is_dask(X) and any(np.isnan(rows) for rows in X.chunks[0])
     return X.compute_chunk_sizes() if unknown else X
 
 
 def chunks_of(X: Any) -> tuple[list[Any], list[int]]:
-    """The chunks of whole rows of a Dask array that are not empty, as delayed arrays, and their numbers of rows."""
+    """The non-empty chunks of whole rows of a Dask array, as delayed arrays, and their row counts."""
     X = with_known_size(X)
     whole_rows = X.rechunk(dict.fromkeys(range(1, X.ndim), -1))
     sizes = whole_rows.chunks[0]
@@ -79,6 +80,6 @@ def chunks_of(X: Any) -> tuple[list[Any], list[int]]:
 def _on_dask(score: Callable[[Any], np.ndarray], X_pool: Any) -> np.ndarray:
     import dask
 
-    send = dask.delayed(score, traverse=False)  # one node of the graph, not a copy for each chunk
+    send = dask.delayed(score, traverse=False)  # one node of the graph, not a copy per chunk
     parts = [send(chunk) for chunk in chunks_of(X_pool)[0]]
     return np.concatenate([np.asarray(part) for part in dask.compute(*parts)])

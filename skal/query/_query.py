@@ -1,4 +1,4 @@
-"""Query: a strategy with keywords that scikit-learn can see, search and pickle."""
+"""Query: a strategy with keywords that scikit-learn can inspect, search and pickle."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Query(BaseEstimator):
     Parameters
     ----------
     strategy : callable
-        ``strategy(learner, X_pool, n_instances=1, **keywords)``: one of skal's, of modAL's, or your own.
+        ``strategy(learner, X_pool, n_instances=1, **keywords)``, from skal, from modAL, or your own.
     **keywords
         Keywords of the strategy.
 
     Raises
     ------
     ValueError
-        If the strategy is not callable or has no such keyword; the message lists those it has.
+        If the strategy is not callable or has no such keyword. The message lists the keywords it has.
 
     Examples
     --------
@@ -57,9 +57,10 @@ class Query(BaseEstimator):
         return {"strategy": self.strategy, **self.keywords}
 
     def set_params(self, **params: Any) -> Query:
-        """Set keywords, or replace the strategy, which must have the keywords that are set.
+        """Set keywords, or replace the strategy. A new strategy must have all keywords that are set.
 
-        To search strategies with keywords of their own, give a grid whole queries: ``{"query": [Query(...), ...]}``.
+        To search over strategies with different keywords, put whole queries in the grid:
+        ``{"query": [Query(...), ...]}``.
         """
         params = dict(params)
         changed = Query(params.pop("strategy", self.strategy), **(self.keywords | params))
@@ -68,7 +69,7 @@ class Query(BaseEstimator):
 
     @property
     def allowed(self) -> list[str] | None:
-        """Keywords of the strategy; None where it takes any."""
+        """Keywords of the strategy; None if it accepts any."""
         parameters = inspect.signature(self.strategy).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return None
@@ -85,6 +86,6 @@ class Query(BaseEstimator):
                 raise ValueError(f"{called} has no keyword {name!r}; it has {allowed or 'keywords of its own'}")
 
     def takes(self, keyword: str) -> bool:
-        """Whether the strategy has a keyword of this name that is not set, here or by a ``functools.partial``."""
+        """Whether the strategy has this keyword and it is not yet set, here or by a ``functools.partial``."""
         already = {**getattr(self.strategy, "keywords", {}), **self.keywords}
         return keyword not in already and keyword in inspect.signature(self.strategy).parameters

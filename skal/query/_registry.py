@@ -1,4 +1,4 @@
-"""The strategies by name, each registered by a decorator that says what it needs and which parameters it takes."""
+"""The strategies by name. A decorator registers each one and declares its requirements and parameters."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Strategy(NamedTuple):
-    """What a strategy needs and costs.
+    """Requirements and cost of a strategy.
 
     Parameters
     ----------
     function : callable
         ``function(learner, X_pool, n_instances=1, **keywords)``.
     needs_labels : bool
-        Whether its rule uses a classifier, which needs labels of two classes. All strategies start without labels.
+        Whether its rule uses a classifier, which needs labels of two classes. Every strategy can start without labels.
     without_labels : str
-        What decides in the first query, when nothing is labelled.
+        What the first query is based on, when nothing is labelled.
     needs_gradients : bool
-        Whether the classifier must have gradients (:meth:`skal.FrozenPrefixClassifier.output_change`).
+        Whether the classifier must provide gradients (:meth:`skal.FrozenPrefixClassifier.output_change`).
     needs_source : bool
         Whether it needs a :class:`skal.SourceProfile` or source images.
     batch : str
-        How the images of a batch are chosen: "together" (in view of each other), "one by one", or "either", by the
-        keyword ``batch``.
+        How the images of a batch are chosen: "together" (taking each other into account), "one by one", or "either",
+        as set by the keyword ``batch``.
     cost : str
-        What the time of a query grows with, besides a pass of the pool through the network.
+        What the time of a query grows with, besides one pass of the pool through the network.
     """
 
     function: Callable[..., Any]
@@ -63,17 +63,17 @@ def strategy(
     needs_source: bool = False,
     batch: str = "together",
 ) -> Callable[[_Function], _Function]:
-    """Register a function as a strategy, under its name without ``_sampling``, and check its keywords at every call.
+    """Register a function as a strategy under its name without ``_sampling``, and validate its keywords at every call.
 
     Parameters
     ----------
     parameters : dict, default=None
-        Constraints of each keyword, as scikit-learn's estimators declare them in ``_parameter_constraints``; those of
-        ``batch``, ``random_state`` and ``verbose`` are known.
+        Constraints of each keyword, in the format of ``_parameter_constraints`` in scikit-learn's estimators. Those of
+        ``batch``, ``random_state`` and ``verbose`` are predefined.
     cost, without_labels, needs_labels, needs_gradients, needs_source
         As in :class:`Strategy`.
     batch : {"together", "one by one"}, default="together"
-        As there; a strategy that has the keyword ``batch`` is "either".
+        As in :class:`Strategy`. A strategy that has the keyword ``batch`` is registered as "either".
 
     Returns
     -------
@@ -82,7 +82,7 @@ def strategy(
     Raises
     ------
     TypeError
-        If the function is not named ``..._sampling``, or its keywords are not those that have constraints.
+        If the function is not named ``..._sampling``, or its keywords do not match the constraints.
     """
 
     def register(function: _Function) -> _Function:
@@ -98,7 +98,7 @@ def strategy(
 
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            # As scikit-learn's validate_params does, which would also rename the errors of estimators fitted inside.
+            # Like scikit-learn's validate_params, which would also rewrite the errors of estimators fitted inside.
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
             values = {keyword: given.arguments[keyword] for keyword in keywords}

@@ -10,20 +10,20 @@ from skal.query._pool import chunks_of
 
 
 class WorkerPoints(Points):
-    """Points whose parts are Dask's: rows that are read come back, and what a function makes of the others.
+    """Points whose parts stay on Dask workers: only rows that are read and results of functions are transferred.
 
-    A part that is lost with its worker is computed again by another.
+    A part that is lost with its worker is recomputed by another.
     """
 
     @classmethod
     def computed(cls, features: Callable[[Any], Any], X: Any) -> WorkerPoints:
-        """What a function makes of each chunk of a Dask array, held where it was computed."""
+        """The results of a function on each chunk of a Dask array, kept where they were computed."""
         chunks, sizes = chunks_of(X)
         return cls(cls([])._apply(features, chunks, keep=True), sizes)
 
     def _apply(self, function: Callable[..., Any], *lists: Sequence[Any], keep: bool = False) -> list[Any]:
         import dask
 
-        send = dask.delayed(function, traverse=False)  # one node of the graph, not a copy for each part
+        send = dask.delayed(function, traverse=False)  # one node of the graph, not a copy per part
         tasks = [send(*arguments) for arguments in zip(*lists, strict=True)]
         return list(dask.persist(*tasks) if keep else dask.compute(*tasks))

@@ -1,8 +1,8 @@
 """ADMA: active deep model adaptation by distinctiveness and uncertainty [1]_.
 
-An image is distinctive if the network transforms it, from an early layer A to a late layer B, in another way than it
-would transform an image of the source task. The equations below are those of the paper, arrays in and scores out;
-:func:`adma_sampling` fetches the arrays and selects.
+An image is distinctive if the network transforms it, from an early layer A to a late layer B, differently from how it
+would transform an image of the source task. The equations below are those of the paper. They map arrays to scores;
+:func:`adma_sampling` fetches the arrays and selects the images.
 
 References
 ----------
@@ -61,7 +61,7 @@ def distance_weights(to_A: ArrayLike) -> np.ndarray:
     Returns
     -------
     weights : ndarray of shape (n, K)
-        Rows sum to 1; an image that is itself a centre gives all weight to that centre.
+        Rows sum to 1. An image that coincides with a centre gives all weight to that centre.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def distinctiveness(observed: ArrayLike, expected: ArrayLike) -> np.ndarray:
 
 
 def pattern_variance(patterns: ArrayLike) -> np.ndarray:
-    """Disagreement of several patterns of one image (section 4.2, "ADMA-2").
+    """Disagreement between several patterns of one image (section 4.2, "ADMA-2").
 
     The paper says that "the variance between them is used" and gives no formula. This is the variance over the
     patterns, each divided by its length, averaged over the centres.
@@ -152,12 +152,12 @@ def trade_off(d: ArrayLike, u: ArrayLike, lam: float, t: int) -> np.ndarray:
         Distinctiveness and uncertainty.
     lam : float
     t : int
-        Number of the query, from 1.
+        Query number, starting at 1.
 
     Returns
     -------
     score : ndarray of shape (n,)
-        (1 - w) d + w u with w = min(lam t, 1); the paper never clips w.
+        (1 - w) d + w u with w = min(lam t, 1). The paper does not clip w.
 
     Examples
     --------
@@ -201,9 +201,9 @@ def adma_sampling(
     verbose: bool = False,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images that are most distinctive of the target task, and increasingly the uncertain ones.
+    """Query the images that are most distinctive of the target task, and increasingly the most uncertain ones.
 
-    Starts from zero labels: without a classifier the score is distinctiveness alone.
+    Needs no labels to start: without a classifier the score is distinctiveness alone.
 
     Parameters
     ----------
@@ -214,30 +214,31 @@ def adma_sampling(
         As in :meth:`skal.FrozenPrefixClassifier.fit`, or a Dask array of them, which is scored on its cluster.
     n_instances : int, default=1
     lam : float, default=0.01
-        How fast attention shifts to uncertainty: its weight in query t is ``min(lam * t, 1)``.
+        How fast the score shifts to uncertainty, whose weight in query t is ``min(lam * t, 1)``.
     t : int, default=None
-        Number of the query, from 1. None reads it off the learner, 1 + (labels - `n_initial`) // `n_instances`, so that
-        a resumed run scores the same; a bare estimator does not know its labels and counts as the first query.
+        Query number, starting at 1. None derives it from the learner as 1 + (labels - `n_initial`) // `n_instances`, so
+        a resumed run gives the same scores. A bare estimator does not know its labels and counts as the first query.
     alpha : {"distance", "predict"}, default="distance"
-        Weights of the centres: reciprocal distance at layer A, or the pre-trained network's probability of the source
-        classes (Eq. 8), for which the profile's labels must be outputs of its head. Both under the pre-trained network.
+        Weights of the centres, both computed with the pre-trained network. "distance" is the reciprocal distance at
+        layer A. "predict" is the network's probability of the source classes (Eq. 8), which requires that the profile's
+        labels are outputs of its head.
     uncertainty : {"gini", "entropy", "margin", "least_confident"}, default="gini"
     layers : list of pairs (A, B), default=None
-        Patterns used, of those in the profile; None uses all of them.
+        The patterns to use, out of those in the profile; None uses all of them.
     aggregate : {"mean", "variance"}, default="mean"
-        What several patterns give: the mean of their distinctiveness, or their variance rescaled to [0, 1] over the
-        pool.
+        How several patterns are combined: the mean of their distinctiveness, or their variance rescaled to [0, 1] over
+        the pool.
     batch : {"top", "herding"}, default="herding"
-        Whether the images of highest score are queried, as in the paper, or those that together cover most score, as in
-        :func:`skal.query.uherding_sampling`. Top-scoring batches are near-duplicate outliers.
+        "top" queries the images with the highest scores, as in the paper. "herding" queries those that together cover
+        the most score, as in :func:`skal.query.uherding_sampling`. Top-scoring batches are near-duplicate outliers.
     source : SourceProfile, default=None
-        None takes the estimator's own.
+        None uses the estimator's own.
     n_initial : int, default=0
         Number of labels before the first query.
     verbose : bool, default=False
-        Whether a bar shows the progress through the pool.
+        Whether to show a progress bar.
     random_state : int, RandomState or None, default=None
-        Draws the sample on which ``batch="herding"`` estimates coverage of more than 8,192 images; nothing else is
+        Draws the sample on which ``batch="herding"`` estimates coverage of more than 8,192 images. Nothing else is
         random.
 
     Returns
@@ -280,7 +281,7 @@ def adma_sampling(
         if t is None:
             t = 1 + max(0, context.n_labels - n_initial) // n_instances
         scores = trade_off(scores, _uncertainty(context.proba, uncertainty), lam, t)
-    # Rounded, so that scores that are equal stay so in whatever order they were summed, and the first of them wins.
+    # Rounded, so that equal scores stay equal whatever the order of summation, and the first of them wins.
     return context.batch(scores.round(12), batch, random_ties=False)
 
 
@@ -296,7 +297,7 @@ def _pattern_scores(
     source: SourceProfile | None,
     verbose: bool,
 ) -> np.ndarray:
-    """Distinctiveness, or the rescaled variance of the patterns, of the pool under one estimator."""
+    """Distinctiveness of the pool under one estimator, or the rescaled variance of its patterns."""
     network, earlier = last_step(estimator, X_pool)
     profile = source if source is not None else getattr(network, "source", None)
     if profile is None or not is_network(network):
@@ -331,7 +332,7 @@ def _distinctiveness(
 
 
 def _observed(network: Any, X: Any, profile: SourceProfile, pairs: list[LayerPair]) -> list[np.ndarray]:
-    """Patterns of images under the current network, centres under the pre-trained one."""
+    """Patterns of images under the current network, with centres from the pre-trained one."""
     names = list(dict.fromkeys(layer for pair in pairs for layer in pair))
     current = network.activations(X, names, pooled=profile.pooled)
     to = {
@@ -341,7 +342,7 @@ def _observed(network: Any, X: Any, profile: SourceProfile, pairs: list[LayerPai
 
 
 def _weights(network: Any, X: Any, alpha: str, profile: SourceProfile, pairs: list[LayerPair]) -> list[np.ndarray]:
-    """Weights of the centres under the pre-trained network, for each pattern."""
+    """Weights of the centres for each pattern, under the pre-trained network."""
     if alpha == "predict":
         return [profile.select_columns(network.source_proba(X))] * len(pairs)
     starts = [a for a, _ in pairs]

@@ -1,4 +1,4 @@
-"""AIFT: active, incremental fine-tuning, by patches that are uncertain and disagree."""
+"""AIFT: active, incremental fine-tuning. Images are scored by the uncertainty and disagreement of their patches."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from skal.query._batch import top
 from skal.query._context import Context
 from skal.query._registry import strategy
 
-_BLOCK = 64  # images whose patches are made at a time
+_BLOCK = 64  # images whose patches are generated at a time
 _EPS = float(np.finfo(float).eps)
 
 
 def aift_score(
     proba_patches: ArrayLike, *, alpha: float = 0.25, lam1: float = 1.0, lam2: float = 1.0, eps: float = _EPS
 ) -> np.ndarray:
-    """Entropy of the patches of each image, and their disagreement.
+    """Entropy and disagreement of the patches of each image.
 
-    Of the m patches of an image, only the share `alpha` that agrees most with its dominant class (the one of largest
-    mean probability) counts, since the others may show something else. The score is the sum of the matrix R of these
-    patches: on its diagonal their entropies, times `lam1`; off the diagonal the symmetric divergences
-    ``sum_k (p_k - q_k) log(p_k / q_k)`` of two patches, times `lam2`.
+    Of the m patches of an image, only the share `alpha` that agrees most with its dominant class (the class with the
+    largest mean probability) counts, since the others may show something else. The score is the sum of the matrix R of
+    these patches. Its diagonal holds their entropies, times `lam1`. The other entries hold the symmetric divergences
+    ``sum_k (p_k - q_k) log(p_k / q_k)`` of pairs of patches, times `lam2`.
 
     Parameters
     ----------
     proba_patches : array-like of shape (n, m, C)
         Class probabilities of m patches of each image.
     alpha : float, default=0.25
-        Share of the patches that counts, rounded half up; at least one patch.
+        Share of the patches that counts. Their number is rounded half up and is at least one.
     lam1, lam2 : float, default=1.0
         Weights of entropy and of divergence.
     eps : float, default=2.220446e-16
-        Added inside each logarithm. It decides how much a probability of exactly 0 counts.
+        Added inside each logarithm. It determines how much a probability of exactly 0 counts.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def aift_score(
     Raises
     ------
     ValueError
-        If `proba_patches` is not three-dimensional, or `alpha` is no share.
+        If `proba_patches` is not three-dimensional, or `alpha` is not above 0 and at most 1.
 
     References
     ----------
@@ -56,8 +56,7 @@ def aift_score(
 
     Examples
     --------
-    The two patches of the first image that are most certain of its second class agree; those of the second image do
-    not:
+    In each image, the two patches that are most certain of its dominant class are equal. Only their entropies count:
 
     >>> patches = [[[0.5, 0.5], [0.2, 0.8], [0.2, 0.8], [0.9, 0.1]], [[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.9, 0.1]]]
     >>> aift_score(patches, alpha=0.5).round(3)
@@ -110,8 +109,8 @@ def aift_sampling(
 ) -> Any:
     """Query the images whose patches are uncertain and disagree, although they show the same object.
 
-    Fine-tuning is incremental in the paper: give the classifier ``warm_start=True``, and ``replay="misclassified"`` for
-    the rounds of ACFT, which train on new labels and on those that are still misclassified [2]_.
+    The paper fine-tunes incrementally: use a classifier with ``warm_start=True``. With ``replay="misclassified"`` it
+    trains each round on new labels and on those that are still misclassified, as in ACFT [2]_.
 
     Parameters
     ----------
@@ -120,13 +119,13 @@ def aift_sampling(
     X_pool : array-like of length n
     n_instances : int, default=1
     patches : int, callable or None, default=16
-        Number of random crops and flips per image; a function from n images to their patches (n, m, ...); or None, if
-        the pool has that shape already.
+        Number of random crops and flips per image, a function that maps n images to their patches (n, m, ...), or None
+        if the pool already has that shape.
     alpha, lam1, lam2, eps
         As in :func:`~skal.query.aift.aift_score`.
     omega : float, default=1.0
-        Above 1 the batch is drawn from the best ``omega * n_instances`` images, with probabilities proportional to the
-        difference of each score from the lowest of them [2]_.
+        Above 1, the batch is drawn from the best ``omega * n_instances`` images. Probabilities are proportional to the
+        difference between each score and the lowest of these scores [2]_.
     random_state : int, RandomState or None, default=None
         Draws the crops, and the batch.
 
@@ -181,7 +180,7 @@ def aift_sampling(
 
 
 def _proba(context: Context, of_image: list[np.ndarray]) -> np.ndarray | None:
-    """Probabilities (n, m, C) of the patches of each image; None as long as there is no classifier."""
+    """Probabilities (n, m, C) of the patches of each image; None before the classifier is fitted."""
     found: dict[int, np.ndarray] = {}
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, patches in enumerate(of_image):

@@ -16,16 +16,16 @@ from skal.query._registry import strategy
 def badge_sampling(
     learner: Any, X_pool: Any, n_instances: int = 1, *, random_state: int | np.random.RandomState | None = None
 ) -> Any:
-    """Query uncertain images that differ: k-means++ on the gradients of the last layer, under the predicted label.
+    """Query diverse, uncertain images: k-means++ on the gradients of the last layer under the predicted label.
 
-    A gradient is (p - e) ⊗ h, with p the probabilities, e the predicted class and h the features. The product is never
-    made: inner products of gradients are products of inner products.
+    A gradient is (p - e) ⊗ h, with p the probabilities, e the predicted class and h the features. The outer product is
+    never computed: inner products of gradients are products of inner products.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`. Before its
-        first fit, the features alone decide.
+        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`. Before its first fit, only the
+        features are used.
     X_pool : array-like of length n
     n_instances : int, default=1
     random_state : int, RandomState or None, default=None
@@ -33,7 +33,7 @@ def badge_sampling(
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool, in the order they were chosen. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------

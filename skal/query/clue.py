@@ -1,4 +1,4 @@
-"""CLUE: clusters of what is uncertain."""
+"""CLUE: uncertainty-weighted clustering."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def clue_sampling(
     temperature: float = 1.0,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images nearest to the centres of clusters in which each image weighs as much as it is uncertain.
+    """Query the images nearest to the centres of clusters in which each image is weighted by its uncertainty.
 
-    The features are clustered by k-means into as many clusters as images are wanted, weighted by the entropy of the
-    predictions.
+    The features are clustered by k-means, weighted by the entropy of the predictions. There are as many clusters as
+    images to query.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`. Before its first fit, and
-        where it is certain of everything, all images weigh the same.
+        Any probabilistic classifier; features as in :func:`skal.query.coreset_sampling`. Before its first fit, and if
+        it is certain of everything, all images have the same weight.
     X_pool : array-like of length n
     n_instances : int, default=1
     temperature : float, default=1.0
-        By which the logits are divided before the entropy is taken; a lower one leaves only the most uncertain images.
+        Divides the logits before the entropy is computed. Lower values leave only the most uncertain images.
     random_state : int, RandomState or None, default=None
-        Draws the first centres.
+        Draws the initial centres.
 
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------

@@ -20,17 +20,17 @@ def coreset_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Whose features are compared: those of :meth:`skal.FrozenPrefixClassifier.transform` (before its first fit, the
-        pre-trained ones), of another transformer, or X itself.
+        Its features are compared: the output of :meth:`skal.FrozenPrefixClassifier.transform` (of the pre-trained
+        network before the first fit), the output of another transformer, or X itself.
     X_pool : array-like of length n
     n_instances : int, default=1
     random_state : int, RandomState or None, default=None
-        Draws the first image where nothing is labelled.
+        Draws the first image if nothing is labelled.
 
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool, in the order they were chosen. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------
@@ -50,6 +50,6 @@ def coreset_sampling(
     array([0, 3])
     """
     context = Context(learner, X_pool, n_instances, random_state)
-    features = context.features().centered()  # so that distances between near points stay exact
+    features = context.features().centered()  # keeps distances between near points exact
     first = 0 if len(features.labelled) else int(context.generator.randint(context.n))
     return context.result(farthest_first(features.pool, n_instances, features.labelled, first))

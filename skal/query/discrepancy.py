@@ -1,4 +1,4 @@
-"""Queries by maximum mean discrepancy: the images that set the target apart from the source."""
+"""Queries by maximum mean discrepancy: the images that distinguish the target from the source."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def mmd_sampling(
     bandwidths: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images without which the target would differ least from the source.
+    """Query the images whose removal makes the target most similar to the source.
 
-    Repeatedly picks the pool image whose removal from pool and labelled images leaves the smallest biased MMD² from the
-    source. In closed form this costs one pass of kernel sums and one row of the kernel per pick.
+    Repeatedly picks the pool image whose removal from the target (pool and labelled images) leaves the smallest biased
+    MMD² to the source. In closed form this costs one pass of kernel sums, and one row of the kernel per pick.
 
     Parameters
     ----------
@@ -46,26 +46,26 @@ def mmd_sampling(
     X_pool : array-like of length n
     n_instances : int, default=1
     X_source : array-like, default=None
-        Images of the source. None takes those the estimator was adapted from, as with the recipe :class:`skal.DAN`, or
+        Images of the source. None uses those the estimator was adapted from, as with the recipe :class:`skal.DAN`, or
         a profile.
     profile : SourceProfile, default=None
-        Source classes: its centres are the source, and activations at layer B of the pre-trained network the
-        features. None takes the estimator's own where there is no `X_source`.
+        Profile of the source classes. Its centres serve as the source, and the features are activations of the
+        pre-trained network at layer B. None uses the estimator's own profile if there is no `X_source`.
     bandwidths : array-like, default=None
-        Bandwidths of the Gaussian kernels; None takes five around the median distance.
+        Bandwidths of the Gaussian kernels. None uses five around the median distance.
     random_state : int, RandomState or None, default=None
         Draws random Fourier features, which replace the kernel above 100,000 images.
 
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool, in the order they were chosen. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, there is no source, a bandwidth is not positive, or there
-        is none because most images coincide.
+        If the pool is empty or smaller than `n_instances`, there is no source, a bandwidth is not positive, or none can
+        be chosen because most images coincide.
 
     References
     ----------
@@ -101,28 +101,28 @@ def discrepancy_coreset_sampling(
     bandwidths: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query images that set the target apart from the source and are far from all labelled ones.
+    """Query images that distinguish the target from the source and are far from all labelled ones.
 
-    Each pick is the image of largest ``balance * a + (1 - balance) * b``, where a is how much its removal lowers the
-    MMD² (:func:`skal.query.mmd_sampling`) and b its distance from the nearest labelled or chosen image
-    (:func:`skal.query.coreset_sampling`), both rescaled to [0, 1] over what is left of the pool.
+    Each pick is the image with the largest ``balance * a + (1 - balance) * b``. Here a is how much its removal lowers
+    the MMD² (:func:`skal.query.mmd_sampling`), and b is its distance to the nearest labelled or chosen image
+    (:func:`skal.query.coreset_sampling`). Both are rescaled to [0, 1] over the remaining pool.
 
     Parameters
     ----------
     learner, X_pool, n_instances, X_source, profile, bandwidths, random_state
         As in :func:`skal.query.mmd_sampling`.
     balance : float, default=0.5
-        1 is :func:`skal.query.mmd_sampling`, 0 core-set.
+        1 is :func:`skal.query.mmd_sampling`, 0 is core-set.
 
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool, in the order they were chosen. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------
     ValueError
-        As :func:`skal.query.mmd_sampling`; if `balance` is not between 0 and 1.
+        As in :func:`skal.query.mmd_sampling`, or if `balance` is not between 0 and 1.
 
     References
     ----------
@@ -154,11 +154,11 @@ def discrepancy_coreset_sampling(
 
 
 class Removal:
-    """How the biased MMD² of a target from a source changes as images of its pool are removed.
+    """How the biased MMD² between a target and a source changes as images of the target's pool are removed.
 
-    With n target images, A the sum of the kernel over all their pairs, b_j over those of image j, and c_j its mean over
-    the source, removing j leaves (A - 2 b_j + k_jj) / (n - 1)² - 2 (sum c - c_j) / (n - 1) and what does not depend on
-    the target.
+    Let n be the number of target images, A the sum of the kernel over all their pairs, b_j its sum over the pairs of
+    image j, and c_j its mean over the source. Removing j leaves (A - 2 b_j + k_jj) / (n - 1)² - 2 (sum c - c_j) /
+    (n - 1), plus a term that does not depend on the target.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Removal:
         bandwidths: ArrayLike | None,
         generator: np.random.RandomState,
     ):
-        self._X = torch.cat([features.pool.whole(), features.labelled])  # a copy, so that it is centred in place
+        self._X = torch.cat([features.pool.whole(), features.labelled])  # a copy, so it can be centred in place
         mean = self._X.mean(0)
         source = source.to(self._X) - mean
         self._X -= mean
@@ -189,11 +189,11 @@ class Removal:
 
     @property
     def rows(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of the pool and of the labelled images, read from their mean."""
+        """Features of the pool and of the labelled images, centred on their mean."""
         return self._X[: self._n_pool], self._X[self._n_pool :]
 
     def gains(self) -> torch.Tensor:
-        """How much the removal of each pool image lowers the MMD², up to a constant; -inf for those removed."""
+        """How much the removal of each pool image lowers the MMD², up to a constant; -inf for removed images."""
         n = max(self._n - 1, 1)
         left = (self._A - 2 * self._b + 1) / n**2 - 2 * (self._sum_c - self._c) / n
         # Rounded, so that equal images have equal gains, and the first of them wins.
@@ -227,7 +227,7 @@ class Removal:
 
 
 def _rescaled(values: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-    """To [0, 1] over what is left; 0 where all are equal."""
+    """Rescale to [0, 1] over the remaining images; 0 if all are equal."""
     low, high = values[left].min(), values[left].max()
     spread = high - low
     alike = bool(spread <= 1e-9 * max(abs(float(low)), abs(float(high))))
@@ -250,5 +250,5 @@ def _with_source(context: Context, X_source: Any, profile: SourceProfile | None)
         )
     layer = profile.layers_[0][1]
     features = context.features(layer=layer, pooled=profile.pooled)
-    centers = np.tile(profile.centers_[layer], (1, len(context.estimators)))  # features of a committee: side by side
+    centers = np.tile(profile.centers_[layer], (1, len(context.estimators)))  # features of a committee are concatenated
     return features, torch.from_numpy(centers)

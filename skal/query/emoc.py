@@ -17,7 +17,7 @@ from skal.query._pipeline import Steps, last_step
 from skal.query._pool import n_rows, rows_of
 from skal.query._registry import strategy
 
-#: Constraints of the keywords that EMOC of images and of sets share.
+#: Constraints of the keywords shared by EMOC of images and EMOC of sets.
 CHANGE = {
     "X_reference": "no_validation",
     "n_reference": [Interval(Integral, 1, None, closed="left")],
@@ -46,31 +46,32 @@ def emoc_sampling(
 ) -> Any:
     """Query the images whose label is expected to change the outputs of the network most.
 
-    The change is that of a gradient step on the image, to first order and exactly, over all trainable layers; see
-    :func:`skal.output_change`.
+    The change is caused by a gradient step on the image. It is exact to first order and covers all trainable layers;
+    see :func:`skal.output_change`.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Its estimator has a method ``output_change``, as :class:`skal.FrozenPrefixClassifier` has, alone or as the last
-        step of a Pipeline. In a committee the scores are averaged over the members. Before its first fit, images are
+        Its estimator has a method ``output_change``, like :class:`skal.FrozenPrefixClassifier`, alone or as the last
+        step of a Pipeline. In a committee, the scores are averaged over the members. Before its first fit, images are
         drawn at random, or by coverage with ``batch="herding"``.
     X_pool : images of length n
         As in :meth:`skal.FrozenPrefixClassifier.fit`, or a Dask array of them, which is scored on its cluster.
     n_instances : int, default=1
     X_reference : images, default=None
-        Images on whose outputs the change is measured. None draws `n_reference` of pool and labelled images together.
+        Images on whose outputs the change is measured. None draws `n_reference` images from pool and labelled images.
     n_reference : int, default=100
         The time of a query is proportional to it.
     output : {"logit", "probability"}, default="logit"
     labels : {"map", "posterior"}, default="map"
-        Whether the most probable label is assumed, as in the paper, or the score is the mean over all labels, which
-        takes about as many times longer as there are classes.
+        "map" assumes the most probable label, as in the paper. "posterior" averages the score over all labels, which
+        multiplies the time by about the number of classes.
     batch : {"top", "herding"}, default="herding"
-        Whether the images of highest score are queried, as in the paper, or those that together cover most score, as in
-        :func:`skal.query.uherding_sampling`. Top-scoring batches are near-duplicates of each other.
+        "top" queries the images with the highest scores, as in the paper. "herding" queries those that together cover
+        the most score, as in :func:`skal.query.uherding_sampling`. Top-scoring batches are near-duplicates of each
+        other.
     random_state : int, RandomState or None, default=None
-        Draws the references, and orders images of equal score.
+        Draws the references, and orders images with equal scores.
 
     Returns
     -------
@@ -114,13 +115,13 @@ def emoc_sampling(
 
 
 def check_reference(X_reference: Any) -> None:
-    """Raise a ValueError if there would be no reference."""
+    """Raise a ValueError if the reference is empty."""
     if X_reference is not None and n_rows(X_reference) == 0:
         raise ValueError("X_reference is empty: there is no output whose change could be measured")
 
 
 def draw_reference(context: Context, n_reference: int) -> Any:
-    """Images drawn without replacement from pool and labelled images together."""
+    """Draw images without replacement from the pool and the labelled images together."""
     labelled = context.X_labelled
     n_labelled = 0 if labelled is None else n_rows(labelled)
     rows = np.sort(context.generator.permutation(context.n + n_labelled)[:n_reference])
@@ -132,7 +133,7 @@ def draw_reference(context: Context, n_reference: int) -> Any:
 
 
 def change_scorer(estimator: Any, X_pool: Any, X_reference: Any, **options: Any) -> Callable[..., np.ndarray] | None:
-    """A function of images and labels that gives their output change; None before the first fit."""
+    """A function of images and labels that returns their output change; None before the first fit."""
     network, earlier = last_step(estimator, X_pool)
     if not hasattr(network, "output_change"):
         raise ValueError(

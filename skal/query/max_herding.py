@@ -1,4 +1,4 @@
-"""MaxHerding: greedy coverage of the pool by a kernel."""
+"""MaxHerding: greedy coverage of the pool under a kernel."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def max_herding_sampling(
     max_reference: int = MAX_REFERENCE,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images that add most to the coverage of the pool, by a Gaussian kernel on the features.
+    """Query the images that add most to the coverage of the pool, under a Gaussian kernel on the features.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1, read from the mean of pool and labelled
-        images, and scaled again. Labelled images cover already.
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1, centred on the mean of pool and labelled
+        images, and scaled again. Coverage by the labelled images is counted from the start.
     X_pool : array-like of length n
     n_instances : int, default=1
     sigma : float, default=1.0
-        Of the kernel ``exp(-d² / sigma²)``.
+        Width of the kernel ``exp(-d² / sigma²)``.
     max_reference : int, default=8192
-        Pools up to this size are covered exactly. Of larger ones, gains are estimated on a sample of this size, so that
+        Pools up to this size are covered exactly. For larger pools, gains are estimated on a sample of this size, so
         time grows linearly with the pool.
     random_state : int, RandomState or None, default=None
         Draws that sample.
@@ -50,7 +50,7 @@ def max_herding_sampling(
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool, in the order they were chosen. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------

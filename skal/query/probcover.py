@@ -17,7 +17,7 @@ from skal.query._clusters import k_means, nearest_center
 from skal.query._context import Context
 from skal.query._registry import strategy
 
-_BALLS = 1000  # points whose purity decides the radius
+_BALLS = 1000  # balls whose purity determines the radius
 
 
 @strategy(
@@ -40,31 +40,32 @@ def probcover_sampling(
     max_reference: int = MAX_REFERENCE,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images whose balls of radius delta cover most images that are not covered yet.
+    """Query the images whose balls of radius delta cover the most images that are not covered yet.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1, read from the mean of pool and labelled
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1, centred on the mean of pool and labelled
         images, and scaled again.
     X_pool : array-like of length n
     n_instances : int, default=1
     delta : float, default=None
-        None takes the largest radius at which a share `purity` of the balls holds images of a single cluster, judged on
-        1,000 images drawn at random if there are more.
+        None uses the largest radius at which a share `purity` of the balls contains images of a single cluster. If
+        there are more than 1,000 images, it is estimated on 1,000 drawn at random.
     purity : float, default=0.95
     n_classes : int, default=None
-        Number of clusters, which stand for the classes; None takes the number of known classes, at least `n_instances`.
+        Number of clusters, which stand in for the classes. None uses the number of known classes, at least
+        `n_instances`.
     max_reference : int, default=8192
-        Pools up to this size are covered exactly. Of larger ones, gains are estimated on a sample of this size, so that
+        Pools up to this size are covered exactly. For larger pools, gains are estimated on a sample of this size, so
         time grows linearly with the pool.
     random_state : int, RandomState or None, default=None
-        Seeds the clustering, and draws that sample and the images the radius is judged on.
+        Seeds the clustering, and draws that sample and the images on which the radius is estimated.
 
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool, in the order they were chosen. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------
@@ -110,20 +111,20 @@ def pure_radius(
     generator: np.random.RandomState,
     max_reference: int = MAX_REFERENCE,
 ) -> float:
-    """Largest radius at which a share `purity` of the balls holds points of one cluster only.
+    """Largest radius at which a share `purity` of the balls contains points of one cluster only.
 
-    A ball is pure until it reaches the nearest point of another cluster, so the radius is a quantile of the distances
-    to those points.
+    A ball is pure until it reaches the nearest point of another cluster. The radius is therefore a quantile of the
+    distances to those points.
 
     Parameters
     ----------
     X : Points or Tensor of shape (n, D)
     n_clusters : int
-        Of k-means.
+        Number of clusters for k-means.
     purity : float
     generator : RandomState
     max_reference : int, default=8192
-        Points on which the clusters are found, at most.
+        Maximum number of points to which k-means is fitted.
 
     Returns
     -------
@@ -151,7 +152,7 @@ def pure_radius(
 def _reach(
     rows: torch.Tensor, balls: torch.Tensor, norms: torch.Tensor, own: torch.Tensor, centers: torch.Tensor
 ) -> torch.Tensor:
-    """Squared distance (n_balls,) of each ball from the nearest of some rows that are of another cluster."""
+    """Squared distance (n_balls,) from each ball to the nearest of the given rows that is in another cluster."""
     squared = squared_distances(rows, balls, None, norms)
     squared[nearest_center(rows, centers)[:, None] == own] = torch.inf
     return squared.amin(0)

@@ -26,7 +26,7 @@ _SETS = {
 }
 _SCORES = {"least_confident", "margin", "entropy", "gini", "most_confident", "random"}
 _SETS_A_CLUSTER, _MOST_CLUSTERS = 4, 500
-_ROWS = 4096  # images that are loaded at a time
+_ROWS = 4096  # images loaded at a time
 
 
 def random_sets(
@@ -34,8 +34,8 @@ def random_sets(
 ) -> np.ndarray:
     """Random sets of images that share a group.
 
-    For each set, draws one of the groups that have at least `set_size` images, then the images from it. If no group is
-    large enough, sets are drawn from all images.
+    For each set, one of the groups with at least `set_size` images is drawn, then the images from that group. If no
+    group is large enough, sets are drawn from all images.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def set_sampling(
     y_pool: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the best of many random sets of images that probably share a class, by the mean score of its images.
+    """Query the best of many random sets of images that probably share a class, by mean score per set.
 
     Parameters
     ----------
@@ -100,17 +100,17 @@ def set_sampling(
         Any probabilistic classifier. Before its first fit, a random set is queried.
     X_pool : array-like of length n
     n_instances : int, default=1
-        Images per set (K in the paper). All sets have the same size, so that sum and mean prefer the same one.
+        Images per set (K in the paper). All sets have the same size, so sum and mean prefer the same one.
     score : str or callable, default="least_confident"
         "least_confident" (the paper's min), "margin" (1-vs-2), "entropy", "gini", "most_confident" (max), "random", or
-        a function ``score(learner, X_pool)`` that gives one number per image, larger for better.
+        a function ``score(learner, X_pool)`` that returns one number per image, where higher is better.
     groups : {"prediction", "cluster", "truth"}, default="prediction"
-        From what a set is drawn: images of one predicted class; of one cluster, by k-means on the estimator's
-        features into as many as hold four sets (500 at most, and not fewer than the known classes); or of one true
-        class, as in the paper's experiment.
+        What the images of a set share. "prediction" is one predicted class. "cluster" is one k-means cluster of the
+        estimator's features. Clusters hold four sets on average (at most 500 clusters, and at least as many as known
+        classes). "truth" is one true class, as in the paper's experiment.
     n_sets : int, default=1000
     y_pool : array-like of shape (n,), default=None
-        True classes, for ``groups="truth"``; a simulation (:func:`skal.experiment.run_experiment`) fills them in.
+        True classes, for ``groups="truth"``. A simulation (:func:`skal.experiment.run_experiment`) fills them in.
     random_state : int, RandomState or None, default=None
 
     Returns
@@ -167,10 +167,10 @@ def emoc_set_sampling(
     y_pool: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the best of many random sets of images by EMOC, under one label per set.
+    """Query the best of many random sets of images by EMOC, with one label per set.
 
-    The label of a set is the most probable class under the mean probabilities of its images, which is not always the
-    most probable class of each image; Eq. 5 of [1]_.
+    The label of a set is the most probable class under the mean probabilities of its images (Eq. 5 of [1]_). It is not
+    always the most probable class of each image.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def emoc_set_sampling(
 def _with_shared_labels(
     change: Callable[..., np.ndarray], classes: np.ndarray, context: Context, sets: np.ndarray
 ) -> np.ndarray:
-    """Score of each image of each set, with the label of the set; each image once for each of its labels."""
+    """Score of each image of each set under the label of the set. Each pair of image and label is scored once."""
     proba = context.known_proba
     labels = np.repeat(proba[sets].mean(axis=1).argmax(axis=1), sets.shape[1])
     needed, found = np.unique(np.column_stack([sets.ravel(), labels]), axis=0, return_inverse=True)
@@ -255,6 +255,6 @@ def _groups(context: Context, groups: str, y_pool: ArrayLike | None) -> np.ndarr
 
 
 def _best(context: Context, sets: np.ndarray, scores: np.ndarray) -> Any:
-    """The set with the highest mean score; ties are drawn."""
+    """The set with the highest mean score; ties are broken at random."""
     best = top(scores.mean(axis=1), 1, context.generator)[0]
     return context.result(sets[best], scores[best])

@@ -16,8 +16,8 @@ from skal.query._clusters import k_means, nearest_center
 from skal.query._context import Context
 from skal.query._registry import strategy
 
-_FITTED = 65_536  # images on which clusters are found, at most
-_MEMBERS = 8192  # images of a cluster that are compared with each other, at most
+_FITTED = 65_536  # maximum number of images to which k-means is fitted
+_MEMBERS = 8192  # maximum number of images of a cluster that are compared with each other
 
 
 @strategy(
@@ -41,21 +41,22 @@ def typiclust_sampling(
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1, read from the mean of pool and labelled
+        Features as in :func:`skal.query.coreset_sampling`, scaled to length 1, centred on the mean of pool and labelled
         images, and scaled again.
     X_pool : array-like of length n
     n_instances : int, default=1
     max_clusters : int, default=500
-        The number of clusters is that of labelled and queried images together, up to this.
+        There are as many clusters as labelled and queried images together, up to this number.
     n_neighbors : int, default=20
-        Typicality is the inverse of the mean distance to this many neighbours in the cluster, at most half its size.
+        Typicality is the inverse of the mean distance to this many nearest neighbours in the cluster, at most half its
+        size.
     random_state : int, RandomState or None, default=None
         Seeds the clustering.
 
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool, in the order they were chosen. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def _clusters(X: Points, n_clusters: int, generator: np.random.RandomState) -> n
 
 
 def _typicality(X: torch.Tensor, n_neighbors: int) -> np.ndarray:
-    """Inverse of the mean distance of each row from its nearest others."""
+    """Inverse of the mean distance from each row to its nearest neighbours."""
     k = max(1, min(n_neighbors, len(X) // 2))
     if len(X) == 1:
         return np.zeros(1)

@@ -1,4 +1,4 @@
-"""UHerding: coverage of what is uncertain."""
+"""UHerding: uncertainty-weighted coverage."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ def uherding_sampling(
     max_reference: int = MAX_REFERENCE,
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images that add most to the coverage of what is uncertain: coverage first, uncertainty later.
+    """Query the images that add most to uncertainty-weighted coverage: coverage first, uncertainty later.
 
-    The coverage of each image is weighted by its uncertainty, 1 - margin of the calibrated probabilities, and the
-    kernel narrows as the labelled images get nearer to each other. Without labels it is
+    The coverage of each image is weighted by its uncertainty, 1 - margin of the calibrated probabilities. The kernel
+    narrows as the labelled images get closer to each other. Without labels this is
     :func:`skal.query.max_herding_sampling`.
 
     Parameters
     ----------
     learner : ActiveLearner, Committee or estimator
-        Any probabilistic classifier; features as in :func:`skal.query.max_herding_sampling`. Where every class has 3
-        labels, clones of a single estimator are fitted on folds of the labelled images to find the temperature of the
-        probabilities; of a :class:`skal.FrozenPrefixClassifier` the linear probe alone.
+        Any probabilistic classifier; features as in :func:`skal.query.max_herding_sampling`. If every class has at
+        least 3 labels, clones of a single estimator are fitted to folds of the labelled images to find the temperature
+        of the probabilities. For a :class:`skal.FrozenPrefixClassifier` only the linear probe is fitted.
     X_pool : array-like of length n
     n_instances : int, default=1
     duplicates : float, default=0.1
-        Share of the labelled images that may have a near-duplicate among them. The width of the kernel is the least
-        distance between two labelled images (of features of length 1) when the ``ceil(n_labels * duplicates / 2)``
-        shortest are left out, or 1 where no other is left. 0 is the paper's rule, the least distance; a single pair of
-        near-duplicates then makes the batch that of margin sampling.
+        Share of the labelled images that may have a labelled near-duplicate. The width of the kernel is the smallest
+        distance between two labelled images (with features of length 1) after the
+        ``ceil(n_labels * duplicates / 2)`` shortest are dropped, or 1 if none remains. 0 is the paper's rule, the
+        smallest distance. A single pair of near-duplicates then makes the batch that of margin sampling.
     max_reference : int, default=8192
-        Pools up to this size are covered exactly. Of larger ones, gains are estimated on a sample of this size, so that
+        Pools up to this size are covered exactly. For larger pools, gains are estimated on a sample of this size, so
         time grows linearly with the pool.
     random_state : int, RandomState or None, default=None
         Draws the folds, and that sample.
@@ -67,7 +67,7 @@ def uherding_sampling(
     Returns
     -------
     indices : ndarray of shape (n_instances,)
-        Distinct positions in the pool, in the order they were chosen; with modAL 0.4.2 and later with zeros as scores.
+        Distinct positions in the pool, in the order they were chosen. modAL 0.4.2 and later also gets zeros as scores.
 
     Raises
     ------
@@ -96,10 +96,10 @@ def uherding_sampling(
 
 
 def temperature(context: Context) -> float:
-    """Temperature under which cross-validated probabilities of the labelled images are most likely.
+    """Temperature that maximises the cross-validated likelihood of the labels.
 
-    1 where a class has fewer than 3 labels, the learner is a committee, or the estimator cannot be fitted to a fold, as
-    one that is calibrated on folds of its own.
+    1 if a class has fewer than 3 labels, the learner is a committee, or the estimator cannot be fitted to a fold, such
+    as one that is calibrated on folds of its own.
     """
     X, y = context.X_labelled, context.y_labelled
     if X is None or y is None or len(context.estimators) > 1:
@@ -122,7 +122,7 @@ def temperature(context: Context) -> float:
 
 
 def _quick(estimator: BaseEstimator) -> BaseEstimator:
-    """What is fitted to the folds: of a network its head alone, which is a convex problem on cached features."""
+    """The estimator that is fitted to the folds: for a network only the head, a convex problem on cached features."""
     if hasattr(estimator, "linear_probe"):
         return estimator.linear_probe()
     quick = clone(estimator)
@@ -131,7 +131,7 @@ def _quick(estimator: BaseEstimator) -> BaseEstimator:
 
 
 def tempered(proba: np.ndarray, T: float) -> np.ndarray:
-    """Probabilities at temperature T: softmax of their logarithms divided by it.
+    """Probabilities at temperature T: softmax of their logarithms divided by T.
 
     Examples
     --------

@@ -21,14 +21,14 @@ def uncertainty(proba: ArrayLike, kind: str = "gini") -> np.ndarray:
     proba : array-like of shape (n, C)
         Class probabilities.
     kind : {"gini", "entropy", "margin", "least_confident"}, default="gini"
-        "gini" is sum_k p_k (1 - p_k), Eq. 10 of [1]_ without its minus sign, which would prefer certain images;
-        "entropy" is divided by log C; "margin" is 1 - (p_1 - p_2) of the two most probable classes; "least_confident"
+        "gini" is sum_k p_k (1 - p_k), Eq. 10 of [1]_ without its minus sign, which would prefer certain images.
+        "entropy" is divided by log C. "margin" is 1 - (p_1 - p_2) of the two most probable classes. "least_confident"
         is 1 - p_1.
 
     Returns
     -------
     uncertainty : ndarray of shape (n,)
-        In [0, 1]; 0 where there is a single class.
+        In [0, 1]; 0 if there is a single class.
 
     Raises
     ------
@@ -80,10 +80,10 @@ def least_confident_sampling(
     X_pool : array-like of length n
     n_instances : int, default=1
     batch : {"top", "herding"}, default="top"
-        Whether the images of highest score are queried, or those that together cover most score, as in
-        :func:`skal.query.uherding_sampling`, which are not near-duplicates of each other.
+        "top" queries the images with the highest scores. "herding" queries those that together cover the most score, as
+        in :func:`skal.query.uherding_sampling`; they are not near-duplicates of each other.
     random_state : int, RandomState or None, default=None
-        Orders images of equal score.
+        Orders images with equal scores.
 
     Returns
     -------
@@ -93,8 +93,8 @@ def least_confident_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, a parameter is out of range, or the estimator gives no
-        probabilities.
+        If the pool is empty or smaller than `n_instances`, a parameter is out of range, or the estimator has no
+        ``predict_proba``.
 
     References
     ----------
@@ -120,7 +120,7 @@ def margin_sampling(
     batch: str = "top",
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images whose two most probable classes are nearest to each other ("1-vs-2").
+    """Query the images whose two most probable classes have the closest probabilities ("1-vs-2").
 
     Parameters, returned values and errors are those of :func:`skal.query.least_confident_sampling`.
 
@@ -166,7 +166,7 @@ def most_confident_sampling(
     batch: str = "top",
     random_state: int | np.random.RandomState | None = None,
 ) -> Any:
-    """Query the images whose most probable class is most probable ("max"): proposed for noisy images, a baseline.
+    """Query the images whose most probable class is most probable ("max"), a baseline proposed for noisy images.
 
     Parameters, returned values and errors are those of :func:`skal.query.least_confident_sampling`.
 
@@ -193,5 +193,5 @@ def _by_uncertainty(
 
 
 def confidence_scores(proba: np.ndarray, kind: str) -> np.ndarray:
-    """What each strategy prefers: :func:`uncertainty`, or for "most_confident" its opposite."""
+    """Scores that each strategy maximises: :func:`uncertainty`, or its opposite for "most_confident"."""
     return -uncertainty(proba, "least_confident") if kind == "most_confident" else uncertainty(proba, kind)

@@ -1,4 +1,4 @@
-"""What tests of the page do in the browser: wait for states, never for times."""
+"""Browser helpers for tests of the page. They wait for states, never for fixed times."""
 
 import os
 
@@ -13,7 +13,7 @@ BROWSER_TEST = [
     pytest.mark.slow,
     pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"there is no browser at {CHROMIUM}"),
 ]
-#: Without these Chromium looks for hosts of its maker's at every start.
+#: Without these, Chromium contacts hosts of its vendor at every start.
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -37,7 +37,7 @@ def shows(page, image):
 
 
 def press(page, key):
-    """Press a key in the labelling mode, and wait for another image."""
+    """Press a key in the labelling mode and wait for the next image."""
     before = image_of(page)
     page.keyboard.press(key)
     page.wait_for_function(
@@ -47,7 +47,7 @@ def press(page, key):
 
 
 def saved(page):
-    """Wait until every action is on the disk; before the first the page says nothing about it."""
+    """Wait until every action is on disk. Before the first action the page shows nothing about it."""
     page.wait_for_function("() => !document.getElementById('saved').textContent.includes('not saved')")
 
 
@@ -60,7 +60,7 @@ def key_of(path, classes=CLASSES):
 
 
 def label(page, n, classes=CLASSES):
-    """Answer n questions truly."""
+    """Answer n questions correctly."""
     for _ in range(n):
         press(page, key_of(page.inner_text("#path"), classes))
     saved(page)

@@ -1,4 +1,4 @@
-"""A folder of small pictures whose class is their colour, and sessions on it."""
+"""A folder of small pictures with classes by colour, and sessions on it."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ _COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
 def draw(path, label, seed):
-    """A picture of a class, unlike all others."""
+    """A picture of a class, different from all others."""
     rng = np.random.default_rng(seed)
     pixels = np.array(_COLOURS[label]) + rng.integers(-40, 40, size=(24, 24, 3))
     for _ in range(3):
@@ -89,7 +89,7 @@ def settled(session, seconds=60):
 
 
 def label_all(session, n=None, tab=""):
-    """Answer n questions truly, or all; the questions."""
+    """Answer n questions, or all, correctly. Returns the questions."""
     questions = []
     while n is None or len(questions) < n:
         question = session.next(tab)
@@ -101,26 +101,26 @@ def label_all(session, n=None, tab=""):
 
 
 def never(learner, X_pool, n_instances=1):
-    """A strategy that takes the first ones."""
+    """A strategy that picks the first images."""
     return np.arange(n_instances)
 
 
 @pytest.fixture
 def quiet(opened):
-    """Opens sessions that train nothing by themselves."""
+    """Opens sessions that do not train on their own."""
     return lambda **options: opened(**{"batch_size": 10_000, "query": never, **options})
 
 
 def killed(session, tmp_path, number, **options):
-    """Another session on a copy of the project as it is on the disk now."""
+    """Another session on a copy of the project in its current state on disk."""
     copy = tmp_path / f"copy{number}.skal"
-    # A temporary file may be renamed, by the session that is still open, while the folder is copied.
+    # The session that is still open may rename a temporary file while the folder is copied.
     shutil.copytree(session.project.path, copy, ignore=shutil.ignore_patterns("*.tmp"))
     return LabelSession(tmp_path / "photos", copy, estimator=session._modelling._estimator, **options)
 
 
 class Client:
-    """A browser without a page: requests over a real socket, with the cookie and the token that are asked for."""
+    """A browser without a page: requests over a real socket, with the required cookie and token."""
 
     def __init__(self, server):
         self.server = server
@@ -128,7 +128,7 @@ class Client:
         self.cookie = f"{server.keys.cookie_name}={server.keys.cookie}"
 
     def send(self, method, path, body=None, **headers):
-        """Status, headers and body of a request; a header of None is left out."""
+        """Status, headers and body of a request. Headers that are None are left out."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
         sent = {"Host": self.host, "Cookie": self.cookie}
         if method == "POST":
@@ -165,7 +165,7 @@ class Client:
 
 @pytest.fixture
 def serve():
-    """Serves sessions in a thread, and stops at the end."""
+    """Serves sessions in a thread and stops at the end."""
     pytest.importorskip("starlette", reason="the page needs the extra 'label'")
     from skal.label.server import Server
 
@@ -200,7 +200,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Opens the page of a client in a fresh browser; every complaint of the browser fails the test."""
+    """Opens the page of a client in a new browser. Any error in the browser fails the test."""
     contexts, complaints = [], []
 
     def complain(message, tolerated):
@@ -213,7 +213,7 @@ def visit(browser):
     def start(client, width=1280, height=800, scheme="light", context=None, tolerated=("507", "422")):
         own = context or browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         if context is None:
-            own.set_default_timeout(120_000)  # states are waited for, also on a busy machine
+            own.set_default_timeout(120_000)  # wait for states even on a busy machine
             contexts.append(own)
         page = own.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -1,4 +1,4 @@
-"""The page by the book: axe-core finds nothing in any mode, and everything works in every size, light and dark."""
+"""Accessibility of the page: axe-core finds no violation in any mode, and all sizes work, light and dark."""
 
 import importlib.util
 from pathlib import Path
@@ -16,7 +16,7 @@ KINDS = ("Bag", "Sneaker", "Trouser")
 SIZES = [(360, 740), (1280, 800), (3840, 2160)]
 _AXE = """() => axe.run().then(({violations}) => violations.flatMap(
   ({id, nodes}) => nodes.map(({html, failureSummary}) => `${id}: ${html.slice(0, 120)}: ${failureSummary}`)))"""
-#: What axe-core does not look at: small targets, and a page that scrolls sideways.
+#: Not checked by axe-core: small targets, and horizontal scrolling of the page.
 _SIZES = """() => {
   const problems = [];
   for (const e of document.querySelectorAll('button, input, select, summary')) {
@@ -93,7 +93,7 @@ def test_every_mode_at_every_size(serve, opened, visit, fashion, axe, scheme, tm
 
 
 def test_the_first_start_and_the_banner(serve, opened, visit, axe):
-    """The dialog that opens where there is no class yet, a banner, and nothing left to label."""
+    """The dialog that opens if there is no class yet, a banner, and nothing left to label."""
     client = serve(opened(batch_size=10_000))
     page = visit(client)
     page.evaluate(axe)

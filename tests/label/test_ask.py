@@ -1,4 +1,4 @@
-"""Labels from elsewhere: imported, or of a person whom a program asks."""
+"""Labels from other sources: imported, or from a person asked by a program."""
 
 import shutil
 import threading
@@ -37,7 +37,7 @@ def test_labels_are_imported(photos, quiet):
 
 
 def test_labels_of_files_that_are_not_read_yet_wait(quiet, photos, tmp_path, monkeypatch):
-    """Also over the end of the session: nothing is read, and nothing asked that has a label, before it is known."""
+    """The import does not wait for the files, and is completed even if the session ends before they are read."""
     go_on, read = threading.Event(), catalogue.read_fingerprint
 
     def held(path):
@@ -128,7 +128,7 @@ def test_ask_a_person(quiet, tmp_path):
     assert is_answered.tolist() == [True, False, True]
     with Image.open(answers[0].path) as stored:
         np.testing.assert_array_equal(np.asarray(stored), arrays[0])
-    labels, is_answered = session.ask(arrays)  # answered already
+    labels, is_answered = session.ask(arrays)  # already answered
     assert labels.tolist() == ["red", "", "red"]
     paths = [question.path for question in session.upcoming(2)]
     labels, is_answered = session.ask(paths, timeout=0.1)

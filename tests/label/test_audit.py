@@ -1,4 +1,4 @@
-"""The audit: intervals that cover, a reserve drawn by hash, no number before it means something."""
+"""The audit: coverage of the intervals, a reserve drawn by hash, and no accuracy from too few answers."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.reference.label import audit as reference
 
 
 def coverage(interval, accuracies, sizes):
-    """Probability that the interval holds the truth, by enumeration: (accuracies, sizes)."""
+    """Probability that the interval contains the truth, by enumeration: (accuracies, sizes)."""
     covered = np.zeros((len(accuracies), len(sizes)))
     for j, n in enumerate(sizes):
         right = np.arange(n + 1)
@@ -88,7 +88,7 @@ def test_a_grown_folder_makes_a_gap_until_it_is_answered():
     assert audit.is_complete([2, 4, 8], [2, 4])
     assert not audit.is_complete([2, 3, 4, 8], [2, 4])
     assert audit.is_complete([2, 3, 4, 8], [2, 3, 4])
-    assert audit.is_complete([2, 4, 6, 8], [2, 4])  # what comes after the last answer changes nothing
+    assert audit.is_complete([2, 4, 6, 8], [2, 4])  # images after the last answer do not matter
 
 
 def test_no_number_below_thirty():
@@ -103,7 +103,7 @@ def test_unsure_gives_two_bounds():
     assert shown.bounds == (0.8, 0.9)
     assert shown.accuracy == pytest.approx(8 / 9)
     assert_allclose(shown.interval, (wilson_interval(80, 100)[0], wilson_interval(90, 100)[1]))
-    for n_unsure in range(20):  # more doubt, a wider interval
+    for n_unsure in range(20):  # more unsure answers, a wider interval
         low, high = Estimate(80, 10, n_unsure).interval
         next_low, next_high = Estimate(80, 10, n_unsure + 1).interval
         assert next_low < low
@@ -128,7 +128,7 @@ def test_recall_of_each_class():
 
 
 def test_the_confidence_that_is_named_is_right_often_enough():
-    """By simulation: of models whose every threshold is just too low, one in twenty at most is passed."""
+    """By simulation: if every threshold is just too low, at most one model in twenty passes."""
     rng = np.random.default_rng(1)
     passed = 0
     for _ in range(2_000):

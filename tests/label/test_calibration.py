@@ -1,4 +1,4 @@
-"""The temperature against what made the labels."""
+"""The temperature compared with the one that generated the labels."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from skal.label.calibration import calibrate, fit_temperature
 
 
 def drawn(n, temperature, seed=0, n_classes=4):
-    """Probabilities of a model that is too sure by a temperature, and labels drawn from the true ones."""
+    """Probabilities of a model that is overconfident by a temperature, and labels drawn from the true ones."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, size=(n, n_classes))
     true = softmax(logits / temperature, axis=1)
@@ -27,7 +27,7 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
 
 
 def test_few_answers_help_already():
-    """40 audit answers of a model that is too sure: in the mean over 50 sessions the log loss on new images falls."""
+    """40 audit answers, an overconfident model: the mean log loss on new images over 50 sessions decreases."""
     gains = []
     for seed in range(50):
         proba, labels, _ = drawn(40, 2.5, seed)
@@ -39,7 +39,7 @@ def test_few_answers_help_already():
 
 
 def test_all_right_is_not_certain():
-    """Laplace's rule of succession, where the model is right and sure of it each time."""
+    """Laplace's rule of succession, for a model that is always right and confident."""
     for n in (30, 100):
         proba = np.tile([0.999, 0.001], (n, 1))
         sure = calibrate(proba, fit_temperature(proba, np.zeros(n, dtype=int)))

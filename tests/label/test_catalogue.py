@@ -1,4 +1,4 @@
-"""What is in a folder: each content once, in an order that the key draws."""
+"""The images of a folder: each content once, in an order determined by the key."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_listing(photos, tmp_path):
 
 
 def test_links_end_however_they_run(photos, tmp_path):
-    """In circles, to what holds the folder, twice to one folder, to themselves and to nothing."""
+    """Circular links, and links to a parent folder, twice to one folder, to themselves and to nothing."""
     draw(tmp_path / "else" / "y.png", "red", 3)
     (tmp_path / "else" / "back").symlink_to(photos)
     (tmp_path / "else" / "day").symlink_to(photos / "day0")
@@ -92,7 +92,7 @@ def test_what_was_read_is_remembered(photos, catalogue, tmp_path, monkeypatch):
     again.close()
     assert read == [str(photos / paths[0])]  # only the one that has changed
     second = [(item.id, item.path, item.is_reserved, item.leader) for item in again.order]
-    assert second[:-1] == first  # in the order in which they were read, and what is new at the end
+    assert second[:-1] == first  # in the order they were read, with new ones at the end
     assert set(again.unreadable) == {"broken.png", paths[0]}
 
 
@@ -123,7 +123,7 @@ def test_thumbnails_are_upright_and_small(tmp_path):
     pixels = np.zeros((200, 400, 3), dtype=np.uint8)
     pixels[:, :200] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
     content = read_fingerprint(tmp_path / "turned.jpg").content
     (tmp_path / "out.jpg").write_bytes(make_thumbnail(content, str(tmp_path / "turned.jpg"), 100))

@@ -1,4 +1,4 @@
-"""What the command line says about a project."""
+"""The output of the command line about a project."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""A process that is killed at any moment loses nothing that it acknowledged, and records nothing twice."""
+"""A process that is killed at any time loses nothing it acknowledged, and records nothing twice."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def first_ones(learner, X_pool, n_instances=1):
 
 
 class Process:
-    """A server of its own process."""
+    """A server in a separate process."""
 
     def __init__(self, folder, project):
         environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
@@ -84,7 +84,7 @@ class Process:
 
 
 def kill_many_times(tmp_path, n_kills, seed):
-    """Label four a second, killed at random moments; what was acknowledged, and the last questions."""
+    """Label four images per second with kills at random times. Returns acknowledged answers and the last questions."""
     folder, project = tmp_path / "photos", tmp_path / "photos.skal"
     for i in range(600):
         draw(folder / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
@@ -98,7 +98,7 @@ def kill_many_times(tmp_path, n_kills, seed):
         try:
             questions = client.json("/api/questions?tab=t")["questions"]
             if pending is not None:
-                event, question, label = pending  # the page sends again what was not acknowledged
+                event, question, label = pending  # the page resends what was not acknowledged
                 assert client.post("/api/answer", event=event, image=question, label=label)[0] == 200
                 acknowledged[event] = (question, label)
                 pending = None
@@ -132,7 +132,7 @@ def check(folder, project, acknowledged):
         events = [event["id"] for event in session._log.events if event["kind"] == "answer"]
         assert len(set(events)) == len(events)
         assert set(acknowledged) <= set(events)
-        assert len(events) - len(acknowledged) <= 1  # the one that was on its way
+        assert len(events) - len(acknowledged) <= 1  # the one being sent
         recorded = dict(zip(session.labels.image, session.labels.label, strict=True))
         assert all(recorded[image] == label for image, label in acknowledged.values())
         question = session.next()

@@ -1,4 +1,4 @@
-"""The log: what is acknowledged stays, once; what is damaged is named; nothing is written after a failed write."""
+"""The log: acknowledged events stay, once; damage is reported; nothing is written after a failed write."""
 
 import errno
 import json
@@ -155,7 +155,7 @@ def test_the_lock_goes_with_its_process(tmp_path):
 
 
 class Disk:
-    """Stands for the calls of the system that write, and fails when told to."""
+    """Replaces the system calls that write, and fails on demand."""
 
     def __init__(self, monkeypatch, *, fails=None, writes=None):
         self.calls = []
@@ -203,12 +203,12 @@ def test_after_a_failure_nothing_is_written_until_it_is_reopened(log, monkeypatc
         with pytest.raises(LogError, match="cannot be written"):
             log.append(answer(1))
     assert "e1" not in log
-    with pytest.raises(LogError, match="nothing is recorded"):  # although the disk would do it now
+    with pytest.raises(LogError, match="nothing is recorded"):  # although the disk would work now
         log.append(answer(2))
     assert log.events == [answer(0)]
     log.reopen()
     assert log.failure is None
-    assert len(log.events) == 1 + left  # what a failed fsync left is on the disk after all
+    assert len(log.events) == 1 + left  # what a failed fsync left is on disk anyway
     log.append(answer(1))
     log.append(answer(2))
     again = reopened(log)
@@ -218,13 +218,13 @@ def test_after_a_failure_nothing_is_written_until_it_is_reopened(log, monkeypatc
 
 @pytest.mark.parametrize("space", ["write", "save"])
 def test_a_disk_that_is_still_full_stays_read_only(log, monkeypatch, space):
-    """Otherwise the next answer would be written behind the torn line, acknowledged, and lost."""
+    """Otherwise the next answer would be written after the truncated line, acknowledged, and lost."""
     log.append(answer(0))
     with monkeypatch.context() as patch:
         Disk(patch, fails="write", writes=20)
         with pytest.raises(LogError):
             log.append(answer(1))
-        if space == "save":  # there is space for a copy, and none for the torn line beside it
+        if space == "save":  # there is space for a copy, but not for the truncated line beside it
             patch.undo()
             patch.setattr(log_module.Path, "write_bytes", refused)
         for _ in range(2):
@@ -243,7 +243,7 @@ def test_a_disk_that_is_still_full_stays_read_only(log, monkeypatch, space):
 
 
 def test_what_a_failed_fsync_left_is_written_anew(log, monkeypatch):
-    """What can be read of the old file may be in memory alone, and another fsync of it would say that it is not."""
+    """The readable content of the old file may exist only in memory, and a second fsync could falsely succeed."""
     log.append(answer(0))
     before = log.path.stat().st_ino
     with monkeypatch.context() as patch:

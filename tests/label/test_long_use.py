@@ -1,4 +1,4 @@
-"""Hours of use in seconds: whatever person and disk do, what was acknowledged is there, and a crash changes nothing."""
+"""Hours of use in seconds: acknowledged answers persist whatever happens, and a crash changes nothing."""
 
 import errno
 import random
@@ -20,7 +20,7 @@ def refused(file, content):
 
 
 def act(session, rng, folder, number, monkeypatch):
-    """One thing that a person, or somebody who has the folder open too, does."""
+    """One random action of a person, or of another program that uses the folder."""
     what = rng.choices(
         [
             "answer",
@@ -47,7 +47,7 @@ def act(session, rng, folder, number, monkeypatch):
                 session.unsure(question.id, tab=tab, event=event)
             else:
                 session.answer(question.id, rng.choice(session.classes or NAMES), tab=tab, event=event)
-        except ValueError:  # what reads the folder has found just now that the file is another
+        except ValueError:  # the file was just found to have changed
             assert session.file(question.id) is None
             assert event not in session._log
         else:

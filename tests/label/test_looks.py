@@ -1,4 +1,4 @@
-"""Near-duplicates against a comparison of all with all."""
+"""Near-duplicates compared with an all-pairs search."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from skal.label.looks import Looks
 
 
 def fingerprints(n, seed=0):
-    """Images of which every third is much like an earlier one: about as many bits and levels apart as is allowed."""
+    """Images of which every third is similar to an earlier one, with differences near the allowed bits and levels."""
     rng = np.random.default_rng(seed)
     hashes = rng.integers(0, 2, size=(n, 256), dtype=np.uint8)
     greys = rng.integers(0, 250, size=(n, 64))

@@ -1,4 +1,4 @@
-"""Names of classes are names of folders, everywhere."""
+"""Class names are valid folder names on every system."""
 
 import pytest
 

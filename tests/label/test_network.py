@@ -1,4 +1,4 @@
-"""A project's network: a change of it is said, and no model of another one is used."""
+"""The network of a project: a change is reported, and no model of another network is used."""
 
 import json
 
@@ -12,7 +12,7 @@ from tests.label.conftest import CLASSES, draw, label_all, never, settled
 
 @pytest.fixture(autouse=True)
 def _small_networks(monkeypatch, convnet):
-    """Two networks that the command line could name: by the side of their input."""
+    """Two networks that the command line could select, by input size."""
 
     def build(network, cache=True, random_state=0):
         side = (fitting.resolved(network)["image_size"] or 224) // 8
@@ -37,7 +37,7 @@ def project(photos, tmp_path):
     """A project with an accuracy, closed."""
     path = tmp_path / "photos.skal"
     with LabelSession(photos, path, classes=CLASSES, query=never, audit=0.7, batch_size=10_000) as session:
-        settled(session)  # all images are read, and the reserve is known
+        settled(session)  # all images are read, so the reserve is known
         label_all(session, 50)
         session.fit()
     return path
@@ -124,7 +124,7 @@ def test_an_estimator_in_place_of_a_named_network_starts_anew(project, photos, e
 
 def test_a_model_that_does_not_fit_is_named_by_its_network_in_one_line(project, photos, tmp_path, capsys):
     settings = StoredProject(project).settings
-    settings.network = {"image_size": 96}  # as by somebody who edits the file
+    settings.network = {"image_size": 96}  # as if someone edited the file
     StoredProject(project).project.save(settings)
     assert predict(project, photos, tmp_path) == 2
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The page in a real browser: the keyboard alone does everything, and what goes wrong is said."""
+"""The page in a real browser: everything works by keyboard, and errors are shown."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def test_a_key_that_is_held_answers_once(serve, opened, visit):
     page = visit(serve(session))
     page.keyboard.down("1")
     for _ in range(5):
-        page.keyboard.down("1")  # repeats, as long as it is not up
+        page.keyboard.down("1")  # repeats while it is down
     page.keyboard.up("1")
     saved(page)
     assert len(session.labels) == 1
@@ -170,7 +170,7 @@ def test_what_is_not_saved_is_said_until_a_server_that_was_started_again_has_it(
     assert page.inner_text("#saved") == "1 not saved yet"
     again = serve(session, port=client.server.port)
     banner_says(page, f"skal label was started again. To go on here, open {again.server.link}")
-    page.wait_for_timeout(3500)  # it is tried again meanwhile, and refused
+    page.wait_for_timeout(3500)  # retried and refused meanwhile
     assert page.inner_text("#saved") == "1 not saved yet"
     assert len(session.labels) == 2
     other = page.context.new_page()
@@ -186,7 +186,7 @@ def banner_says(page, words):
     page.wait_for_function("words => document.getElementById('banner').textContent.includes(words)", arg=words)
 
 
-# ------------------------------------------------------------------------ what is said
+# ------------------------------------------------------------------------ messages
 
 
 def test_at_the_end_the_page_says_what_comes_next(serve, opened, visit):
@@ -225,7 +225,7 @@ def test_the_curve_starts_with_two_points_and_counts_all_labels(serve, opened, v
         return page.locator("svg.curve").get_attribute("aria-label") if page.locator("svg.curve").count() else None
 
     assert shows_curve((20, [10, 5, 0]), (30, [24, 6, 1])) is None
-    assert shows_curve((30, [24, 6, 1]), (30, [25, 5, 1])) is None  # two models at one number of labels
+    assert shows_curve((30, [24, 6, 1]), (30, [25, 5, 1])) is None  # two models with the same number of labels
     assert shows_curve((30, [24, 6, 1]), (30, [26, 4, 1]), (40, [30, 2, 0])) == (
         "Accuracy from 86.7 % at 60 labels to 93.8 % at 72"
     )

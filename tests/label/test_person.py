@@ -1,7 +1,7 @@
-"""A session of a person, from the first key to the model: keyboard only, on 300 images of handwritten digits.
+"""A whole session of a person, from the first key to the model: keyboard only, on 300 images of handwritten digits.
 
 ``SKAL_IMAGES=DIR SKAL_SLOW=1 pytest tests/label/test_person.py -s`` labels 300 photographs of DIR/CLASS/ instead, with
-the default network, and prints what came out.
+the default network, and prints the results.
 """
 
 import csv
@@ -24,7 +24,7 @@ N_FOLDER, N_LABELS = 500, 300
 
 
 def write_digits(folder, further):
-    """Digits enlarged: 500 in class folders, and the others, which nobody is asked about, elsewhere."""
+    """Enlarged digits: 500 in class folders, and the others, which are never asked, elsewhere."""
     digits = load_digits(n_class=len(DIGITS))
     order = np.random.default_rng(0).permutation(len(digits.target)).tolist()
     paths = []
@@ -39,7 +39,7 @@ def write_digits(folder, further):
 
 
 def copy_photographs(folder, further):
-    """800 photographs of the classes of a folder at random: 500 to be labelled, and others to measure the model on."""
+    """800 random photographs of the classes of a folder: 500 to label, and others to measure the model on."""
     classes = [path for path in sorted(Path(IMAGES).iterdir()) if path.is_dir()]
     rows = [sorted(path for path in one.rglob("*") if path.is_file()) for one in classes]
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def add_class(page, name):
 
 
 def answer(page, session, rng, n, classes):
-    """Labels with 3 % of wrong keys that are taken back, 1 % unsure, and a class that is added when it is seen."""
+    """Label with 3 % wrong keys that are undone, 1 % unsure, and a class that is added when it is first seen."""
     for _ in range(n):
         path = page.inner_text("#path")
         if truth(path) not in session.classes:
@@ -80,7 +80,7 @@ def answer(page, session, rng, n, classes):
 
 
 def accept_a_grid(page):
-    """Mark the wrong ones of a grid and accept the others; how many."""
+    """Mark the wrong images of a grid and accept the others. Returns how many."""
     page.keyboard.press(".")
     page.wait_for_selector("#cells button:focus")
     wanted = page.input_value("#grid-class")
@@ -98,7 +98,7 @@ def accept_a_grid(page):
 
 
 def review_what_is_unsure(page, classes):
-    """Go on to the review, and decide what was left open there."""
+    """Go to the review and decide the open images there."""
     page.keyboard.press(".")
     page.wait_for_selector("#review img")
     while "unsure" in (about := page.inner_text("#review-about")):

@@ -1,4 +1,4 @@
-"""The study of a person's time, at toy size."""
+"""The study of labelling time, at toy size."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Models elsewhere: calibrated, under the class names of today, and as ONNX."""
+"""Models outside a session: calibrated, with current class names, and as ONNX."""
 
 import json
 
@@ -18,13 +18,13 @@ from tests.label.test_stored import read_csv
 
 @pytest.fixture(autouse=True)
 def _default_network(monkeypatch, estimator):
-    """Stands for the network that the command line takes."""
+    """Replaces the network that the command line uses."""
     monkeypatch.setattr(fitting, "build_estimator", lambda network, cache=True: estimator.set_params(cache=cache))
 
 
 @pytest.fixture
 def audited(opened, tmp_path):
-    """A session with 36 audit answers of 120 images, of which some are wrong, and its model."""
+    """A session with 36 audit answers on 120 images, some of them wrong, and its model."""
     folder = tmp_path / "many"
     for i in range(120):
         draw(folder / f"{CLASSES[i % 3]}-{i:03d}.png", CLASSES[i % 3], i)
@@ -78,7 +78,7 @@ def test_the_session_predicts_what_the_command_does(audited, images, tmp_path):
 
 
 def test_predictions_say_which_images_are_labelled(audited, tmp_path):
-    """Also where a labelled image lies elsewhere now, and under the class's name of today."""
+    """Also if a labelled image has moved, and with the current class name."""
     audited.rename_class("red", "scarlet")
     labels = audited.labels.set_index("path").label.to_dict()
     folder = tmp_path / "many"
@@ -106,7 +106,7 @@ def test_without_thirty_answers_probabilities_are_the_models_own(opened):
 
 
 def test_a_model_follows_renames_and_merges(audited, images, opened, tmp_path):
-    """Made after it was trained, they are in every prediction: of the session opened again, of projects and exports."""
+    """Changes after training appear in every prediction: of a reopened session, of projects and of exports."""
     accuracy = audited.status().accuracy
     audited.rename_class("red", "scarlet")
     assert audited.status().accuracy == accuracy

@@ -1,4 +1,4 @@
-"""The server: what a person does, and what nobody else may."""
+"""The server: the actions of a person, and the protection against everyone else."""
 
 import concurrent.futures
 import errno
@@ -15,7 +15,7 @@ from skal.label import log as log_module
 from skal.label.server import PAGE, Server
 from tests.label.conftest import draw, truth
 
-# ------------------------------------------------------------------------ what a person does
+# ------------------------------------------------------------------------ actions of a person
 
 
 def questions(client, tab="t"):
@@ -37,7 +37,7 @@ def test_label_undo_unsure(client):
 
 
 def test_what_a_reloaded_page_was_given_is_not_taken_back(client):
-    """The end of the old page may reach the server after the beginning of the new one."""
+    """The end of the old page may reach the server after the start of the new one."""
     questions = client.json("/api/questions?tab=t&visit=old&n=3")["questions"]
     assert client.json("/api/questions?tab=t&visit=new&n=3")["questions"] == questions
     client.post("/api/leave", visit="old")
@@ -156,7 +156,7 @@ def test_every_file_of_the_page_is_there(client):
         assert b"http" not in body.replace(b"http://www.w3.org/2000/svg", b"")  # no request to another host
 
 
-# ------------------------------------------------------------------------ who may come in
+# ------------------------------------------------------------------------ access
 
 
 def test_the_link_is_for_one_use_and_for_its_owner(client):
@@ -172,7 +172,7 @@ def test_the_link_is_for_one_use_and_for_its_owner(client):
     assert "samesite=strict" in cookie.lower()
     assert b"url=/" in body
     assert client.get(path, Cookie=None)[0] == 403
-    assert url not in link.read_text()  # a fresh token
+    assert url not in link.read_text()  # a new token
     assert client.get("/", Cookie=cookie.split(";")[0])[0] == 200
 
 
@@ -328,7 +328,7 @@ def test_a_gigabyte_is_not_read(client):
 
 
 def test_many_events_at_once(client):
-    """Each under two names, all at once: what is acknowledged is there, once."""
+    """Each is sent twice under its name, all at the same time. Acknowledged events are recorded once."""
     images = [q["id"] for q in client.json("/api/questions?tab=t&n=40")["questions"]]
     events = [(f"e{i}-{k}", image) for i, image in enumerate(images) for k in range(5)] * 2
 

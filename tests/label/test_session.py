@@ -1,4 +1,4 @@
-"""The session: the same questions after a crash, and one action an event."""
+"""The session: the same questions after a crash, and one event per action."""
 
 import json
 
@@ -77,7 +77,7 @@ def test_share_of_the_audit(quiet, audit):
     assert (session.status().n_reserved == 0) == (audit == 0)
 
 
-# ------------------------------------------------------------------------ as if nothing had happened
+# ------------------------------------------------------------------------ resuming
 
 
 def test_after_a_kill_the_next_question_is_the_same(quiet, tmp_path):
@@ -110,17 +110,17 @@ def test_a_folder_that_grew_is_asked_in_the_same_order_after_a_kill(quiet, tmp_p
     assert len(order) == 90
     expected = [(q.id, q.why) for q in session.upcoming(40)]
     with killed(session, tmp_path, 0, batch_size=10_000, query=never) as again:
-        assert [item.path for item in again._catalogue.order] == order  # at once, however large the folder is
+        assert [item.path for item in again._catalogue.order] == order  # immediately, however large the folder is
         assert [q.id for q in again.upcoming(40)] == [image for image, _ in expected]
 
 
 def backwards(learner, X_pool, n_instances=1):
-    """A strategy that takes the last ones, the very last one first."""
+    """A strategy that picks the last images, the very last one first."""
     return np.arange(len(X_pool))[::-1][:n_instances]
 
 
 def test_what_is_given_out_is_asked_first_after_a_kill(quiet, tmp_path):
-    """In its order, and as what it was asked for, also where a queue has come since."""
+    """In the same order and for the same reason, even if there is a newer queue."""
     session = quiet(query=backwards)
     session.upcoming(4)  # before there is any queue
     settled(session)
@@ -135,7 +135,7 @@ def test_what_is_given_out_is_asked_first_after_a_kill(quiet, tmp_path):
 
 
 def test_a_fit_that_is_due_after_a_kill_knows_the_pool(opened, tmp_path):
-    """It predicted the labelled images alone, and all that came next was drawn at random."""
+    """Such a fit used to predict only the labelled images, and all later questions were random."""
     session = settled(opened(batch_size=10_000, query=backwards, audit=0))
     label_all(session, 12)
     session.fit()

@@ -1,4 +1,4 @@
-"""The accuracy of a session is honest: nothing is trained on what it is measured on."""
+"""The accuracy of a session is honest: nothing is trained on the images it is measured on."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_accuracy_is_agreement_on_the_audit_with_its_interval(tmp_path, opened):
     assert status.accuracy == n_right / 30
     assert status.interval == wilson_interval(n_right, 30)
     assert sum(recall.n for recall in status.recalls) == 30
-    # A new reserved image before the last answered one: no number until it is answered.
+    # A new reserved image before the last answered one: no accuracy until it is answered.
     item = session._catalogue.reserved[-1]
     session._catalogue.reserved.remove(item)
     item.place = 0
@@ -84,7 +84,7 @@ def test_the_target_stays_as_it_was(quiet, tmp_path):
 
 
 class Standing:
-    """A session's audit and log as far as the words about the target go."""
+    """A minimal audit and log of a session, sufficient for the messages about the target."""
 
     is_complete = True
 
@@ -132,7 +132,7 @@ def test_the_next_test_is_at_the_end_of_the_reserve_where_that_comes_first():
 
 
 def test_a_test_that_is_due_is_not_called_done():
-    """The last answer is given, and the model that is tested is not there yet."""
+    """The last answer is given, but the model to test is not trained yet."""
     said = Standing(400, (1, 200, 190, False)).says()
     assert "A test is due; it waits" in said
     assert "done" not in said

@@ -1,4 +1,4 @@
-"""What a session finds in its folder: duplicates, damage, and what changes meanwhile."""
+"""What a session finds in its folder: duplicates, damage, and changes while it is open."""
 
 import os
 import shutil
@@ -79,7 +79,7 @@ def test_a_file_that_becomes_a_link_out_of_the_folder_is_not_read(photos, tmp_pa
     path = Path(question.path)
     path.unlink()
     path.symlink_to(tmp_path / "secret.png")
-    session.set_aside(question.id, "changed")  # as when its picture is asked for
+    session.set_aside(question.id, "changed")  # as when its picture is requested
     settled(session)
     assert session.status().n_images == 59
     assert dict(session.status().unreadable)[str(path.relative_to(photos))] == "a link that leaves the folder"
@@ -131,7 +131,7 @@ def test_images_that_come_later_join(photos, quiet):
 
 
 def test_images_join_while_the_session_is_open(photos, quiet, monkeypatch):
-    """Also one that is found while it is still being copied."""
+    """Including one that is found while it is still being copied."""
     monkeypatch.setattr(reading, "RESCAN_SECONDS", 0.02)
     session = settled(quiet())
     draw(photos / "copied.png", "red", 99)
@@ -163,7 +163,7 @@ def test_a_file_that_is_replaced_is_not_trained_on_under_its_old_label(photos, o
 
 
 def test_a_near_duplicate_that_comes_after_the_answer_is_asked(photos, quiet):
-    """It was in nobody's group, and would have had no label for ever."""
+    """It was in no group, and would never have been labelled."""
     session = settled(quiet(audit=0))
     label_all(session)
     session.close()
@@ -193,7 +193,7 @@ def test_the_second_copy_joins_when_the_first_is_deleted(photos, quiet):
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_models_go_on_when_an_unlabelled_file_is_deleted(photos, opened, monkeypatch, when):
-    """Every fit failed from then on, since it predicts the pool."""
+    """Every later fit used to fail, since a fit predicts the pool."""
     session = settled(opened(audit=0, batch_size=10_000, estimator=Colours()))
     label_all(session, 20)
     left = [item.path for item in session._catalogue.order if item.id not in session._state]

@@ -58,7 +58,7 @@ def test_successive_models_are_compared(opened):
 
 
 class Taking(LogisticRegression):
-    """One that declares what its fit takes, as a FrozenPrefixClassifier does."""
+    """A classifier that declares what its fit takes, like FrozenPrefixClassifier."""
 
     takes = ()
 

@@ -1,4 +1,4 @@
-"""Disks that are full, strategies and fits that fail, arguments that are wrong."""
+"""Full disks, failing strategies and fits, and wrong arguments."""
 
 import pytest
 from sklearn.linear_model import LogisticRegression

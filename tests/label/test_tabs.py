@@ -14,7 +14,7 @@ def test_tabs_never_have_the_same_image(quiet):
     mine, theirs = session.upcoming(5, "a"), session.upcoming(5, "b")
     assert not {q.id for q in mine} & {q.id for q in theirs}
     assert [q.why for q in mine].count("audit") == 1
-    assert "audit" not in [q.why for q in theirs]  # none behind one that is not answered yet
+    assert "audit" not in [q.why for q in theirs]  # none after one that is not answered yet
     for tab, q in (("b", theirs[0]), ("a", mine[0])):
         session.answer(q.id, "red", tab=tab)
     label_all(session, 4, "a")
@@ -30,7 +30,7 @@ def test_a_lease_ends(quiet, monkeypatch):
 
 
 def test_what_a_tab_had_that_is_gone_does_not_hold_up_the_audit(quiet, monkeypatch):
-    """A tab that falls silent gives back the reserved image it had, and no image of the audit is passed over."""
+    """A tab that goes silent returns its reserved image, and no audit image is skipped."""
     session = quiet()
     first, second = [item.id for item in session._catalogue.reserved[:2]]
     session.stay("a")
@@ -47,7 +47,7 @@ def test_what_a_tab_had_that_is_gone_does_not_hold_up_the_audit(quiet, monkeypat
 
 
 def test_a_tab_that_thinks_keeps_its_image(quiet, monkeypatch):
-    """Whether it says that it is open, as the page does, or never did, as a program."""
+    """Whether it reports that it is open, like the page, or never did, like a program."""
     session = quiet()
     questions = {tab: session.next(tab) for tab in ("page", "program")}
     clock = time.monotonic()

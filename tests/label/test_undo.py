@@ -1,4 +1,4 @@
-"""What is taken back, and classes that are added, renamed and merged."""
+"""Undo, and adding, renaming and merging of classes."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_rename_and_merge_change_all_labels_and_can_be_taken_back(quiet, tmp_pat
     session.rename_class("red", "scarlet")
     assert session.labels.label.tolist() == [name.replace("red", "scarlet") for name in before]
     assert session.classes == ["scarlet", "green", "blue", "crimson"]
-    session.add_class("red")  # a new class of the old name is another class
+    session.add_class("red")  # a new class with the old name is a different class
     question = session.next()
     session.answer(question.id, "red")
     assert session.labels.label.tolist()[-1] == "red"

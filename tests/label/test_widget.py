@@ -1,4 +1,4 @@
-"""The widget of notebooks: its messages without a browser, and its module in one."""
+"""The notebook widget: its messages without a browser, and its module in a browser."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from skal.label.widget import LabelWidget, one_module
 
 
 class Notebook:
-    """What a notebook does: sends a message, and takes the answer with the same id."""
+    """Acts like a notebook: sends a message and receives the answer with the same id."""
 
     def __init__(self, session, monkeypatch):
         self.widget, self.answers = LabelWidget(session), {}

@@ -1,4 +1,4 @@
-"""Worlds for ADMA: networks, source images and pools, with what their plain version needs."""
+"""Settings for tests of ADMA: networks, source images and pools, with the inputs of the plain version."""
 
 from copy import deepcopy
 from itertools import pairwise
@@ -36,7 +36,7 @@ def mlp():
 
 
 def mobilenet():
-    from torchvision.models import mobilenet_v2  # after skal, which gets along without torchvision's compiled operators
+    from torchvision.models import mobilenet_v2  # after skal, which works without torchvision's compiled operators
 
     return mobilenet_v2(num_classes=6)
 
@@ -60,7 +60,7 @@ def make_world(name):
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
         net = net()
-        for module in net.modules():  # batch normalisation gets statistics of its own input, or the signal dies out
+        for module in net.modules():  # batch normalisation needs statistics of its own input, or the signal vanishes
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0
         net.train()(torch.as_tensor(images(24)))

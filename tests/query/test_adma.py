@@ -1,4 +1,4 @@
-"""ADMA's queries against its plain version, image by image."""
+"""ADMA's queries compared with the plain version, image by image."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def test_picks_from_zero_labels(world, alpha, layers, aggregate):
     for learner in (world.blank(), ActiveLearner(world.blank(), query_strategy=PAPER)):
         picks = adma(learner, world.X, 12, alpha=alpha, layers=layers, aggregate=aggregate, lam=0.5, t=2)
         assert_picks(picks, scores, fragile, 12)
-        if layers == ONE:  # tau takes few values: of equal scores the first in the pool wins
+        if layers == ONE:  # tau takes few values: ties go to the first in the pool
             for value in np.unique(scores[~fragile].round(9)):
                 equal = [i for i in picks if not fragile[i] and abs(scores[i] - value) < 1e-8]
                 assert equal == sorted(equal)
@@ -109,7 +109,7 @@ def test_the_number_of_the_query_is_read_off_the_learner(toy):
 @pytest.mark.parametrize(
     ("name", "params"),
     [
-        ("mlp", {"n_frozen": 4}),  # the head alone is trained
+        ("mlp", {"n_frozen": 4}),  # only the head is trained
         ("mlp", {"n_frozen": None, "cache": False}),
         ("mlp", {"n_frozen": 0, "warm_start": True}),
         ("convnet", {"n_frozen": 2, "train_batch_norm": True, "warm_start": True}),
@@ -129,7 +129,7 @@ def test_rounds_from_zero_labels_on(name, params):
 
 
 def test_committee_averages_distinctiveness(toy):
-    sets = [(toy.X_labelled, toy.y_labelled), (toy.images(5), [0, 1, 0, 1, 1])]  # the second knows two classes
+    sets = [(toy.X_labelled, toy.y_labelled), (toy.images(5), [0, 1, 0, 1, 1])]  # the second has two classes
     members = [ActiveLearner(toy.blank(n_frozen=2 * i, random_state=i), adma_sampling, *sets[i]) for i in range(2)]
     committee = Committee(members, query_strategy=PAPER)
     nets = [current_network(toy, member.estimator) for member in members]
@@ -156,7 +156,7 @@ def test_a_pool_larger_than_a_block_scores_as_its_pieces(toy, aggregate):
     scores, fragile = plain_scores(toy, toy.current, X, TWO, "distance", aggregate, "gini", 0.4, 1)
     picks = adma(toy.learner, X, 1100, **options)
     assert_picks(picks, scores, fragile, 1100)
-    if aggregate == "mean":  # the variance is rescaled over its pool, so its pieces have another scale
+    if aggregate == "mean":  # the variance is rescaled over the pool, so parts of a pool have another scale
         for piece in (np.arange(500), np.arange(500, 1030), np.arange(1030, 1100)):
             alone = piece[adma(toy.learner, X[piece], len(piece), **options)]
             assert_allclose(scores[alone], scores[picks[np.isin(picks, piece)]], atol=TIE)
@@ -204,7 +204,7 @@ def test_named_layers_source_argument_and_pipeline(toy):
 
 @pytest.mark.parametrize("batch", ["top", "herding"])
 def test_the_trainable_layers_run_once(batch, pixels, classifier):
-    """For patterns, probabilities and what herding covers alike, where layer A is frozen."""
+    """One pass gives patterns, probabilities and the features for herding, if layer A is frozen."""
     X, y = pixels
     net = classifier.set_params(n_frozen=-2).fit(X[:20], y[:20])
     rows = []

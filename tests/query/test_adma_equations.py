@@ -1,4 +1,4 @@
-"""ADMA's equations against loops and scipy."""
+"""ADMA's equations compared with loops and scipy."""
 
 import numpy as np
 import pytest

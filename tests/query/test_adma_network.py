@@ -1,4 +1,4 @@
-"""What ADMA asks of a profile and of a network: centres and activations, against forward hooks."""
+"""What ADMA needs from a profile and a network: centres and activations, compared with forward hooks."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""AIFT's score against the matrix of the text, and its patches."""
+"""AIFT's score compared with the matrix of the paper, and its patches."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_a_batch_drawn_from_the_best():
     counts = np.bincount(np.concatenate(drawn), minlength=40)
     assert set(np.flatnonzero(counts)) <= set(best.tolist())
     assert counts[best[:4]].sum() > counts[best[-8:-4]].sum()
-    assert counts[best[-1]] == 0  # its score is not above the last
+    assert counts[best[-1]] == 0  # its score is not above the lowest
 
 
 @pytest.mark.parametrize("form", ["colour", "grey", "float"])

@@ -1,4 +1,4 @@
-"""Batches from scores: coverage against the kernel of all pairs, and the width of the kernel."""
+"""Batches from scores: coverage compared with the kernel of all pairs, and the width of the kernel."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_the_width_of_many_labels_is_found_block_by_block():
 @pytest.mark.parametrize("n", [3, 10, 40])
 @pytest.mark.parametrize("offset", [0.0, 0.02, 0.05])
 def test_a_near_duplicate_does_not_set_the_width(n, offset):
-    """Of the paper's rule it does: then the batch is that of margin sampling."""
+    """With the paper's rule it does, and the batch is that of margin sampling."""
     X = rows(n)
     twin = X[:1] + offset * rows(1, seed=1)
     paper, ours = (kernel_width(tensor(X), duplicates) for duplicates in (0.0, 0.1))

@@ -1,4 +1,4 @@
-"""TypiClust where clusters run out, and the radius of ProbCover."""
+"""TypiClust when clusters run out, and the radius of ProbCover."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a strategy may ask in one query."""
+"""The inputs of a strategy in one query."""
 
 import numpy as np
 import pytest

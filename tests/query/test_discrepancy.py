@@ -1,4 +1,4 @@
-"""What the queries by discrepancy take as their source, and what they do where all pairs are too many."""
+"""The source used by queries by discrepancy, and their behaviour if there are too many pairs."""
 
 import numpy as np
 import pytest

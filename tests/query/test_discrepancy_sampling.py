@@ -1,4 +1,4 @@
-"""Queries by discrepancy against removal from scratch: greedy picks, the mixture with coverage, and their ends."""
+"""Queries by discrepancy compared with removal from scratch: greedy picks, the mixture with coverage, and extremes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ TIE_SCALED = 1e-4  # the same after scaling to [0, 1]
 
 
 def picks_of(result):
-    """The picks, also where modAL 0.4.2 takes them with scores."""
+    """The picks, even if modAL 0.4.2 gets them with scores."""
     if isinstance(result, tuple):
         assert len(result) == 2
         assert len(result[0]) == len(result[1])
@@ -65,7 +65,7 @@ def assert_greedy_removal(picks, removals):
         earlier = picks[:step].tolist()
         left = removals.left(earlier)
         if step == len(removals.target) - 1:
-            break  # nothing would be left to compare with
+            break  # nothing would remain to compare with
         values = np.array([removals([*earlier, j]) for j in left])
         assert values[left == pick].item() <= values.min() + TIE, f"pick {step}"
         clear += len(values) > 1 and np.diff(np.sort(values)[:2]).item() > TIE
@@ -143,7 +143,7 @@ def test_mmd_picks_worked_by_hand():
     pool, source = np.array([[0.0], [10.0]]), np.array([[0.0]])
     learner = ActiveLearner(LogisticRegression())
     assert_array_equal(picks_of(mmd_sampling(learner, pool, 2, X_source=source)), [1, 0])
-    # the source itself and a group that it lacks: the group goes first, before anything else
+    # the source itself and a group that it lacks: the group is picked first
     rng = np.random.default_rng(0)
     source, group = rng.normal(size=(30, 3)), [4, 11, 17, 28]
     pool = np.insert(source, [4, 10, 15, 25], 6 + 0.1 * rng.normal(size=(4, 3)), axis=0)
@@ -179,7 +179,7 @@ def test_balance_at_its_ends(n_labelled, seed):
     if n_labelled:
         assert_array_equal(only_cover, picks_of(skal.query.coreset_sampling(learner, pool, 10)))
     else:
-        assert only_cover[0] == 0  # all distances are 0: the first of equals
+        assert only_cover[0] == 0  # all distances are 0: the first one wins
     centres, expected = list(labelled), []
     for _ in range(10):
         distances = [min((np.linalg.norm(x - c) for c in centres), default=0.0) for x in pool]
@@ -189,7 +189,7 @@ def test_balance_at_its_ends(n_labelled, seed):
 
 
 def test_constant_quantities_scale_to_zero():
-    """Rounding errors between equal rows must not be blown up to [0, 1]."""
+    """Rounding errors between equal rows must not be amplified to [0, 1]."""
     _, _, source, labelled = world()
     taught = ActiveLearner(LogisticRegression(), X_training=labelled, y_training=np.arange(6) % 2)
     pool = np.tile([[0.1, 0.7, -0.3, 1.1, 0.9]], (11, 1))
@@ -214,7 +214,7 @@ class TestBoth:
         for n in (1, 5):
             assert_array_equal(picks_of(strategy(learner, pool, n, X_source=source, random_state=0)), every[:n])
         assert_array_equal(picks_of(strategy(learner, pool, X_source=source)), every[:1])
-        # small data: bandwidths are computed on all rows, so that nothing is left to chance
+        # small data: bandwidths are computed on all rows, so nothing is random
         generator = np.random.RandomState(7)
         assert_array_equal(picks_of(strategy(learner, pool, 12, X_source=source, random_state=generator)), every)
 
@@ -252,7 +252,7 @@ class TestBoth:
 
     def test_far_from_the_origin(self, strategy):
         learner, pool, source, _ = world(0)
-        pool, source = (np.round(part * 64) / 64 for part in (pool, source))  # exact in float32 also far away
+        pool, source = (np.round(part * 64) / 64 for part in (pool, source))  # exact in float32 even far from zero
         expected = picks_of(strategy(learner, pool, 6, X_source=source))
         assert_array_equal(picks_of(strategy(learner, pool + 300, 6, X_source=source + 300)), expected)
 

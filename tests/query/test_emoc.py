@@ -1,4 +1,4 @@
-"""EMOC of classifiers, and the images it queries, against its plain version."""
+"""EMOC of classifiers, and the images it queries, compared with the plain version."""
 
 from copy import deepcopy
 
@@ -81,7 +81,7 @@ def test_emoc_sampling_takes_the_highest(fitted, output, labels):
 
 
 def test_emoc_sampling_draws_its_references(fitted):
-    every = emoc(fitted, POOL, 20, n_reference=1000, random_state=0)  # no more than there are: all of the pool
+    every = emoc(fitted, POOL, 20, n_reference=1000, random_state=0)  # more than available: the whole pool is used
     assert_array_equal(every, np.argsort(-scores_of(*oracle_each(fitted, reference=POOL))))
     learner = ActiveLearner(fitted, X_training=vectors(24, 0), y_training=CLASSES[np.arange(24) % 3])
     both = np.concatenate([POOL, vectors(24, 0)])

@@ -1,4 +1,4 @@
-"""The best set of many, of EMOC and of other scores, against all sets."""
+"""The best of many sets, for EMOC and other scores, compared with all sets."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_members_are_scored_with_the_label_of_their_set(fitted, output):
             indices, rows = learner.query(POOL, n_instances=5, random_state=trial, **options)
             assert_array_equal(np.sort(indices), best)
             assert_array_equal(rows, POOL[indices])
-    assert told_apart  # own labels would have picked other sets
+    assert told_apart  # individual labels would have picked other sets
 
 
 @pytest.mark.parametrize("K", [1, 2])

@@ -37,7 +37,7 @@ def logistic():
     return LogisticRegression(max_iter=500)
 
 
-#: Where a network may be; what each makes of a network.
+#: Places where a network may be, with a function that puts it there.
 PLACES = {
     "before a classifier": lambda net: make_pipeline(net, logistic()),
     "before a scaler and a classifier": lambda net: make_pipeline(net, StandardScaler(), logistic()),
@@ -75,7 +75,7 @@ def test_the_network_is_found_wherever_it_is(place, n_labels, net, pixels):
         seed = {} if name == "max_herding" else {"random_state": 0}
         picks = indices_of(STRATEGIES[name].function)(learner, X[16:], 5, **seed)
         assert len(set(picks.tolist())) == 5, name
-    if not n_labels and "scaler" not in place:  # before the first fit the pre-trained network decides
+    if not n_labels and "scaler" not in place:  # before the first fit the pre-trained network is used
         expected = indices_of(max_herding_sampling)(ActiveLearner(net), X[16:], 5)
         np.testing.assert_array_equal(indices_of(max_herding_sampling)(learner, X[16:], 5), expected)
 
@@ -118,7 +118,7 @@ def test_a_network_before_a_classifier_gives_its_pretrained_activations(net, pix
     np.testing.assert_array_equal(features, expected)
     scaled = features_of(make_pipeline(net, StandardScaler(), logistic()), X).pool.whole()
     np.testing.assert_allclose(scaled, StandardScaler().fit_transform(expected), atol=1e-5)
-    assert not hasattr(net, "net_")  # the learner itself is as it was
+    assert not hasattr(net, "net_")  # the learner itself is unchanged
 
 
 def test_active_classifier_takes_its_own_default_with_a_network_before_a_classifier(net, pixels):

@@ -1,4 +1,4 @@
-"""Pools block by block and on a Dask cluster: the same scores as in memory."""
+"""Pools scored block by block and on a Dask cluster get the same scores as in memory."""
 
 import os
 import signal
@@ -60,7 +60,7 @@ def test_an_unfitted_estimator_says_so(classifier, pixels):
 
 
 def sums_slowly(folder, rows):
-    """The first call leaves its process's number and waits to be killed; calls after that are quick."""
+    """The first call writes its process id and waits to be killed. Later calls are fast."""
     try:
         with open(os.path.join(folder, "first"), "x") as file:
             file.write(str(os.getpid()))
@@ -79,7 +79,7 @@ def client():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # what a cluster says of a worker that dies is not ours
+@pytest.mark.filterwarnings("ignore")  # a cluster's messages about a dying worker
 def test_a_killed_worker_changes_no_score(client, tmp_path):
     import threading
 
@@ -157,6 +157,6 @@ def test_a_search_on_dask_finds_what_it_finds_here(client, classifier, pixels, t
 def test_a_filtered_dask_pool(classifier, pixels):
     X, _ = pixels
     lazy = da.from_array(X, chunks=(10, -1, -1, -1))
-    kept = lazy[da.from_array(np.repeat([True, False, True, True], 10), chunks=10)]  # its second chunk is empty
+    kept = lazy[da.from_array(np.repeat([True, False, True, True], 10), chunks=10)]  # the second chunk is empty
     expected = adma_sampling(classifier, X[np.r_[:10, 20:40]], 4)
     np.testing.assert_array_equal(adma_sampling(classifier, kept, 4), expected)

@@ -1,4 +1,4 @@
-"""The decorator that makes a function a strategy."""
+"""The decorator that turns a function into a strategy."""
 
 import inspect
 import os
@@ -20,7 +20,7 @@ from skal.query._registry import strategy
 
 @pytest.fixture
 def registered():
-    """What is registered in a test is forgotten after it."""
+    """Strategies registered in a test are removed afterwards."""
     before = dict(STRATEGIES)
     yield STRATEGIES
     STRATEGIES.clear()
@@ -85,7 +85,7 @@ def test_strategies_are_exported_pickled_and_in_order():
 
 
 def test_a_strategy_is_one_file(tmp_path):
-    """A module that is dropped into the package is found, exported and in the registry."""
+    """A module placed in the package is found, exported and registered."""
     code = """if True:
         import pkgutil, sys
         real = pkgutil.iter_modules

@@ -1,4 +1,4 @@
-"""Random sets and the best of them, against cases worked by hand."""
+"""Random sets and the best of them, compared with cases worked by hand."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from skal.query.sets import random_sets
 
 
 class Known:
-    """A classifier with given probabilities; rows of the pool are their own numbers."""
+    """A classifier with given probabilities. Each row of the pool is its own index."""
 
     def __init__(self, proba):
         self.proba = np.asarray(proba, dtype=float)
@@ -23,7 +23,7 @@ class Known:
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def output_change(self, reference, X, *, labels, output):
-        """10 times the number of the label, plus the number of the row."""
+        """10 times the index of the label, plus the index of the row."""
         assert output == "logit"
         return 10.0 * np.searchsorted(self.classes_, labels) + np.asarray(X)[:, 0]
 
@@ -39,7 +39,7 @@ def test_sets_are_of_one_group_and_distinct():
     assert all(len(set(members)) == 4 for members in sets.tolist())
     of_set = groups[sets]
     assert (of_set == of_set[:, :1]).all()
-    assert set(of_set[:, 0]) == {1, 2, 3}  # three images are no set of four
+    assert set(of_set[:, 0]) == {1, 2, 3}  # three images cannot form a set of four
     counts = np.bincount(of_set[:, 0])[1:]
     assert counts.min() > 100  # groups, not images, are equally probable
     np.testing.assert_array_equal(sets, random_sets(groups, 4, 400, random_state=0))
@@ -74,14 +74,14 @@ def test_any_score_of_rows_is_averaged():
     rows = set_sampling(
         Known(PROBA), pool(6), 3, score=lambda learner, X: -np.abs(X[:, 0] - 4), n_sets=200, random_state=0
     )
-    assert set(rows.tolist()) <= {0, 1, 2, 3}  # of the predicted class "a", which alone has three
+    assert set(rows.tolist()) <= {0, 1, 2, 3}  # of the predicted class "a", the only one with three
     assert set(rows.tolist()) == {1, 2, 3}
     with pytest.raises(ValueError, match=r"score gave shape \(6, 1\)"):
         set_sampling(Known(PROBA), pool(6), 2, score=lambda learner, X: X, random_state=0)
 
 
 def test_a_set_is_scored_with_the_label_of_its_mean():
-    """Rows 0 and 1: own labels a and b, mean posterior b. With own labels they would have 5.5, the others 7.5."""
+    """Rows 0 and 1: own labels a and b, mean posterior b. With own labels they would score 5.5, the others 7.5."""
     proba = [[0.51, 0.49, 0.0], [0.05, 0.95, 0.0], [0.9, 0.1, 0.0], [0.4, 0.6, 0.0]]
     rows = emoc_set_sampling(Known(proba), pool(4), 2, groups="truth", y_pool=[0, 0, 1, 1], n_sets=50, random_state=0)
     assert set(rows.tolist()) == {0, 1}

@@ -1,4 +1,4 @@
-"""UHerding: a near-duplicate among the labels, and its temperature."""
+"""UHerding: near-duplicates among the labelled images, and its temperature."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def taught():
 
 
 def with_twin(learner):
-    """The same labels, and one of the rows again, slightly moved."""
+    """The same labels, with a slightly shifted copy of one row."""
     X, y = np.concatenate([learner.X_training, 1.001 * learner.X_training[:1] + 0.01]), learner.y_training
     twin = Learner(learner.estimator, X, np.append(y, y[0]))
     twin.labelled = np.arange(13)
@@ -37,7 +37,7 @@ def test_a_near_duplicate_leaves_the_batch(taught):
     assert set(alone) == set(twin)
     paper = uherding_sampling(with_twin(learner), pool, 8, duplicates=0, random_state=0)
     margin = margin_sampling(learner, pool, 8, random_state=0)
-    assert set(paper) == set(margin)  # the kernel has become so narrow that nothing covers anything else
+    assert set(paper) == set(margin)  # the kernel is so narrow that no image covers another
     assert len(set(twin) & set(margin)) < 4
 
 

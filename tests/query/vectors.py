@@ -1,4 +1,4 @@
-"""A classifier of vectors, and its network rebuilt in double precision for the plain version of EMOC."""
+"""A classifier of vectors, with its network rebuilt in double precision for the plain version of EMOC."""
 
 from copy import deepcopy
 

@@ -1,7 +1,7 @@
-"""Plain versions of the equations: loops and full matrices, as the papers write them, without regard to speed.
+"""Plain versions of the equations as written in the papers: loops and full matrices, regardless of speed.
 
-A strategy that chooses from features and probabilities has a ``ref_NAME(query)`` here, which tests/test_strategies.py
-compares with it. `ALTERNATIVES` holds, for every keyword of a strategy, values other than its default.
+A strategy that chooses from features and probabilities has a ``ref_NAME(query)`` here, with which
+tests/test_strategies.py compares it. `ALTERNATIVES` lists non-default values for every keyword of a strategy.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class PlainQuery(NamedTuple):
-    """What a plain strategy is given: features of pool and labelled rows, labels, probabilities of the pool or None."""
+    """Input of a plain strategy: features of pool and labelled rows, labels, probabilities of the pool or None."""
 
     pool: np.ndarray
     labelled: np.ndarray
@@ -24,7 +24,7 @@ class PlainQuery(NamedTuple):
 
 
 class Given(str):
-    """The name of a value that the suite makes: images, labels or a profile."""
+    """The name of a value that the suite creates: images, labels or a profile."""
 
 
 def unit(X):
@@ -32,7 +32,7 @@ def unit(X):
 
 
 def read_from_mean(pool, labelled):
-    """Pool and labelled features of length 1, from their common mean, and of length 1 again."""
+    """Pool and labelled features scaled to length 1, centred on their common mean, and scaled to length 1 again."""
     X = unit(np.concatenate([pool, labelled]))
     X = X - X.mean(axis=0)
     X = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
@@ -45,7 +45,7 @@ def pairwise(X, Y):
 
 
 def indices_of(strategy):
-    """The strategy called directly, giving indices alone also under modAL 0.4.2, which wants scores with them."""
+    """The strategy called directly, returning only indices even with modAL 0.4.2, which expects scores too."""
 
     def call(*args, **kwargs):
         result = strategy(*args, **kwargs)

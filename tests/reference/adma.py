@@ -31,10 +31,10 @@ def activations(net, X, places, pooled):
 
 
 def current_network(world, estimator):
-    """The network of a fitted classifier: M0 with its trained layers and its new head put in."""
+    """The network of a fitted classifier: M0 with its trained layers and new head inserted."""
     state = estimator.net_.module_.state_dict()
     net = deepcopy(world.net)
-    with torch.random.fork_rng():  # the project's tests leave the global generator alone
+    with torch.random.fork_rng():  # tests must not change the global generator
         head = nn.Linear(state["head.weight"].shape[1], state["head.weight"].shape[0])
     net.set_submodule(world.head, head)
     names = {name: world.head + name[4:] if name.startswith("head.") else name[5:] for name in state}
@@ -69,7 +69,7 @@ def plain_patterns(world, net, X, pair, alpha):
 
 
 def plain_scores(world, net, X, pairs=TWO, alpha="distance", aggregate="mean", kind=None, lam=0.01, t=1, proba=None):
-    """Scores (n,), and which rows have two nearly tied pattern values, whose tau float32 may decide either way."""
+    """Scores (n,), and the rows with two nearly tied pattern values, whose tau may differ in float32."""
     patterns = [plain_patterns(world, net, X, pair, alpha) for pair in pairs]
     values = np.array([side for pattern in patterns for side in pattern])  # (2 P, n, K)
     gaps = np.diff(np.sort(values, axis=2), axis=2) / np.abs(values).max(axis=2, keepdims=True)
@@ -89,7 +89,7 @@ def plain_scores(world, net, X, pairs=TWO, alpha="distance", aggregate="mean", k
 
 
 def assert_picks(picks, scores, fragile, n_instances):
-    """The picks are distinct, in descending order of the oracle's scores, and nothing left out is better."""
+    """The picks are distinct, in descending order of the oracle's scores, and no other image is better."""
     assert len(picks) == len(set(picks.tolist())) == n_instances
     left = np.setdiff1d(np.arange(len(scores)), picks)
     picked = scores[picks[~fragile[picks]]]

@@ -1,4 +1,4 @@
-"""k-means++ on gradients that are made in full."""
+"""k-means++ on gradients that are computed in full."""
 
 import numpy as np
 

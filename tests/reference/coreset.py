@@ -1,4 +1,4 @@
-"""k-centre greedy, with every distance."""
+"""k-centre greedy with all distances."""
 
 import numpy as np
 

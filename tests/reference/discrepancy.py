@@ -1,4 +1,4 @@
-"""Alternatives of the queries by discrepancy; their plain versions stand in tests/numerics."""
+"""Alternative keyword values of the queries by discrepancy. Their plain versions are in tests/numerics."""
 
 from tests.reference import Given
 

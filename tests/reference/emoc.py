@@ -1,4 +1,4 @@
-"""Expected model output change by torch.func and by loops of autograd, every gradient in full."""
+"""Expected model output change by torch.func and by autograd loops, with every gradient in full."""
 
 from copy import deepcopy
 
@@ -11,7 +11,7 @@ from tests.reference import Given
 
 
 def one_by_one(function, dims):
-    """Like vmap, for what vmap cannot do or warns of."""
+    """Like vmap, for operations that vmap does not support or warns about."""
 
     def mapped(*arguments):
         n = next(len(a) for a, dim in zip(arguments, dims, strict=True) if dim == 0)
@@ -26,7 +26,7 @@ def one_by_one(function, dims):
 
 
 def rows_of_jacobian(function):
-    """Like jacrev, by one backward pass for each output."""
+    """Like jacrev, with one backward pass per output."""
 
     def jacobian(parameters, x):
         n = len(function(parameters, x))
@@ -36,7 +36,7 @@ def rows_of_jacobian(function):
 
 
 def changes(net, reference, X, output="logit", loops=False):
-    """J(x) grad L(x', y') by torch.func, every gradient in full: (R, n, labels, outputs); and the posterior of X."""
+    """J(x) grad L(x', y') by torch.func with full gradients, (R, n, labels, outputs), and the posterior of X."""
     vectorized, jacobian = (one_by_one, rows_of_jacobian) if loops else (vmap, jacrev)
     net = deepcopy(net).eval()
     trained = {name: value.detach() for name, value in net.named_parameters() if value.requires_grad}
@@ -62,7 +62,7 @@ def changes(net, reference, X, output="logit", loops=False):
 
 
 def scores_of(change, proba, labels="map", norm="l1"):
-    """Norms over the outputs, mean over the references, then the labels asked for."""
+    """Norms over the outputs, mean over the references, then the requested labels."""
     each = (np.abs(change).sum(3) if norm == "l1" else np.sqrt((change**2).sum(3))).mean(0)
     if isinstance(labels, str):
         return {"each": each, "posterior": (each * proba).sum(1), "map": each[np.arange(len(each)), proba.argmax(1)]}[
@@ -72,7 +72,7 @@ def scores_of(change, proba, labels="map", norm="l1"):
 
 
 def loop_scores(net, reference, X, labels, output="logit", norm="l1"):
-    """The same by one backward pass for each output of each reference and each candidate."""
+    """The same, with one backward pass for each output of each reference and for each candidate."""
     net = deepcopy(net).eval()
     trained = [p for p in net.parameters() if p.requires_grad]
 

@@ -1,4 +1,4 @@
-"""Greedy coverage by a Gaussian kernel, with the kernel of all pairs."""
+"""Greedy coverage under a Gaussian kernel, with the kernel of all pairs."""
 
 from math import ceil
 
@@ -22,7 +22,7 @@ def plain_cover(X, n, sigma, labelled, weights):
 
 
 def plain_width(labelled, duplicates=0.1):
-    """The least distance that is left without the pairs of near-duplicates; 1 where none is left."""
+    """The smallest distance without the pairs of near-duplicates; 1 if none remains."""
     n = len(labelled)
     distances = sorted(np.sqrt(((labelled[i] - labelled[j]) ** 2).sum()) for i in range(n) for j in range(i))
     left = distances[ceil(n * duplicates / 2) :]

@@ -1,4 +1,4 @@
-"""Balls that cover most, with every distance."""
+"""Balls that cover the most points, with all distances."""
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -7,7 +7,7 @@ from tests.reference import pairwise, read_from_mean
 
 
 def pure_radius_of(X, clusters, purity):
-    """Just below the largest radius with which a share `purity` of the balls holds rows of one cluster only."""
+    """Just below the largest radius at which a share `purity` of the balls contains rows of one cluster only."""
     others = np.where(clusters[:, None] == clusters, np.inf, np.sqrt(pairwise(X, X))).min(axis=1)
     return np.sort(others)[int((1 - purity) * len(X) + 1e-9)] * (1 - 1e-6)
 

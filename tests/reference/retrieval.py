@@ -1,4 +1,4 @@
-"""Gabor responses, histogram descriptors and the symmetric KL divergence in plain float64 numpy, from the papers alone.
+"""Gabor responses, histogram descriptors and symmetric KL divergence in plain float64 numpy, only from the papers.
 
 Ge, Yu, "Borrowing treasures from the wealthy", CVPR 2017, section 3.2 and Eq. 1; Manjunath, Ma, IEEE TPAMI 18(8), 1996.
 """

@@ -14,7 +14,7 @@ def same_prediction(proba, K):
 
 
 def set_score(each, proba, members):
-    """Eq. 5 of Käding et al. 2016: the set has one label, that of its mean posterior, and so has every member."""
+    """Eq. 5 of Käding et al. 2016: every member has the label of the set, that of the mean posterior."""
     return each[members, proba[members].mean(0).argmax()].sum()
 
 

@@ -9,7 +9,7 @@ from tests.reference import pairwise, read_from_mean
 def ref_typiclust(query):
     X = np.concatenate(read_from_mean(query.pool, query.labelled))
     n_clusters = len(query.labelled) + query.n
-    kind = MiniBatchKMeans if n_clusters > 50 else KMeans  # the same calls, or no clusters could be the same
+    kind = MiniBatchKMeans if n_clusters > 50 else KMeans  # the same calls, otherwise the clusters would differ
     clusters = kind(n_clusters, n_init=1, random_state=query.generator).fit_predict(X)
     is_labelled = np.arange(len(X)) >= len(query.pool)
     empty = [c for c in range(n_clusters) if (clusters == c).any() and not (is_labelled & (clusters == c)).any()]

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def highest(scores, n, generator):
-    """The highest scores; equal ones in an order that is drawn."""
+    """The highest scores, with ties in random order."""
     order = generator.permutation(len(scores))
     return sorted(range(len(scores)), key=lambda i: (-scores[i], order[i]))[:n]
 

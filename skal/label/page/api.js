@@ -14,7 +14,7 @@ export const isAboutConnection = (message) => message === GONE || message === ST
 export const tab = sessionStorage.getItem("skal-tab") || newId();
 sessionStorage.setItem("skal-tab", tab);
 
-// A reload is another visit of the same tab: what it was given is not taken back by the end of the visit before.
+// A reload is a new visit of the same tab. The end of the previous visit does not take back its questions.
 const visit = newId();
 
 async function answered(response) {
@@ -48,7 +48,7 @@ async function post(path, body) {
   return answered(response);
 }
 
-// Of a server that was started again, the browser may have the cookie by now; its page then has another token.
+// The browser may already have the cookie of a restarted server, whose page then has another token.
 async function renew() {
   const response = await send("/");
   if (!response.ok) return;
@@ -68,8 +68,8 @@ export function imageUrl(id, cssPixels) {
   return `/image/${id}?side=${Math.min(Math.max(side, 64), 4096)}`;
 }
 
-// An image that is loaded before it is shown; small ones are enlarged without blur. Where there is none any more, `gone`
-// is called.
+// An image that is loaded before it is shown. Small ones are enlarged without blur. If the image no longer exists,
+// `gone` is called.
 export function picture(id, cssPixels, alt, gone = () => {}) {
   const image = new Image();
   image.alt = alt;

@@ -5,7 +5,7 @@ export function classOf(classes, key) {
   return null;
 }
 
-// Fill a group with one button a class.
+// Fill a group with one button per class.
 export function showButtons(group, classes, choose) {
   group.replaceChildren(
     ...classes.names.map((name) => {

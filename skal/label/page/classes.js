@@ -69,7 +69,7 @@ function fillRows() {
         fillRows();
       });
       const label = field(name, `Name of ${name}`);
-      let isSent = false; // Enter sends it, and leaving the field would again
+      let isSent = false; // Enter sends it; leaving the field would send it again
       label.addEventListener("change", () => {
         if (isSent || label.value === name) return;
         isSent = true;

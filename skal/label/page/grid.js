@@ -1,4 +1,4 @@
-// Images predicted as one class, the surest first: the wrong ones are marked, the rest is accepted at once.
+// Images predicted as one class, most confident first. The wrong ones are marked, the rest are accepted at once.
 
 import { act, get, picture } from "./api.js";
 import { classes } from "./classes.js";
@@ -30,8 +30,8 @@ export async function start() {
   cells.replaceChildren(...questions.map(cell));
   accept.disabled = questions.length === 0;
   hint.textContent = questions.length
-    ? `${questions.length} images predicted as ${label}, the surest first. Mark the wrong ones, then accept the rest.`
-    : "No unlabelled image is predicted as this class yet. Choose another class, or label on.";
+    ? `${questions.length} images predicted as ${label}, most confident first. Mark the wrong ones, accept the rest.`
+    : "No unlabelled image is predicted as this class yet. Choose another class, or keep labelling.";
   shownAt = performance.now();
   if (questions.length) cells.firstChild.focus();
 }
@@ -55,7 +55,7 @@ function toggle(button) {
   say(wrong ? "Wrong" : "Right");
 }
 
-// Accepting applies to what is visible, and nothing else.
+// Accepting applies only to what is visible.
 async function send() {
   const all = [...cells.children];
   if (!all.length) return;

@@ -19,7 +19,7 @@ export function bind(name, key) {
   localStorage.setItem(STORE, JSON.stringify(all));
 }
 
-// From class names to keys; a class beyond the last key has none.
+// Map from class names to keys. Classes beyond the last key have none.
 export function keysOf(names) {
   const all = chosen();
   const taken = new Set(names.map((name) => all[name]).filter(Boolean));
@@ -31,7 +31,7 @@ export function isBindable(key) {
   return DEFAULTS.includes(key);
 }
 
-// The key of an event: number pad and digit row are the same, upper case is lower case.
+// The key of an event. Number pad and digit row are equivalent, and case is ignored.
 export function keyOf(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return "";
   const pad = /^Numpad([0-9])$/.exec(event.code);

@@ -1,6 +1,6 @@
-// One image large, one key an answer. The next image is on the screen before the answer is on the disk; if it cannot be
-// saved, the page says so and comes back to it. The page and the notebook's widget share this module: `elements` are
-// where it shows, `services` how it reaches the session.
+// One large image, one key per answer. The next image is shown before the answer is on disk. If the answer cannot be
+// saved, the page reports it and returns to the image. The page and the notebook's widget share this module: `elements`
+// is where it is displayed, `services` how it reaches the session.
 
 import { classOf, markSuggested, showButtons } from "./choices.js";
 import { isBindable } from "./keys.js";
@@ -22,7 +22,7 @@ export function createLabelling(elements, services) {
     markSuggested(buttons, queue[0] && queue[0].suggestion);
   }
 
-  // Take over questions from the server; those on the screen and in order stay.
+  // Take questions from the server. Those on the screen and in the queue stay.
   function take(questions, anew = false) {
     const before = queue[0] && queue[0].id;
     const fresh = questions.filter((question) => !busy.has(question.id));
@@ -91,13 +91,13 @@ export function createLabelling(elements, services) {
     return question.why === "audit" ? "For the accuracy: without a suggestion" : "";
   }
 
-  // Why a key does nothing, until the next image; what it can mean stays on the screen.
+  // Show why a key does nothing, until the next image. The suggestion stays on the screen.
   function showProblem(words) {
     suggestion.textContent = queue[0].suggestion ? `${words}. ${suggested(queue[0])}` : words;
     say(words);
   }
 
-  // What comes next: the page names the command, the notebook's widget does not.
+  // The next step. The page names the command, the notebook's widget does not.
   function done() {
     const text = document.createElement("p");
     text.append("Done: nothing is left to label. The review shows what may be wrong. ");
@@ -161,7 +161,7 @@ export function createLabelling(elements, services) {
     await settled();
     try {
       const { undone, questions } = await act("/api/undo", { n: AHEAD });
-      say(undone ? `Took back: ${undone}` : "Nothing to take back");
+      say(undone ? `Undone: ${undone}` : "Nothing to undo");
       take(questions, true);
       return undone;
     } catch {

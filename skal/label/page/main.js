@@ -1,4 +1,4 @@
-// The page: its modes, its keys, and what it says.
+// The page: its modes, its keys, and its messages.
 
 import { act, get, isAboutConnection, leave, onSaving, unsaved } from "./api.js";
 import { classes, onClasses, openDialog, setClasses } from "./classes.js";
@@ -25,7 +25,7 @@ export function showBanner(message, canReopen = false) {
   if (canReopen) {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = "Check the log and go on";
+    button.textContent = "Check the log and continue";
     button.addEventListener("click", reopen);
     banner.append(button);
   }
@@ -53,7 +53,7 @@ function setMode(name) {
   for (const button of document.querySelectorAll("nav button")) {
     button.setAttribute("aria-pressed", String(button.dataset.mode === name));
   }
-  modes[name].start(true); // anew: what another mode has decided is not asked again
+  modes[name].start(true); // again, so that decisions of another mode are not asked again
 }
 
 for (const button of document.querySelectorAll("nav button")) {
@@ -66,12 +66,12 @@ document.getElementById("open-help").addEventListener("click", () => document.ge
 document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
   const key = keyOf(event);
-  if (!key) return; // a field of a dialog just closed may have the focus for a moment: keys mean classes all the same
+  if (!key) return; // a field of a dialog just closed may have the focus briefly: keys mean classes anyway
   if (event.repeat && !key.startsWith("Arrow") && key !== "Tab") {
-    event.preventDefault(); // a key that is held answers once
+    event.preventDefault(); // a held key answers once
     return;
   }
-  // A control that has the focus takes the keys that work it, as everywhere.
+  // A focused control takes the keys that operate it, as usual.
   const control = event.target.closest("button, select, a, summary");
   const isCell = control && control.closest("#cells");
   if (control && !isCell && (key === "Enter" || key === " ")) return;
@@ -84,7 +84,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// After a click the focus goes back to the page, so that keys mean classes again.
+// After a click the focus returns to the page, so that keys mean classes again.
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button && event.detail > 0 && !button.closest("dialog, #cells")) button.blur();
@@ -100,7 +100,7 @@ window.addEventListener("beforeunload", (event) => {
   if (unsaved()) event.preventDefault();
 });
 
-// What this tab was given goes to others when it is closed.
+// When this tab is closed, its questions go to others.
 window.addEventListener("pagehide", leave);
 
 onClasses(() => {

@@ -1,4 +1,4 @@
-// Labels to look at again: conflicts, what the person was unsure about, and what the model doubts most.
+// Labels to review: conflicts, images the person was unsure about, and labels the model doubts most.
 
 import { act, get, picture } from "./api.js";
 import { classOf, markSuggested, showButtons } from "./choices.js";

@@ -1,4 +1,4 @@
-// Actions are sent one after the other, each under a name of its own, so that an action that is sent again counts once.
+// Actions are sent one after the other, each with a unique id, so that an action that is sent again counts once.
 
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -12,12 +12,12 @@ export class Refused extends Error {
   }
 }
 
-// The session has not looked at the action: the page must be let in again first.
+// The session did not process the action: the page must be admitted again first.
 export const SHUT_OUT = 403;
 
 const RETRIES = [300, 1000, 3000];
 
-// `post` sends one action; it throws Refused where the session has answered, and anything else where it has not.
+// `post` sends one action. It throws Refused if the session rejects it, and anything else if there was no answer.
 export function createSaving(post) {
   let last = Promise.resolve();
   let waiting = 0; // what is not saved yet
@@ -40,7 +40,7 @@ export function createSaving(post) {
     }
   }
 
-  // Send an action after those before it; the promise is rejected if it is refused.
+  // Send an action after the previous ones. The promise is rejected if the session refuses it.
   function act(path, body) {
     const named = { event: newId(), ...body };
     waiting += 1;
@@ -62,7 +62,7 @@ export function createSaving(post) {
   return {
     act,
     onSaving: (listener) => listeners.push(listener),
-    settled: () => last, // after all that is on its way
+    settled: () => last, // after all actions being sent
     unsaved: () => waiting,
   };
 }

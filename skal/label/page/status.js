@@ -1,4 +1,4 @@
-// How the session stands: counts, the accuracy with its interval, and what the background does.
+// The status of the session: counts, the accuracy with its interval, and the background work.
 
 const aside = document.getElementById("status");
 const SVG = "http://www.w3.org/2000/svg";
@@ -34,10 +34,10 @@ function accuracy(status) {
   }
   const [low, high] = status.interval;
   const interval = element("p", `95 % interval ${percent(low)} to ${percent(high)}`);
-  interval.title = "For one look, not for labelling on until it is high enough";
+  interval.title = "Valid for one look, not for labelling until it is high enough";
   const parts = [element("p", percent(status.accuracy), "big"), interval];
   if (status.bounds[0] !== status.bounds[1]) {
-    parts.push(element("p", `with the unsure ones: ${percent(status.bounds[0])} to ${percent(status.bounds[1])}`));
+    parts.push(element("p", `including the unsure ones: ${percent(status.bounds[0])} to ${percent(status.bounds[1])}`));
   }
   const what = `Agreement with your labels on ${status.n_audit} images of this folder, drawn at random and not trained on.`;
   parts.push(element("p", what, "quiet"));
@@ -60,7 +60,7 @@ function wilson(right, n) {
   return [(centre - half) / scale, (centre + half) / scale];
 }
 
-// Models with an accuracy, the last one at each number of labels, which are counted with those for the audit as above.
+// Models with an accuracy, the last one per number of labels. Labels for the audit are counted too, as above.
 function curvePoints(models) {
   const found = new Map();
   for (const { n_labels, audit } of models) {
@@ -75,7 +75,7 @@ function curve(status) {
   if (points.length < 2) return [];
   const last = points.at(-1).n_labels;
   const first = points[0].n_labels;
-  const [left, right] = [48, 294]; // the shares' own column, and the plot
+  const [left, right] = [48, 294]; // the column of the percentages, and the plot
   const x = (n) => left + ((right - left) * (n - first)) / Math.max(last - first, 1);
   const bounds = points.map(({ audit }) => wilson(audit[0], audit[0] + audit[1]));
   const floor = Math.max(0, Math.floor(10 * Math.min(...bounds.map(([low]) => low), status.target || 1)) / 10);
@@ -149,7 +149,7 @@ function background(status) {
     const bar = element("progress");
     bar.max = 1;
     bar.value = status.progress;
-    bar.setAttribute("aria-label", "Images looked at by the network");
+    bar.setAttribute("aria-label", "Images processed by the network");
     parts.push(bar);
   }
   if (status.failure) parts.push(element("p", status.failure));

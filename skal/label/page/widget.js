@@ -1,4 +1,4 @@
-// The labelling mode in a notebook: the session is reached by the widget's messages.
+// The labelling mode in a notebook. The session is reached through the widget's messages.
 
 import { keyOf, keysOf } from "./keys.js";
 import { createLabelling } from "./labelling.js";
@@ -12,7 +12,7 @@ function make(tag, parent, className, text = "") {
   return made;
 }
 
-// Requests over messages: each has an id, under which its answer comes back.
+// Requests over messages. Each has an id, which its answer carries too.
 function createChannel(model) {
   const open = new Map();
   const receive = (message, buffers) => {
