@@ -88,9 +88,11 @@ def train(
         new = Labelled.none(np.asarray(data["y_source"]))
     else:
         new = Labelled.checked(estimator, prefix.check(X), y, sample_weight)
-    foretold = None if classes is None else np.unique(np.asarray(classes))
-    if foretold is not None and not np.isin(new.y, foretold).all():
-        raise ValueError(f"y holds {np.setdiff1d(new.y, foretold)[0]!r}, which is not among classes={foretold}")
+    expected_classes = None if classes is None else np.unique(np.asarray(classes))
+    if expected_classes is not None and not np.isin(new.y, expected_classes).all():
+        raise ValueError(
+            f"y holds {np.setdiff1d(new.y, expected_classes)[0]!r}, which is not among classes={expected_classes}"
+        )
     if continues and (estimator.classes_.dtype.kind in "OSU") != (new.y.dtype.kind in "OSU"):
         raise ValueError(f"y holds {new.y[0]!r}, but the classes so far are {estimator.classes_}, of another kind")
     labelled, is_old = new, np.zeros(len(new.y), dtype=bool)
@@ -106,7 +108,7 @@ def train(
         labelled.y,
         is_old,
         labelled.sample_weight,
-        foretold,
+        expected_classes,
         _last_fit(estimator, new) if continues else None,
         deadline,
     )

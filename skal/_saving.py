@@ -184,7 +184,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
             model.mean = torch.zeros(n_features)
     load_models(models, {name: values for name, values in state.items() if not name.startswith("labelled.")}, path)
     nothing = Labelled.none(classes)
-    problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), foretold=classes)
+    problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), expected_classes=classes)
     width = described["n_features_in"]
     return {
         **({} if width is None else {"n_features_in_": width}),

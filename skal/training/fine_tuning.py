@@ -14,7 +14,7 @@ from skal.features.prefix import default_depth
 from skal.training.batches import replay_shares
 from skal.training.problem import Problem
 from skal.training.recipe import Recipe, Trained
-from skal.training.unlabelled import sampled, taught_by, teach_again
+from skal.training.unlabelled import refit_head, sampled, start_with_pool
 
 #: Number of labels from which all layers are trained and images are cropped.
 _MANY = 500
@@ -39,7 +39,7 @@ class FineTuning(Recipe):
     -----
     Unlabelled images (``X_unlabeled`` of ``fit``, ``partial_fit`` and ``teach``) receive pseudo-labels, which combine
     the linear probe with a nearest-neighbour graph (:func:`skal.training.pseudo_labels`). All features are then centred
-    by the mean of the pool before the head. The head is fitted on labelled and pseudo-labelled images. From there,
+    by the mean of labelled and pool images before the head. The head is fitted on labelled and pseudo-labelled images. From there,
     the head and the trainable layers are fine-tuned on the labelled images only. Finally the pseudo-labels are computed
     again from the trained features and the head is fitted once more. Labelled images in the pool are ignored. The pool
     is not used if the fit solves for new classes only or all labels are of one class. It is also not used, with a
@@ -83,11 +83,11 @@ class FineTuning(Recipe):
 
     def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:
         """Solve the head, train the trainable layers and the head, and average the weights with the initial ones."""
-        start, taught, began = problem.start(), None, time.monotonic()
+        start, with_pool, began = problem.start(), None, time.monotonic()
         if X_unlabeled is not None and problem.solves_all:
             pool = sampled(problem, X_unlabeled, self.max_unlabeled)
-            taught = taught_by(pool, problem, start) if len(pool) else None
-            start = taught or start
+            with_pool = start_with_pool(pool, problem, start) if len(pool) else None
+            start = with_pool or start
         seconds = time.monotonic() - began
         shares, chosen = None, np.arange(len(problem.y))
         if self.replay == "misclassified":
@@ -103,8 +103,8 @@ class FineTuning(Recipe):
             net.initialize()
         start.settle(net.module_)
         is_time = problem.deadline is None or time.monotonic() + 2 * seconds < problem.deadline
-        if taught is not None and len(net.history) and is_time:
-            teach_again(pool, problem, net.module_)
+        if with_pool is not None and len(net.history) and is_time:
+            refit_head(pool, problem, net.module_)
         return Trained(net, problem.classes)
 
 

@@ -1,4 +1,4 @@
-"""What a recipe is given: labelled images as activations at the cut, and what all recipes share."""
+"""The training problem passed to a recipe: labelled images as activations at the cut, and what all recipes share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from skal.training.suffix import Suffix, head_for, interpolate
 
 @dataclass(frozen=True)
 class LastFit:
-    """The fit that is continued.
+    """The fit to be continued.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class LastFit:
     trained_classes : ndarray
         Classes whose rows of the head have been trained.
     corrected_classes : ndarray
-        Classes that are given up, since all of their images have another label now.
+        Classes that are removed, because all of their images have a different label now.
     """
 
     suffix: Suffix
@@ -50,19 +50,19 @@ class LastFit:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts: the head is solved, the other layers are those before.
+    """Starting point of training: the head is fitted, and the other layers are those of the network or the last fit.
 
     Parameters
     ----------
     suffix : Suffix
-        To be trained in place.
+        The suffix, which training modifies in place.
     penalty : HeadPenalty
     probe : Suffix or None
-        The suffix as it is before training; None where its head is random.
+        A copy of the suffix before training. None if its head is random.
     alpha : float
-        Weight of what was trained in the mean with the probe.
+        Weight of the trained parameters in their average with the probe's.
     absent : ndarray of int
-        Outputs of classes that an earlier fit has learned and that have no image now.
+        Outputs of classes that an earlier fit was trained on and that have no image now.
     kept : tuple of Tensor
         Weights and biases of those outputs.
     """
@@ -75,7 +75,7 @@ class Start:
     kept: tuple[torch.Tensor, torch.Tensor]
 
     def settle(self, trained: Suffix) -> None:
-        """Average the weights of a trained suffix with the probe's, in place; classes without images keep theirs."""
+        """Average a trained suffix with the probe, in place. Classes without images keep the last fit's weights."""
         with torch.no_grad():
             for name, values in (("weight", self.kept[0]), ("bias", self.kept[1])):
                 trained.head.get_parameter(name)[self.absent] = values.to(trained.head.weight.device)
@@ -85,29 +85,29 @@ class Start:
 
 @dataclass(frozen=True)
 class Problem:
-    """Labelled images of a task, and everything that recipes share.
+    """Labelled images of a task, and everything recipes share.
 
     Parameters
     ----------
     prefix : Prefix
-        The frozen layers, and the cache of their activations.
+        The frozen layers and the cache of their activations.
     options : Options
-        Parameters of training that all recipes obey.
+        Training parameters shared by all recipes.
     inputs : Inputs
         Labelled images.
     y : ndarray of shape (n,)
         Their labels.
     is_old : ndarray of bool, shape (n,)
-        Which of them the last fit has seen.
+        Which images the last fit was trained on.
     sample_weight : ndarray of shape (n,) or None, default=None
-    foretold : ndarray or None, default=None
-        Classes that have an output, whether or not there is an image of them.
+    expected_classes : ndarray or None, default=None
+        Classes that get an output even if they have no images yet.
     last : LastFit or None, default=None
-        The fit that is continued.
+        The fit to be continued.
     deadline : float or None, default=None
-        When training ends at the latest, on ``time.monotonic``'s clock.
+        Time at which training must end, as given by ``time.monotonic``.
     final : ActivationCache
-        Final representations that were computed for this fit, for whoever asks for them after it.
+        Final representations computed during this fit, reused by later calls such as queries.
     """
 
     prefix: Prefix
@@ -116,7 +116,7 @@ class Problem:
     y: np.ndarray
     is_old: np.ndarray
     sample_weight: np.ndarray | None = None
-    foretold: np.ndarray | None = None
+    expected_classes: np.ndarray | None = None
     last: LastFit | None = None
     deadline: float | None = None
     final: ActivationCache = field(default_factory=lambda: ActivationCache(FINAL_BYTES, warn=False))
@@ -125,22 +125,22 @@ class Problem:
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """Class of each output of the head, sorted."""
-        known = [self.y, *([] if self.foretold is None else [self.foretold])]
+        """Classes of the outputs of the head, sorted."""
+        known = [self.y, *([] if self.expected_classes is None else [self.expected_classes])]
         if self.last is not None:
             known.append(np.setdiff1d(self.last.classes, self.last.corrected_classes))
         return np.unique(np.concatenate(known))
 
     @cached_property
     def targets(self) -> torch.Tensor:
-        """Output of the head (n,) that belongs to each label."""
+        """Index (n,) of the output of the head for each label."""
         return torch.from_numpy(np.searchsorted(self.classes, self.y))
 
     @cached_property
     def held(self) -> torch.Tensor | None:
-        """Activations at the cut (n_views, n, ...): of the images, and of their mirror images where these are read.
+        """Activations at the cut (n_views, n, ...) of the images and, if used, of their mirror images.
 
-        None where they take more than a quarter of the memory: those of a step are then read when it comes.
+        None if they take more than a quarter of the memory. Each training step then reads its own.
         """
         held, done = None, 0
         for views in self.prefix.viewed(self.inputs):
@@ -163,21 +163,21 @@ class Problem:
 
     @cached_property
     def class_weights(self) -> np.ndarray | None:
-        """Weight of each class in the loss; a class without images weighs 1."""
+        """Weight of each class in the loss. A class without images has weight 1."""
         given = self.options.class_weight
         if given is None or len(self.y) == 0:
             return None
         if isinstance(given, dict):
             unknown = [label for label in given if label not in self.classes.tolist()]
             unweighted = [label for label in self.classes.tolist() if label not in given]
-            if unknown and unweighted:  # classes that are still to come may have a weight
+            if unknown and unweighted:  # future classes may have a weight
                 raise ValueError(
                     f"class_weight holds {unknown[0]!r}, which is no class, and nothing for {unweighted[0]!r}; "
                     f"the classes are {self.classes.tolist()}"
                 )
             return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
         weights = np.ones(len(self.classes))
-        # As compute_class_weight of scikit-learn, which takes weights of images from 1.7 on.
+        # Like scikit-learn's compute_class_weight, which has sample_weight only since 1.7.
         counts = np.bincount(self.targets.numpy(), weights=self.sample_weight, minlength=len(self.classes))
         labelled = counts > 0
         weights[labelled] = counts.sum() / (labelled.sum() * counts[labelled])
@@ -185,22 +185,22 @@ class Problem:
 
     @property
     def is_single_class(self) -> bool:
-        """Whether all images have the same label, so that there is nothing to tell apart."""
+        """Whether all images have the same label, so that there is nothing to distinguish."""
         return len(np.unique(self.y)) < 2
 
     @cached_property
     def absent(self) -> np.ndarray:
-        """Outputs of classes that the last fit has learned and that have no image now."""
+        """Outputs of classes that the last fit was trained on and that have no image now."""
         if self.last is None:
             return np.empty(0, dtype=int)
         return np.flatnonzero(np.isin(self.classes, self.last.trained_classes) & ~np.isin(self.classes, self.y))
 
     @cached_property
     def hidden(self) -> np.ndarray | None:
-        """For each class (a row) the outputs that are left out of the softmax of its images; None where there are none.
+        """For each class (a row), the outputs left out of the softmax of its images. None if there are none.
 
-        Images of classes that are known already say nothing about those without images, which would only be unlearned.
-        A new class has to be told apart from all.
+        Images of known classes carry no information about classes without images, and training on them would only
+        unlearn these. A new class has to be distinguished from all others.
         """
         if self.last is None or len(self.absent) == 0:
             return None
@@ -210,7 +210,7 @@ class Problem:
         return hidden
 
     def with_rows(self, X: Any, y: ArrayLike) -> Problem:
-        """The problem with more labelled images of the same task, in front of its own.
+        """The problem with additional labelled images, placed before its own.
 
         Parameters
         ----------
@@ -237,27 +237,27 @@ class Problem:
         )
 
     def check(self, X: Any) -> Inputs:
-        """Images or features as network inputs; a ValueError if the network does not take them."""
+        """Images or features as network inputs. Raises a ValueError if the network does not accept them."""
         X = as_data(X)
         is_checked = hasattr(X, "with_transform")
         return self.prefix.check(X if is_checked or is_images(X) else check_array(X, dtype=np.float32))
 
     def load(self, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
-        """A function from rows of images to activations as training takes them: augmented anew, or from the cache."""
+        """A function from rows of images to activations for a training step: newly augmented, or from the cache."""
         if not callable(self.options.augment):
-            prefix = replace(self.prefix, verbose=False)  # a bar for each step would tell nothing
+            prefix = replace(self.prefix, verbose=False)  # no progress bar for each step
             return partial(_read, prefix, prefix.views(inputs))
         augment, run = self.options.augment, self.prefix.uncached()
         return lambda rows: run(augment(inputs.load(np.atleast_1d(rows))))
 
     def rows(self, chosen: np.ndarray | None = None, *, crops: bool = False) -> LabelledRows:
-        """Labelled images, or chosen ones of them, as a data set of activations and targets.
+        """Labelled images, or a selection of them, as a data set of activations and targets.
 
         Parameters
         ----------
         chosen : ndarray of int or None, default=None
         crops : bool, default=False
-            Whether images are cropped at random, where nothing is frozen and no augmentation was chosen.
+            Whether to crop images at random. Has an effect only if no layer is frozen and ``augment="auto"``.
         """
         own = np.arange(len(self.y)) if chosen is None else chosen
         if callable(self.options.augment) or self.held is None:
@@ -272,12 +272,12 @@ class Problem:
     # ----------------------------------------------------------------- training
 
     def start(self) -> Start:
-        """The suffix to be trained, with its head solved on the features it gives now."""
+        """The suffix to be trained, with its head fitted to the current features."""
         suffix = self._suffix()
         features = self.features(suffix)
         features = suffix.cpu().scaled(features)
         penalty = HeadPenalty.of(features.numpy())
-        if self.hidden is not None:  # new images alone do not tell where those of other classes lie
+        if self.hidden is not None:  # new images alone do not show where those of other classes lie
             penalty = replace(penalty, center=suffix.center, scale=suffix.scale)
         suffix.center, suffix.scale = penalty.center, penalty.scale
         if self.options.head_init == "linear_probe" and not (self.is_single_class and self.hidden is None):
@@ -302,7 +302,7 @@ class Problem:
         )
 
     def features(self, suffix: Suffix) -> torch.Tensor:
-        """Final representation (n, n_features) of the labelled images under a suffix."""
+        """Final representations (n, n_features) of the labelled images, computed by a suffix."""
         run = suffix.to(self.prefix.device).eval().features
         blocks = self.prefix.viewed(self.inputs) if self.held is None else [self.held]
         return torch.cat(
@@ -310,7 +310,7 @@ class Problem:
         )
 
     def logits(self, suffix: Suffix) -> torch.Tensor:
-        """Logits (n, n_classes) of the labelled images under a suffix."""
+        """Logits (n, n_classes) of the labelled images, computed by a suffix."""
         return run_batched(suffix.logits, self.features(suffix), self.prefix.device)
 
     def net(
@@ -330,13 +330,13 @@ class Problem:
         module : nn.Module
             With a ``head``.
         n_rows : int
-            Rows of an epoch.
+            Rows per epoch.
         penalty : HeadPenalty or None, default=None
         share_of : ndarray of shape (n_rows,) or None, default=None
-            Probability with which a step draws each row; None takes every row once per epoch.
+            Probability of each row to be drawn for a step. None uses every row once per epoch.
         net_class : callable, default=SuffixNet
         n_parts : int, default=1
-            Number of nets that share the epochs and steps of one fit.
+            Number of nets among which the epochs and steps of one fit are divided.
         """
         made_here = {"iterator_train", "train_split"} & set(self.options.net_params or {})
         if made_here and net_class is not SuffixNet:
@@ -356,13 +356,13 @@ class Problem:
         )
 
     def finished_net(self, suffix: Suffix, history: list[dict[str, Any]] | None = None) -> SuffixNet:
-        """Wrap a suffix that is trained already in a net, with its training history."""
+        """Wrap a trained suffix and its training history in a net."""
         net = self.net(suffix, 1).initialize()
         net.history_.extend(history or [])
         return net
 
     def _suffix(self) -> Suffix:
-        """The pre-trained layers after the cut with a new head, or those of the last fit with rows for new classes."""
+        """The pre-trained layers after the cut with a new head, or the last fit's suffix with rows for new classes."""
         if self.last is not None:
             suffix = copy.deepcopy(self.last.suffix)
             if not np.array_equal(self.classes, self.last.classes):
@@ -371,7 +371,7 @@ class Problem:
                 untrained = self._untrained()
                 with torch.no_grad():
                     suffix.head.weight[untrained] = 0
-                    # At the centre of all features a new class is as likely as the others are on average.
+                    # At the centre of all features, the logit of a new class is the mean of the others'.
                     center = torch.from_numpy(suffix.center).float()
                     at_center = suffix.head(center)[np.setdiff1d(range(len(self.classes)), untrained)]
                     suffix.head.bias[untrained] = at_center.mean() if len(at_center) else 0.0
@@ -384,11 +384,11 @@ class Problem:
 
     @property
     def solves_all(self) -> bool:
-        """Whether the head is solved for all classes, from images that tell them apart."""
+        """Whether the head is fitted for all classes, from images of at least two."""
         return self._solved_outputs() is None and not self.is_single_class and self.options.head_init == "linear_probe"
 
     def _solved_outputs(self) -> np.ndarray | None:
-        """Outputs of the head that are solved for; None for all, from scratch."""
+        """Outputs of the head to be fitted. None means all, from scratch."""
         if self.last is None or (self.options.max_epochs > 0 and len(self.absent) == 0):
             return None  # training starts from the optimum of all rows
         if self.options.max_epochs > 0:
@@ -396,30 +396,30 @@ class Problem:
         return self._untrained()
 
     def _untrained(self) -> np.ndarray:
-        """Outputs of the head that no fit has trained yet."""
+        """Outputs of the head that have not been trained yet."""
         trained = self.classes[:0] if self.last is None else self.last.trained_classes
         return np.flatnonzero(~np.isin(self.classes, trained))
 
     @property
     def row_weights(self) -> np.ndarray | None:
-        """Weight of each labelled row: that of its class times its own."""
+        """Weight of each labelled row: its class weight times its sample weight."""
         parts = [] if self.class_weights is None else [self.class_weights[self.targets.numpy()]]
         parts += [] if self.sample_weight is None else [self.sample_weight]
         return np.prod(parts, axis=0) if parts else None
 
 
 def _draw_views(n_views: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Which of its views is taken of each row."""
+    """Index of the view used for each row."""
     return torch.randint(n_views, shape) if n_views > 1 else torch.zeros(shape, dtype=torch.int64)
 
 
 def _drawn(held: torch.Tensor, rows: Any) -> torch.Tensor:
-    """Activations of rows, of each row one view at random, out of those of all views and rows."""
+    """Activations of rows, each from a random view, selected from the activations of all views and rows."""
     return held[0][rows] if len(held) == 1 else held[_draw_views(len(held), np.shape(rows)), rows]
 
 
 def _read(prefix: Prefix, views: tuple[Inputs, ...], rows: Any) -> torch.Tensor:
-    """Activations of rows, of each row one view at random, computed or from the cache."""
+    """Activations of rows, each from a random view, computed or read from the cache."""
     rows = np.atleast_1d(rows)
     view_of = _draw_views(len(views), rows.shape).numpy()
     drawn = JoinedInputs(*((view, rows[view_of == v]) for v, view in enumerate(views)))

@@ -38,7 +38,7 @@ def pseudo_labels(
     Parameters
     ----------
     labelled : ndarray of shape (n, n_features)
-        Features centred by the mean of the pool, as the head reads them.
+        Features centred by the mean of labelled and pool images, as for the head.
     y : ndarray of shape (n,)
         Classes, numbered from 0. At least two must be present.
     pool : ndarray of shape (m, n_features)

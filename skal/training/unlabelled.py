@@ -49,7 +49,7 @@ def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
     return KeyedInputs(JoinedInputs((pool, np.sort(rows))))
 
 
-def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
+def is_of_another_kind(labelled: np.ndarray, pool: np.ndarray) -> bool:
     """Whether labelled images are near each other and far from the pool, as if the pool were of a different kind.
 
     If an image was drawn from the pool, the share of labelled images among its nearest neighbours is about that among
@@ -68,7 +68,7 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     --------
     >>> rng = np.random.default_rng(0)
     >>> here, there = rng.normal(size=(120, 5)), rng.normal(size=(100, 5)) + 9
-    >>> is_apart(here[:20], here[20:]), is_apart(here[:20] - 4.5, there - 4.5)
+    >>> is_of_another_kind(here[:20], here[20:]), is_of_another_kind(here[:20] - 4.5, there - 4.5)
     (False, True)
     """
     n, m = len(labelled), len(pool)
@@ -88,7 +88,7 @@ def is_apart(labelled: np.ndarray, pool: np.ndarray) -> bool:
     return float(is_farther.float().mean()) > _FARTHER
 
 
-def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
+def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> Start | None:
     """A start whose head is also fitted to the pool; its suffix is modified in place.
 
     Returns None, with a warning, if the pool is of a different kind than the labelled images.
@@ -98,7 +98,7 @@ def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
     before = suffix.mean
     read = _read(suffix, features)
     centered = _centered(read)
-    if is_apart(centered[:n], centered[n:]):
+    if is_of_another_kind(centered[:n], centered[n:]):
         warnings.warn(
             "X_unlabeled is not learned from: the labelled images are near each other and far from its images, as if "
             "these were of another kind",
@@ -107,21 +107,23 @@ def taught_by(pool: Inputs, problem: Problem, start: Start) -> Start | None:
         )
         suffix.mean = before
         return None
-    penalty = replace(_teach(suffix, read, problem), n=n, C=default_C(n))  # training continues on labelled images only
+    penalty = replace(
+        _fit_head(suffix, read, problem), n=n, C=default_C(n)
+    )  # training continues on labelled images only
     return replace(start, penalty=penalty, probe=copy.deepcopy(suffix))
 
 
-def teach_again(pool: Inputs, problem: Problem, suffix: Suffix) -> None:
+def refit_head(pool: Inputs, problem: Problem, suffix: Suffix) -> None:
     """Solve the head of a trained suffix in place, with pseudo-labels from its own features.
 
     Training has used only the labelled images. Pseudo-labels from the trained features are more often correct than
     those from the features before training.
     """
     pooled = torch.cat([*final_features(problem.prefix, pool, suffix, problem.final)])
-    _teach(suffix, _read(suffix, torch.cat([problem.features(suffix), pooled])), problem)
+    _fit_head(suffix, _read(suffix, torch.cat([problem.features(suffix), pooled])), problem)
 
 
-def _teach(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty:
+def _fit_head(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty:
     """Solve the head on labelled images and on pool images with :func:`pseudo_labels`."""
     n, centered = len(problem.y), _centered(read)
     n_pool = len(read) - n

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from skal import ActiveClassifier, FineTuning, FrozenPrefixClassifier, Pool, Query, random_sampling
 from skal.experiment import Task, run_experiment
 from skal.training import pseudo_labels
-from skal.training.unlabelled import is_apart
+from skal.training.unlabelled import is_of_another_kind
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_query_takes_what_the_end_of_the_fit_has_computed(classifier, few):
 def test_without_time_the_head_is_not_solved_again(classifier, few, monkeypatch):
     X, y, pool, _ = few
     again = []
-    monkeypatch.setattr("skal.training.fine_tuning.teach_again", lambda *args: again.append(args))
+    monkeypatch.setattr("skal.training.fine_tuning.refit_head", lambda *args: again.append(args))
     classifier.set_params(max_seconds=60).fit(X, y, X_unlabeled=pool)
     assert len(again) == 1
     classifier.set_params(max_seconds=1e-3).fit(X, y, X_unlabeled=pool)
@@ -238,6 +238,6 @@ def test_a_pool_is_apart_by_hand(n):
     rng = np.random.default_rng(0)
     cloud = rng.normal(size=(200, 6)).astype(np.float32)
     for m in (1, 20, 100):
-        assert not is_apart(cloud[:n], cloud[n : n + m])
+        assert not is_of_another_kind(cloud[:n], cloud[n : n + m])
     side = np.float32([30, 0, 0, 0, 0, 0])
-    assert is_apart(cloud[:10] + side, cloud[100:] - side)
+    assert is_of_another_kind(cloud[:10] + side, cloud[100:] - side)
