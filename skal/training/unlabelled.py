@@ -107,9 +107,8 @@ def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> Start | Non
         )
         suffix.mean = before
         return None
-    penalty = replace(
-        _fit_head(suffix, read, problem), n=n, C=default_C(n)
-    )  # training continues on labelled images only
+    # Training continues on labelled images only.
+    penalty = replace(_fit_head(suffix, read, problem), n=n, C=default_C(n))
     return replace(start, penalty=penalty, probe=copy.deepcopy(suffix))
 
 
