@@ -133,7 +133,9 @@ def _label(args: argparse.Namespace) -> int:
     path = Path(os.path.abspath(args.project)) if args.project else project_beside(args.folder)
     stored = find_settings(path)
     before = {} if stored is None else stored.network
-    given = {"backbone": args.backbone, "weights": args.weights, "image_size": args.image_size}
+    is_file = args.weights is not None and os.path.exists(args.weights)
+    weights = os.path.abspath(args.weights) if is_file else args.weights  # found again from any folder
+    given = {"backbone": args.backbone, "weights": weights, "image_size": args.image_size}
     named = {name: value for name, value in given.items() if value is not None}
     network = named if args.backbone else {**before, **named}  # weights and size of another network do not apply
     fitting.check_network(network)

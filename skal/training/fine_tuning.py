@@ -39,11 +39,11 @@ class FineTuning(Recipe):
     -----
     Unlabelled images (``X_unlabeled`` of ``fit``, ``partial_fit`` and ``teach``) receive pseudo-labels, which combine
     the linear probe with a nearest-neighbour graph (:func:`skal.training.pseudo_labels`). All features are then centred
-    by the mean of labelled and pool images before the head. The head is fitted on labelled and pseudo-labelled images. From there,
-    the head and the trainable layers are fine-tuned on the labelled images only. Finally the pseudo-labels are computed
-    again from the trained features and the head is fitted once more. Labelled images in the pool are ignored. The pool
-    is not used if the fit solves for new classes only or all labels are of one class. It is also not used, with a
-    warning, if its images are of a different kind than the labelled ones.
+    by the mean of labelled and pool images before the head. The head is fitted on labelled and pseudo-labelled images.
+    From there, the head and the trainable layers are fine-tuned on the labelled images only. Finally the pseudo-labels
+    are computed again from the trained features and the head is fitted once more. Labelled images in the pool are
+    ignored. The pool is not used if the fit solves for new classes only or all labels are of one class. It is also not
+    used, with a warning, if its images are of a different kind than the labelled ones.
 
     References
     ----------

@@ -141,6 +141,13 @@ def test_what_is_named_before_goes_on_but_not_to_another_backbone(project, photo
     assert StoredProject(project).settings.network == {"backbone": "resnet50"}
 
 
+def test_a_weights_file_is_found_again_from_another_folder(project, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").write_bytes(b"")
+    label(monkeypatch, photos, "--backbone", "resnet18", "--weights", "w.pth")
+    assert StoredProject(project).settings.network["weights"] == str(tmp_path / "w.pth")
+
+
 # ------------------------------------------------------------------------ newer answers
 
 
