@@ -21,8 +21,9 @@ from tqdm import tqdm
 from skal.backbones.backbone import Backbone
 from skal.features.ahead import Loader, loads_ahead, one_ahead
 from skal.features.cache import CACHE, Cache
+from skal.features.originals import originals
 from skal.features.pooling import pool
-from skal.images.inputs import Inputs
+from skal.images.inputs import Inputs, PixelInputs, TensorInputs
 
 #: Rows per block. Results do not depend on it, except for float32 rounding.
 BLOCK = 128
@@ -87,6 +88,9 @@ def frozen_activations(
     """
     layers = backbone.layers
     spaces = [_space(backbone, point) for point in points]
+    # Pixels that are in memory already are not cached; those of files are, since decoding takes time.
+    are_arrays = all(isinstance(own, (PixelInputs, TensorInputs)) for own in originals(inputs))
+    caches = [None if are_arrays and point.node is layers.input else cache for point in points]
     kept = [node for node in layers.flow_points if cache is not None and cache.holds(_space(backbone, Point(node)))]
 
     def run(lacking: tuple[int, ...], start: fx.Node, x: torch.Tensor) -> list[torch.Tensor]:
@@ -105,7 +109,7 @@ def frozen_activations(
     def planned(rows: np.ndarray) -> _Block:
         """Cached activations of a block, and batches of the missing ones; starts loading their images."""
         keys = inputs.keys(rows) if cache is not None else []
-        known = [cache.get(space, keys) if cache is not None else {} for space in spaces]
+        known = [own.get(space, keys) if own is not None else {} for own, space in zip(caches, spaces, strict=True)]
         lacks = [tuple(p for p in range(len(points)) if i not in known[p]) for i in range(len(rows))]
         batches = []
         for lacking in sorted(set(lacks) - {()}):
@@ -134,8 +138,8 @@ def frozen_activations(
                     raise
                 for p, values in zip(lacking, outputs, strict=True):
                     block.known[p].update(zip(batch.tolist(), values, strict=True))
-                    if cache is not None:
-                        cache.put(spaces[p], [block.keys[i] for i in batch], values)
+                    if (own := caches[p]) is not None:
+                        own.put(spaces[p], [block.keys[i] for i in batch], values)
             yield [torch.stack([rows_of[i] for i in range(block.n)]) for rows_of in block.known]
             progress.update(block.n)
 

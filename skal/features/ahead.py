@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from joblib import cpu_count
 
-from skal.features.stored import KeyedInputs
-from skal.images.inputs import Inputs, ItemInputs, JoinedInputs
+from skal.features.originals import originals
+from skal.images.inputs import Inputs, ItemInputs
 
 _Value = TypeVar("_Value")
 
@@ -65,14 +65,7 @@ def one_ahead(items: Iterable[_Value]) -> Iterator[_Value]:
 def loads_ahead(inputs: Inputs, device: torch.device | str) -> bool:
     """Whether images are loaded in a thread: if the network leaves processors idle and the images allow it.
 
-    If the network uses every core, a parallel thread only slows it down.
+    If the network uses every core, a parallel thread only slows it down. A data set of the user may not be thread-safe.
     """
     is_idle = torch.device(device).type != "cpu" or torch.get_num_threads() < cpu_count()
-    return is_idle and _allow_threads(inputs)
-
-
-def _allow_threads(inputs: Inputs) -> bool:
-    """False if a data set of the user is read, which may not be thread-safe."""
-    if isinstance(inputs, JoinedInputs):
-        return all(map(_allow_threads, {id(part): part for part, _ in inputs.places}.values()))
-    return _allow_threads(inputs.inputs) if isinstance(inputs, KeyedInputs) else not isinstance(inputs, ItemInputs)
+    return is_idle and not any(isinstance(own, ItemInputs) for own in originals(inputs))

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 
 from skal import FrozenPrefixClassifier
@@ -50,6 +51,23 @@ def test_an_unfitted_query_already_keeps_what_training_needs(classifier, pixels,
     assert len(forwards) == 40
     classifier.fit(X, y).predict(X)
     assert len(forwards) == 40
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_pixels_of_arrays_are_not_cached(mirror, classifier, pixels):
+    X, y = pixels
+    CACHE.clear()
+    classifier.set_params(n_frozen=0, mirror=mirror, max_epochs=1, min_steps=1).fit(X, y).predict(X)
+    assert CACHE.n_bytes == 0
+
+
+def test_decoded_files_are_cached(classifier, pixels, tmp_path):
+    CACHE.clear()
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path, image in zip(paths, pixels[0], strict=False):
+        Image.fromarray(image).save(path)
+    classifier.set_params(n_frozen=0, max_epochs=1, min_steps=1).fit(paths, [0, 1, 0, 1])
+    assert CACHE.n_bytes == 4 * 3 * 16 * 16 * 4
 
 
 def test_without_cache_everything_is_computed_anew(classifier, pixels, forwards):

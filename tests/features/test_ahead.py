@@ -13,6 +13,7 @@ from skal.backbones import load_backbone
 from skal.features.activations import Point, frozen_activations
 from skal.features.ahead import Loader, loads_ahead, one_ahead
 from skal.features.stored import KeyedInputs
+from skal.features.views import both_views
 from skal.images.inputs import ItemInputs, JoinedInputs, PathInputs
 from tests.conftest import SMALL
 
@@ -77,6 +78,7 @@ def test_a_users_data_set_is_read_in_the_callers_thread(files, pixels):
     assert loads_ahead(KeyedInputs(paths), "cpu")
     assert not loads_ahead(items, "cpu")
     assert not loads_ahead(KeyedInputs(items), "cpu")
+    assert not any(loads_ahead(view, "cpu") for view in both_views(items))
     assert loads_ahead(JoinedInputs((paths, [0, 1])), "cpu")
     assert not loads_ahead(JoinedInputs((paths, [0, 1]), (items, [0])), "cpu")
 
