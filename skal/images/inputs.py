@@ -311,7 +311,7 @@ class InputSpec:
         if len(shape) == 4 and shape[1] in (1, 3) and shape[-1] not in (1, 3) and array.dtype.kind in "iub":
             message += "; the channels of pixels must come last: pass X.transpose(0, 2, 3, 1)"
         elif len(shape) == 4 and is_pixels and shape[-1] == 4:
-            message += "; if the fourth channel is transparency, pass PIL images or files, or X[..., :3]"
+            message += "; X has 4 channels: if the fourth is transparency, pass PIL images or files, or X[..., :3]"
         elif len(shape) in (3, 4) and not is_pixels and array.dtype.kind in "iubf" and shape[-1] in (1, 3):
             message += "; pass pixels from 0 to 255 as X.astype(np.uint8)"
         elif len(shape) == 2 and (is_pixels or array.dtype.kind == "f"):

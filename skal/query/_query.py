@@ -35,7 +35,7 @@ class Query(BaseEstimator):
     >>> query.set_params(lambda_=1)
     Traceback (most recent call last):
         ...
-    ValueError: adma_sampling has no keyword 'lambda_'; it has ['lam', 't', 'alpha', ...]
+    ValueError: adma_sampling does not accept the keyword 'lambda_'; it accepts ['lam', 't', 'alpha', ...]
     """
 
     def __init__(self, strategy: Callable[..., Any], **keywords: Any):

@@ -236,7 +236,7 @@ REFUSED = {
     "float pixels": (PIXELS.astype(float), r"X\.astype\(np\.uint8\)"),
     "bool pixels": (PIXELS > 3, r"X\.astype\(np\.uint8\)"),
     "channels first": (PIXELS.transpose(0, 3, 1, 2), r"channels of pixels must come last: pass X\.transpose"),
-    "four channels": (np.zeros((2, 9, 9, 4), np.uint8), "if the fourth channel is transparency"),
+    "four channels": (np.zeros((2, 9, 9, 4), np.uint8), "X has 4 channels: if the fourth is transparency"),
     "objects": (PIXELS.astype(object), "type object"),
     "complex": (np.zeros((2, 3, 9, 9), complex), "type complex128"),
     "dates": (np.zeros((2, 3), "M8[s]"), "type datetime64"),
