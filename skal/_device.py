@@ -40,5 +40,5 @@ def find_device(device: str | torch.device) -> str:
         available += [kind] * (count > 0) + [f"{kind}:{i}" for i in range(count)]
     name = str(device)
     if name not in available:
-        raise ValueError(f"device={str(device)!r} is not available; 'auto' or one of {available} is")
+        raise ValueError(f"device={str(device)!r} is not available; use 'auto' or one of {available}")
     return name

@@ -154,7 +154,7 @@ def map_tensors(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], dict
     """As :func:`read_tensors`, but the tensors are memory-mapped."""
     tensors, described, metadata = _mapped(path, kind)
     if not isinstance(described, dict) or described.pop("format", None) != f"skal {kind}":
-        raise ValueError(f"{str(path)!r} is no {kind} written by skal")
+        raise ValueError(f"{str(path)!r} is not a skal {kind} file")
     if metadata.get("checksum") != _checksum(tensors, metadata["skal"]):
         raise ValueError(f"{str(path)!r} is damaged: its content does not match its checksum")
     return tensors, described
@@ -164,7 +164,7 @@ def map_tensor(path: StrPath, kind: str, name: str) -> torch.Tensor:
     """One memory-mapped tensor of a file, without verifying the checksum."""
     tensors, _, _ = _mapped(path, kind)
     if name not in tensors:
-        raise ValueError(f"{str(path)!r} is no {kind} written by skal")
+        raise ValueError(f"{str(path)!r} is not a skal {kind} file")
     return tensors[name]
 
 
@@ -193,7 +193,7 @@ def _mapped(path: StrPath, kind: str) -> tuple[dict[str, torch.Tensor], Any, dic
         raise
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         with open(path, "rb"):  # raises an OSError with the name of the file if it cannot be opened
-            raise ValueError(f"{str(path)!r} is no {kind} written by skal, or is damaged: {error}") from error
+            raise ValueError(f"{str(path)!r} is not a skal {kind} file, or is damaged: {error}") from error
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], text: str) -> str:

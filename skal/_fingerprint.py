@@ -171,8 +171,8 @@ class _Walk:
         except Exception as error:
             raise _UnreadableError(
                 f"{'.'.join(filter(None, self._trail))} is a {type(value).__module__}.{type(value).__qualname__} whose "
-                f"state cannot be read ({error}), so that a changed one would pass unnoticed; pass a function or an "
-                "object that can be pickled, or run without a folder"
+                f"state cannot be read ({error}), so changes to it would go unnoticed; pass a function or an object "
+                "that can be pickled, or run without a folder"
             ) from error
         finally:
             del self._open[key]
@@ -267,7 +267,7 @@ def _tensor(tensor: torch.Tensor) -> _Parts:
 
 def _module(module: nn.Module) -> _Parts:
     if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError("a compiled module does not show its code")
+        raise TypeError("the code of a compiled module cannot be read")
     yield "class", type(module)
     if isinstance(module, fx.GraphModule):
         yield "code", module.code

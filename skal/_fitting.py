@@ -73,28 +73,32 @@ def train(
     is_same = continues and is_same_network(estimator, prefix)
     if continues and replays and not is_same:
         raise ValueError(
-            f"partial_fit continues a fit with {estimator.n_frozen_} frozen layers of "
-            f"{estimator.backbone_.fingerprint!r} and {estimator.backbone_.inputs.transform}, but there are "
-            f"{prefix.n_frozen} of {prefix.backbone.fingerprint!r} and {prefix.backbone.inputs.transform} now; call fit"
+            f"partial_fit cannot continue a fit with {estimator.n_frozen_} frozen layers of "
+            f"{estimator.backbone_.fingerprint!r} and {estimator.backbone_.inputs.transform}, because the parameters "
+            f"now specify {prefix.n_frozen} frozen layers of {prefix.backbone.fingerprint!r} and "
+            f"{prefix.backbone.inputs.transform}; call fit instead"
         )
     continues = is_same
     recipe = _checked_recipe(estimator, continues)
     if sample_weight is not None and data.get("sample_domain") is not None:
-        raise ValueError("sample_weight cannot be split by sample_domain: give the source as X_source and y_source")
+        raise ValueError(
+            "sample_weight cannot be combined with sample_domain; pass the source as X_source and y_source"
+        )
     X, y, data = _arranged(recipe, X, y, data, estimator.data_ if continues else {}, replays)
     if X is None:
         if sample_weight is not None:
-            raise ValueError(f"sample_weight weighs labelled target images, of which {type(recipe).__name__} has none")
+            raise ValueError(f"sample_weight applies to labelled target images, but {type(recipe).__name__} has none")
         new = Labelled.none(np.asarray(data["y_source"]))
     else:
         new = Labelled.checked(estimator, prefix.check(X), y, sample_weight)
     expected_classes = None if classes is None else np.unique(np.asarray(classes))
     if expected_classes is not None and not np.isin(new.y, expected_classes).all():
-        raise ValueError(
-            f"y holds {np.setdiff1d(new.y, expected_classes)[0]!r}, which is not among classes={expected_classes}"
-        )
+        unknown = np.setdiff1d(new.y, expected_classes)[0]
+        raise ValueError(f"y contains {unknown!r}, which is not in classes={expected_classes}")
     if continues and (estimator.classes_.dtype.kind in "OSU") != (new.y.dtype.kind in "OSU"):
-        raise ValueError(f"y holds {new.y[0]!r}, but the classes so far are {estimator.classes_}, of another kind")
+        raise ValueError(
+            f"y contains {new.y[0]!r}, which is of a different type than the classes so far: {estimator.classes_}"
+        )
     labelled, is_old = new, np.zeros(len(new.y), dtype=bool)
     if continues and replays:
         labelled, is_old = estimator.seen_.followed_by(new)
@@ -118,7 +122,9 @@ def train(
         trained = recipe.train(problem, **data)
     models = [trained.net.module_, *trained.fused]
     if not all(torch.isfinite(weight).all() for model in models for weight in model.parameters()):
-        raise ValueError(f"training diverged: weights are not finite with lr={estimator.lr}; a lower rate helps")
+        raise ValueError(
+            f"training diverged: the weights are not finite with lr={estimator.lr}; use a lower learning rate"
+        )
     learned = {name: value for name, value in vars(shape).items() if name in ("n_features_in_", "feature_names_in_")}
     return {
         **learned,
@@ -225,8 +231,8 @@ def _checked_recipe(estimator: Any, continues: bool) -> Recipe:
     recipe._validate_params()
     if continues and type(recipe).__name__ != estimator._trained_by:
         raise ValueError(
-            f"the fit to be continued was made by recipe={estimator._trained_by}(), but the recipe is "
-            f"{type(recipe).__name__}() now; call fit with warm_start=False"
+            f"a fit with recipe={estimator._trained_by}() cannot be continued with recipe={type(recipe).__name__}(); "
+            "call fit with warm_start=False"
         )
     return recipe
 
@@ -244,7 +250,7 @@ def _arranged(
     lost = [name for name, value in data.items() if value is None]
     if lost:
         raise ValueError(
-            f"the fit to be continued was given {' and '.join(lost)}, which a loaded classifier does not hold: "
+            f"the fit to continue used {' and '.join(lost)}, which a loaded classifier does not contain; "
             f"pass {'it' if len(lost) == 1 else 'them'} again"
         )
     return X, y, data

@@ -45,7 +45,7 @@ class RecordFile:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise ValueError(f"another process is at the run {str(self.path)!r}") from error
+            raise ValueError(f"the run {str(self.path)!r} is in use by another process") from error
         try:
             yield
         finally:
@@ -91,31 +91,31 @@ class RecordFile:
             self._check_settings(lines[0])
         for index, line in enumerate(lines[1:]):
             if line.get("round") != index:
-                raise self._refused(index + 2, f"holds round {line.get('round')} where round {index} belongs")
+                raise self._refused(index + 2, f"contains round {line.get('round')} instead of round {index}")
         return [{name: value for name, value in line.items() if name != "round"} for line in lines[1:]], n_bytes
 
     def _parsed(self, number: int, text: bytes) -> dict[str, Any]:
         body, _, end = text.rpartition(_BEFORE_CHECKSUM)
         if end != f'{_checksum(body)}"}}'.encode():
-            raise self._refused(number, "is damaged: its checksum is missing or that of another content")
+            raise self._refused(number, "is damaged: its checksum is missing or does not match")
         line: dict[str, Any] = json.loads(body + b"}")
         return line
 
     def _refused(self, number: int, why: str) -> ValueError:
         rest = f"line {number} and all lines after it" if number > 1 else "the file"
-        return ValueError(f"{str(self.path)!r}: line {number} {why}; delete {rest}, and the rounds are run again")
+        return ValueError(f"{str(self.path)!r}: line {number} {why}; delete {rest} to rerun these rounds")
 
     def _check_settings(self, first: dict[str, Any]) -> None:
         earlier = first.get("settings")
         if not isinstance(earlier, dict):
-            raise self._refused(1, "does not hold the settings")
+            raise self._refused(1, "does not contain the settings")
         for name in {**self.settings, **earlier}:
             then, now = earlier.get(name), self.settings.get(name)
             if then != now:
                 raise ValueError(
                     f"{str(self.path)!r} belongs to an experiment with {name}={then!r}, but this one has {now!r}; use "
-                    "another folder. Digits stand for all rows of data, the code of functions with what they read, and "
-                    "the content of weights and files"
+                    "another folder. Hexadecimal digits are hashes of all rows of data, of the code of functions with "
+                    "the values they read, and of the content of weights and files"
                 )
 
 

@@ -149,7 +149,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     if backbone.fingerprint != described["fingerprint"]:
         named = classifier.backbone
         name = named if isinstance(named, str) else type(named).__name__
-        raise ValueError(f"{str(path)!r} belongs to the backbone of another name or other weights than {name!r}")
+        raise ValueError(f"{str(path)!r} was saved with another backbone, or other weights, than {name!r}")
     if repr(backbone.inputs.transform) != described["preprocess"]:
         raise ValueError(
             f"{str(path)!r} was trained with {described['preprocess']}, but this classifier has "
@@ -161,7 +161,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     labelled = _labelled(state, described, classes)
     prefix = replace(prefix, n_frozen=described["n_frozen"], mirrors=described["mirrors"])
     if "0.head.weight" not in state:
-        raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor '0.head.weight'")
+        raise ValueError(f"{str(path)!r} is incomplete: the tensor '0.head.weight' is missing")
     n_classes, n_features = state["0.head.weight"].shape
     with seeded(0):
         models = [
@@ -177,7 +177,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         ]
     center = state.pop("features.center", None)
     if center is None:
-        raise ValueError(f"{str(path)!r} is incomplete: it lacks the tensor 'features.center'")
+        raise ValueError(f"{str(path)!r} is incomplete: the tensor 'features.center' is missing")
     models[-1].center, models[-1].scale = center.numpy(), described["scale"]
     for i, model in enumerate(models):
         if f"{i}.mean" in state:  # the model was trained with a pool

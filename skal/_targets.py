@@ -27,9 +27,9 @@ def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
     try:
         labels: np.ndarray = column_or_1d(y, warn=True)
         if labels.dtype.kind in "Vc":
-            raise ValueError(f"labels of type {labels.dtype} are no classes")
+            raise ValueError(f"labels of type {labels.dtype} are not supported; use strings or numbers")
         if len(labels) and isinstance(labels[0], bytes):  # scikit-learn before 1.7 takes them, with a warning
-            raise TypeError(f"labels such as {labels[0]!r} are bytes; decode them, as by [k.decode() for k in y]")
+            raise TypeError(f"labels such as {labels[0]!r} are bytes; decode them, e.g. [k.decode() for k in y]")
         assert_all_finite(labels, input_name="y")
         with warnings.catch_warnings():
             # With few labels of many classes, most labels differ. This is the usual case for skal.
@@ -38,11 +38,11 @@ def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
             check_classification_targets(labels)
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"y is no array of class labels: {error}") from error
+        raise kind(f"y is not an array of class labels: {error}") from error
     try:
         check_consistent_length(X, labels)
     except ValueError as error:
-        raise ValueError(f"X and y are not of one length: {error}") from error
+        raise ValueError(f"X and y have different lengths: {error}") from error
     return labels
 
 
@@ -65,7 +65,9 @@ def _as_given(y: Any) -> Any:
         kinds.setdefault(_kind(label), label)
     if len(kinds) > 1:
         named = " and ".join(f"{label!r} ({kind})" for kind, label in list(kinds.items())[:2])
-        raise ValueError(f"y holds labels of several kinds, such as {named}; make them one, as by [str(k) for k in y]")
+        raise ValueError(
+            f"y contains labels of different types, such as {named}; convert them, e.g. [str(k) for k in y]"
+        )
     # scikit-learn would convert pandas's nullable integers to floats.
     number = getattr(dtype, "numpy_dtype", None)
     return y.to_numpy(dtype=number) if is_nullable and number is not None and values else y
@@ -87,7 +89,7 @@ def check_sample_weight(sample_weight: Any, y: np.ndarray) -> np.ndarray | None:
         return None
     weights: np.ndarray = _check_sample_weight(sample_weight, y, dtype=np.float64)
     if (weights < 0).any():
-        raise ValueError(f"sample_weight holds {weights.min()}, but a weight is at least 0")
+        raise ValueError(f"sample_weight contains {weights.min()}, but weights must be at least 0")
     if not weights.any():
-        raise ValueError("sample_weight is 0 for every row: there is nothing to learn from, not even a class")
+        raise ValueError("sample_weight is 0 for every row; at least one weight must be greater than 0")
     return weights

@@ -160,7 +160,9 @@ def labelling_rounds(
             answer = query(learner, _safe_indexing(X, left), size, **further)
             chosen = np.asarray(answer[0] if isinstance(answer, tuple) else answer)
             if chosen.shape != (size,) or len(set(chosen)) < size or not (0 <= min(chosen) <= max(chosen) < len(left)):
-                raise ValueError(f"{query} gave {chosen}, not {size} distinct positions from 0 to {len(left) - 1}")
+                raise ValueError(
+                    f"{query} returned {chosen} instead of {size} distinct positions from 0 to {len(left) - 1}"
+                )
         queried = left[chosen]
         asked = time.perf_counter()
         learner.labelled = np.concatenate([learner.labelled, queried])
@@ -176,7 +178,7 @@ def with_pool(estimator: BaseEstimator, X: Any, fit_params: dict[str, Any], use_
     """Arguments of fit, with the pool as `X_unlabeled` if the estimator takes it and it is not given already."""
     takes = "X_unlabeled" in getattr(estimator, "takes", ())
     if use_pool is True and not takes:
-        raise ValueError(f"use_pool=True, but {type(estimator).__name__} takes no X_unlabeled")
+        raise ValueError(f"use_pool=True, but {type(estimator).__name__} does not accept X_unlabeled")
     if not use_pool or not takes or fit_params.get("X_unlabeled") is not None:
         return fit_params
     return {**fit_params, "X_unlabeled": X}
@@ -188,11 +190,13 @@ def check_initial(initial: ArrayLike | None, n_initial: int, n: int) -> np.ndarr
     if rows.size == 0:
         return np.empty(0, dtype=int)
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(set(rows.tolist())) < len(rows):
-        raise ValueError(f"initial={initial!r} does not hold distinct rows")
+        raise ValueError(f"initial={initial!r} is not a 1-D array of distinct row numbers")
     if not 0 <= rows.min() <= rows.max() < n:
-        raise ValueError(f"initial holds row {rows.min() if rows.min() < 0 else rows.max()} of a pool of {n}")
+        raise ValueError(
+            f"initial contains row {rows.min() if rows.min() < 0 else rows.max()}, but the pool has rows 0 to {n - 1}"
+        )
     if n_initial:
-        raise ValueError(f"n_initial={n_initial} rows cannot be drawn where {len(rows)} initial ones are given")
+        raise ValueError(f"n_initial={n_initial} must be 0 if initial is given, as here with {len(rows)} rows")
     return rows
 
 

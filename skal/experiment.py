@@ -121,11 +121,13 @@ def run_experiment(
         check_consistent_length(data.X_test, data.y_test)
         check_initial(data.initial, n_initial, len(np.asarray(data.y_pool)))
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={list(seeds)} holds one twice")
+        raise ValueError(f"seeds={list(seeds)} contains duplicates")
     queries = {name: Query.of(strategy) for name, strategy in strategies.items()}
     for name, query in queries.items():
         if any(isinstance(value, (np.random.RandomState, np.random.Generator)) for value in query.keywords.values()):
-            raise ValueError(f"the strategy {name!r} has a generator of its own; leave it out: every round is seeded")
+            raise ValueError(
+                f"the strategy {name!r} has its own random generator; remove it, since every round is seeded"
+            )
     for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
         check_count(name, value, least)
     counts = {"n_queries": int(n_queries), "batch_size": int(batch_size), "n_initial": int(n_initial)}

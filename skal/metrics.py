@@ -248,7 +248,7 @@ def target_density(estimator: Any, X: Any = None, y: Any = None) -> float:
     check_is_fitted(estimator)
     X_target = getattr(estimator, "data_", {}).get("X_unlabeled")
     if X_target is None:
-        raise ValueError("the estimator has seen no target images: fit it with X_unlabeled or sample_domain")
+        raise ValueError("the estimator was fitted without target images; fit it with X_unlabeled or sample_domain")
     X_target = as_data(X_target)
     rows = np.linspace(0, len(X_target) - 1, min(len(X_target), 2000)).astype(int)
     return soft_neighborhood_density(estimator.predict_proba(_safe_indexing(X_target, rows)))

@@ -206,7 +206,7 @@ class SourceProfile(BaseEstimator):
         unknown = [layer for pair in layers for layer in pair if layer not in self.centers_]
         if unknown or not layers or any(len(pair) != 2 for pair in layers):
             raise ValueError(
-                f"layers={layers!r} is not possible: this profile holds the layers {list(self.centers_)}; fit a "
+                f"layers={layers!r} must be pairs of the layers of this profile, {list(self.centers_)}; fit a "
                 "SourceProfile with layers=[(A, B), ...] for others"
             )
         return [(a, b) for a, b in layers]
@@ -235,8 +235,8 @@ class SourceProfile(BaseEstimator):
         named = self.classes_.dtype.kind not in "iu" and len(self.classes_) != proba.shape[1]
         if named or self.columns_.max() >= proba.shape[1] or self.columns_.min() < 0:
             raise ValueError(
-                f"the profile's {len(self.classes_)} classes do not name outputs of the network's own head, which has "
-                f"{proba.shape[1]}: fit the profile with integers from 0 to {proba.shape[1] - 1} as labels"
+                f"the {len(self.classes_)} classes of the profile do not match the {proba.shape[1]} outputs of the "
+                f"network's own head; fit the profile with integers from 0 to {proba.shape[1] - 1} as labels"
             )
         chosen = proba[:, self.columns_]
         return chosen / chosen.sum(axis=1, keepdims=True)
@@ -286,7 +286,7 @@ class SourceProfile(BaseEstimator):
         lacking = [name for name in _DESCRIBED if name not in described]
         lacking += [f"centers.{i}" for i in range(len(described.get("centers", ()))) if f"centers.{i}" not in tensors]
         if lacking:
-            raise ValueError(f"{str(path)!r} is incomplete: it lacks {lacking}")
+            raise ValueError(f"{str(path)!r} is incomplete: {lacking} are missing")
         profile = cls(None, pooled=described["pooled"])
         profile.centers_ = {
             name: tensors[f"centers.{i}"].numpy().astype(np.float32) for i, name in enumerate(described["centers"])

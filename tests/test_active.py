@@ -235,10 +235,12 @@ class TestQuery:
         np.testing.assert_array_equal(query(None, range(100), 3, random_state=1), query(None, range(100), 3))
 
     def test_unknown_keywords_are_refused_at_once(self):
-        with pytest.raises(ValueError, match=r"adma_sampling has no keyword 'lamda'; it has \['lam', 't', 'alpha'"):
+        with pytest.raises(
+            ValueError, match=r"adma_sampling does not accept the keyword 'lamda'; it accepts \['lam', 't', 'alpha'"
+        ):
             Query(adma_sampling, lamda=0.1)
         query = Query(adma_sampling, lam=0.1)
-        with pytest.raises(ValueError, match="no keyword 'n_instances'"):
+        with pytest.raises(ValueError, match="not accept the keyword 'n_instances'"):
             query.set_params(n_instances=4)
         assert query.keywords == {"lam": 0.1}
         with pytest.raises(ValueError, match="strategy='adma' is not callable"):
@@ -264,7 +266,7 @@ def test_the_loop_gives_adma_the_number_of_its_first_query(classifier, pixels):
 
 @pytest.mark.parametrize("answer", [[0, 0, 1], [0, 1], [0, 1, 500], [-1, 0, 1]])
 def test_a_strategy_that_does_not_answer_is_named(answer):
-    with pytest.raises(ValueError, match="not 3 distinct positions from 0 to 149"):
+    with pytest.raises(ValueError, match="instead of 3 distinct positions from 0 to 149"):
         active(Query(lambda learner, X_pool, n_instances=1: np.array(answer)), batch_size=3).fit(X, Y)
 
 

@@ -110,7 +110,7 @@ def test_a_shallow_net_has_a_default_depth(recipe):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_frozen": 7}, "n_frozen=7 is not possible: this network has 4 weight layers below its head"),
+        ({"n_frozen": 7}, "n_frozen=7 is invalid: this network has 4 weight layers below its head"),
         ({"lr": -1}, "'lr' parameter .* must be a float in the range"),
         ({"batch_size": 0}, "'batch_size' parameter"),
         ({"head_init": "zeros"}, "'head_init' parameter .* 'zeros'"),

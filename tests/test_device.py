@@ -40,7 +40,7 @@ def test_devices_that_are_there_are_returned_by_name(gpus, device):
 def test_other_devices_raise_with_those_available(gpus, count, device):
     gpus(count)
     available = r"\['cpu'\]" if count == 0 else r"\['cpu', 'cuda', 'cuda:0', 'cuda:1'\]"
-    with pytest.raises(ValueError, match=f"device='{device}' is not available; 'auto' or one of {available}"):
+    with pytest.raises(ValueError, match=f"device='{device}' is not available; use 'auto' or one of {available}"):
         find_device(device)
 
 

@@ -99,7 +99,7 @@ def test_runs_never_share_a_file(tmp_path):
     options = {"n_queries": 1, "batch_size": 5, "seeds": [0]}
     run_experiment(LogisticRegression(max_iter=2000), names, tasks, folder=tmp_path, **options)
     assert len(list(tmp_path.glob("*.jsonl"))) == 8
-    with pytest.raises(ValueError, match="holds one twice"):
+    with pytest.raises(ValueError, match="contains duplicates"):
         iris(seeds=[0, 0])
 
 
@@ -123,7 +123,7 @@ def test_a_folder_knows_its_data_and_keywords(tmp_path, classifier, pixels):
 
 
 def test_a_generator_in_a_strategy_is_refused():
-    with pytest.raises(ValueError, match="'random' has a generator of its own"):
+    with pytest.raises(ValueError, match="'random' has its own random generator"):
         iris(strategies={"random": Query(random_sampling, random_state=np.random.RandomState(0))})
 
 
@@ -131,7 +131,7 @@ def test_two_processes_at_one_run(tmp_path):
     iris(tmp_path)
     file = tmp_path / "iris--random--0.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
-    with FileLock(f"{file}.lock"), pytest.raises(ValueError, match="another process is at the run"):
+    with FileLock(f"{file}.lock"), pytest.raises(ValueError, match="is in use by another process"):
         iris(tmp_path)
 
 
@@ -157,11 +157,11 @@ def test_rows_that_are_labelled_already_come_first(tmp_path, folder):
 @pytest.mark.parametrize(
     ("initial", "n_initial", "message"),
     [
-        ([1, 1], 0, "does not hold distinct rows"),
-        ([0.5], 0, "does not hold distinct rows"),
-        ([0, 999], 0, "initial holds row 999"),
-        ([-1, 2], 0, "initial holds row -1"),
-        ([1, 2], 3, "n_initial=3 rows cannot be drawn"),
+        ([1, 1], 0, "is not a 1-D array of distinct row numbers"),
+        ([0.5], 0, "is not a 1-D array of distinct row numbers"),
+        ([0, 999], 0, "initial contains row 999"),
+        ([-1, 2], 0, "initial contains row -1"),
+        ([1, 2], 3, "n_initial=3 must be 0 if initial is given"),
     ],
 )
 def test_impossible_initial_rows_are_named(initial, n_initial, message):
@@ -274,7 +274,7 @@ def test_reading_leaves_a_file_alone_that_another_process_writes(tmp_path):
     file = tmp_path / "iris--random--0.jsonl"
     content = file.read_bytes()
     file.write_bytes(content[:-20])  # in the middle of a write
-    with FileLock(f"{file}.lock"), pytest.raises(ValueError, match="another process is at the run"):
+    with FileLock(f"{file}.lock"), pytest.raises(ValueError, match="is in use by another process"):
         iris(tmp_path, n_queries=1, seeds=[0])
     assert file.read_bytes() == content[:-20]
 

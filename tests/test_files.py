@@ -56,7 +56,7 @@ def test_damage_is_a_value_error_that_names_the_file(damage, tmp_path):
     path = tmp_path / "numbers.safetensors"
     write_tensors(path, "example", TENSORS, {"n": 1})
     TENSOR_DAMAGES[damage](path)
-    with pytest.raises(ValueError, match=r"numbers\.safetensors' is (no example written by skal|damaged)"):
+    with pytest.raises(ValueError, match=r"numbers\.safetensors' is (not a skal example file|damaged)"):
         read_tensors(path, "example")
 
 
@@ -83,7 +83,7 @@ def test_a_swap_is_noticed_by_the_kind(tmp_path):
     for name in ("one", "two"):
         write_tensors(tmp_path / name, name, TENSORS, {})
     swap(tmp_path / "one", tmp_path / "two")
-    with pytest.raises(ValueError, match="one' is no one written by skal"):
+    with pytest.raises(ValueError, match="one' is not a skal one file"):
         read_tensors(tmp_path / "one", "one")
 
 

@@ -81,7 +81,7 @@ def test_partial_fit_starts_afresh_and_knows_classes_to_come(classifier, pixels)
     proba = classifier.predict_proba(X)
     assert proba.shape == (40, 4)
     assert proba[two].argmax(axis=1).tolist() == [names.index(label) for label in y[two]]
-    with pytest.raises(ValueError, match=r"y holds .*'y'.* not among classes="):
+    with pytest.raises(ValueError, match=r"y contains .*'y'.* not in classes="):
         classifier.partial_fit(X, y, classes=["b", "g", "r"])
     np.testing.assert_array_equal(classifier.predict_proba(X), proba)
 
@@ -101,9 +101,9 @@ def test_classes_foretold_or_alone_are_solved_for_when_they_come(classifier, pix
 def test_a_continuation_of_another_network_or_other_labels_is_refused(classifier, pixels):
     X, y = pixels
     proba = classifier.fit(X, y).predict_proba(X)
-    with pytest.raises(ValueError, match=r"fit with 2 frozen layers .* but there are 3 .*call fit"):
+    with pytest.raises(ValueError, match=r"fit with 2 frozen layers .* now specify 3 .*call fit"):
         classifier.set_params(n_frozen=3).partial_fit(X[:2], y[:2])
-    with pytest.raises(ValueError, match=r"y holds .*1.*, but the classes so far are .* of another kind"):
+    with pytest.raises(ValueError, match=r"y contains .*1.*, which is of a different type than the classes so far"):
         classifier.set_params(n_frozen=2).partial_fit(X[:2], [1, 2])
     np.testing.assert_array_equal(classifier.predict_proba(X), proba)
 

@@ -59,11 +59,11 @@ def test_every_changed_byte_is_noticed_or_cut(file):
 def test_a_line_that_is_repeated_missing_or_moved_is_named(file):
     lines = file.path.read_bytes().splitlines(keepends=True)
     for order, message in [
-        ([0, 1, 1, 2], "line 3 holds round 0 where round 1 belongs; delete line 3 and all lines after it"),
-        ([0, 1, 3], "line 3 holds round 2 where round 1 belongs"),
-        ([0, 2, 1], "line 2 holds round 1 where round 0 belongs"),
-        ([0, 0, 1], "line 2 holds round None where round 0 belongs"),
-        ([1, 2], "line 1 does not hold the settings; delete the file, and the rounds are run again"),
+        ([0, 1, 1, 2], "line 3 contains round 0 instead of round 1; delete line 3 and all lines after it"),
+        ([0, 1, 3], "line 3 contains round 2 instead of round 1"),
+        ([0, 2, 1], "line 2 contains round 1 instead of round 0"),
+        ([0, 0, 1], "line 2 contains round None instead of round 0"),
+        ([1, 2], "line 1 does not contain the settings; delete the file to rerun these rounds"),
     ]:
         file.path.write_bytes(b"".join(lines[i] for i in order))
         with pytest.raises(ValueError, match=message):
@@ -76,7 +76,7 @@ def test_a_line_that_is_repeated_missing_or_moved_is_named(file):
 def test_a_changed_number_is_refused(file):
     text = file.path.read_text().replace(json.dumps(RECORDS[1]["accuracy"]), "0.9")
     file.path.write_text(text)
-    with pytest.raises(ValueError, match="line 3 is damaged: its checksum is missing or that of another"):
+    with pytest.raises(ValueError, match="line 3 is damaged: its checksum is missing or does not match"):
         file.read()
 
 

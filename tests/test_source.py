@@ -54,7 +54,7 @@ def test_file_keeps_everything(profile, tmp_path):
     with pytest.raises(ValueError, match="loaded without its backbone"):
         loaded.fit(np.zeros((1, 16, 16, 3), np.uint8), [0])
     save_file({"a": np.zeros(1)}, tmp_path / "other")
-    with pytest.raises(ValueError, match="no source profile written by skal"):
+    with pytest.raises(ValueError, match="not a skal source profile file"):
         SourceProfile.load(tmp_path / "other")
     with pytest.raises(ValueError, match="'int8' is not one of"):
         profile.save(tmp_path / "int", dtype="int8")
@@ -65,7 +65,7 @@ def test_a_damaged_profile_is_refused_by_name(profile, tmp_path, damage):
     path = tmp_path / "cars.safetensors"
     profile.save(path)
     TENSOR_DAMAGES[damage](path)
-    with pytest.raises(ValueError, match=r"cars\.safetensors' is (no source profile written by skal|damaged)"):
+    with pytest.raises(ValueError, match=r"cars\.safetensors' is (not a skal source profile file|damaged)"):
         SourceProfile.load(path)
 
 
@@ -75,7 +75,7 @@ def test_an_incomplete_profile_names_what_it_lacks(profile, tmp_path):
     fewer = {name: tensor for name, tensor in tensors.items() if name != "centers.1"}
     for parts in ((fewer, described), (tensors, {k: v for k, v in described.items() if k != "columns"})):
         write_tensors(tmp_path / "part", "source profile", *parts)
-        with pytest.raises(ValueError, match=r"part' is incomplete: it lacks \['(centers\.1|columns)'\]"):
+        with pytest.raises(ValueError, match=r"part' is incomplete: \['(centers\.1|columns)'\] are missing"):
             SourceProfile.load(tmp_path / "part")
 
 
@@ -131,7 +131,7 @@ def test_bad_input(convnet, source_images, profile):
         SourceProfile(convnet, preprocess=SMALL, layers=[("conv9", -2)]).fit(X, y)
     with pytest.raises(ValueError, match="2 names, but y has 5 classes"):
         SourceProfile(convnet, preprocess=SMALL).fit(X, y, class_names=["a", "b"])
-    with pytest.raises(ValueError, match=r"this profile holds the layers \[-4, -2\]"):
+    with pytest.raises(ValueError, match=r"layers of this profile, \[-4, -2\]"):
         profile.check_layers([(-5, -2)])
     other_size = FrozenPrefixClassifier(convnet, image_size=12, source=profile)
     with pytest.raises(ValueError, match=r"another backbone.*crop=16.*crop=12"):

@@ -37,10 +37,10 @@ def test_labels_stay_what_they_are(y, expected):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (["a", 1, "b"], r"y holds labels of several kinds, such as 'a' \(str\) and 1 \(number\)"),
-        (["a", b"b", "c"], "several kinds"),
-        ([True, 1, 2], "several kinds"),
-        (np.array(["a", 1, 2], dtype=object), "several kinds"),
+        (["a", 1, "b"], r"y contains labels of different types, such as 'a' \(str\) and 1 \(number\)"),
+        (["a", b"b", "c"], "different types"),
+        ([True, 1, 2], "different types"),
+        (np.array(["a", 1, 2], dtype=object), "different types"),
         (["a", NAN, "b"], r"y\[1\] is nan; drop the row"),
         (["a", None, "b"], r"y\[1\] is None"),
         ([1, None, 2], r"y\[1\] is None"),
@@ -50,20 +50,20 @@ def test_labels_stay_what_they_are(y, expected):
         (np.array(["2020", "NaT", "2021"], "M8[D]"), r"y\[1\] is .*NaT"),
         ([1.0, 2.0, np.inf], "Input y contains infinity"),
         (np.ma.masked_equal([1, 2, 3], 2), "y is a masked array"),
-        ([[1], [2, 3], [4]], "y is no array of class labels"),
-        ([["", b"\x80"]] * 3, "y is no array of class labels"),
-        ([[1, 2]] * 3, "y is no array of class labels: y should be a 1d array"),
-        ([{"a": 1}, {}, {}], "y is no array of class labels: Unknown label type"),
-        ([datetime.date(2020, 1, 1)] * 3, "y is no array of class labels: Unknown label type"),
-        ([0.5, 1.5, 2.5], "y is no array of class labels: Unknown label type: continuous"),
-        ([1.0, 2.0, 1e300], "y is no array of class labels"),
-        (np.array([1j, 2, 3]), "y is no array of class labels"),
-        (np.zeros(3, dtype=[("a", int)]), "y is no array of class labels"),
-        ((label for label in "abc"), "y is no array of class labels"),
-        ({"a", "b", "c"}, "y is no array of class labels"),
-        ("abc", "y is no array of class labels"),
-        ([1, 2], "X and y are not of one length"),
-        ([], "X and y are not of one length"),
+        ([[1], [2, 3], [4]], "y is not an array of class labels"),
+        ([["", b"\x80"]] * 3, "y is not an array of class labels"),
+        ([[1, 2]] * 3, "y is not an array of class labels: y should be a 1d array"),
+        ([{"a": 1}, {}, {}], "y is not an array of class labels: Unknown label type"),
+        ([datetime.date(2020, 1, 1)] * 3, "y is not an array of class labels: Unknown label type"),
+        ([0.5, 1.5, 2.5], "y is not an array of class labels: Unknown label type: continuous"),
+        ([1.0, 2.0, 1e300], "y is not an array of class labels"),
+        (np.array([1j, 2, 3]), "y is not an array of class labels"),
+        (np.zeros(3, dtype=[("a", int)]), "y is not an array of class labels"),
+        ((label for label in "abc"), "y is not an array of class labels"),
+        ({"a", "b", "c"}, "y is not an array of class labels"),
+        ("abc", "y is not an array of class labels"),
+        ([1, 2], "X and y have different lengths"),
+        ([], "X and y have different lengths"),
         (None, "requires y to be passed"),
     ],
 )
@@ -73,5 +73,5 @@ def test_labels_that_are_none_are_named(y, message):
 
 
 def test_bytes_are_no_labels():
-    with pytest.raises(TypeError, match=r"y is no array of class labels: .*bytes"):
+    with pytest.raises(TypeError, match=r"y is not an array of class labels: .*bytes"):
         check_labels(None, X, [b"a", b"b", b"a"])

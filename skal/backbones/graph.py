@@ -135,7 +135,7 @@ class LayerGraph:
         if not -len(names) <= layer <= -2:
             raise ValueError(
                 f"layer {layer} does not exist: this network has {len(names) - 1} weight layers below its head, "
-                f"so a layer is a number from {-len(names)} to -2, or a name"
+                f"so layer must be an integer from {-len(names)} to -2, or a name"
             )
         start = max(self._order[n] for n in self._body if n.op == "call_module" and n.target == names[layer])
         after = [point for point in self.flow_points if self._order[point] >= start]
@@ -154,7 +154,7 @@ class LayerGraph:
             if self.resolve(count) is not b:
                 return [(count, -2)]
         raise ValueError(
-            "this network has no whole tensor before its last weight layer but one, so layers A and B must be named"
+            "this network has no separate layer A before its second-to-last weight layer; specify A and B by name"
         )
 
     def _resolve_name(self, name: str) -> fx.Node:
@@ -202,8 +202,8 @@ class LayerGraph:
         n = len(self.weight_layers)
         if isinstance(n_frozen, bool) or not isinstance(n_frozen, Integral) or not -n <= n_frozen <= n:
             raise ValueError(
-                f"n_frozen={n_frozen!r} is not possible: this network has {n} weight layers below its head, "
-                f"so n_frozen is an integer from 0 to {n}, or from -{n} to -1 to count from the end"
+                f"n_frozen={n_frozen!r} is invalid: this network has {n} weight layers below its head, "
+                f"so n_frozen must be an integer from 0 to {n}, or from -{n} to -1 to count from the end"
             )
         return int(n_frozen) + (n if n_frozen < 0 else 0)
 
@@ -303,7 +303,9 @@ class LayerGraph:
             If the network has no head, or its outputs depend on more than the final representation.
         """
         if self.head is None:
-            raise ValueError("this network has no head of its own, so it gives no probabilities of source classes")
+            raise ValueError(
+                "this network has no head of its own, so it cannot predict probabilities of source classes"
+            )
         return self.segment(self.features, [_output(self.graph)])
 
     # --------------------------------------------------------------- analysis
@@ -382,7 +384,7 @@ class LayerGraph:
                         f"{type(module).__name__} fails on {n} samples of shape {tuple(x.shape[1:])}: {error}"
                     ) from error
             if not same:
-                raise ValueError(f"the forward of {type(module).__name__} depends on more than a graph can follow")
+                raise ValueError(f"the traced graph of {type(module).__name__} does not reproduce its outputs")
             rows.append({self._by_name[name]: size for name, size in recorder.rows.items() if name in self._by_name})
         self.flow_points = [p for p in self.flow_points if rows[0].get(p) == 3 and rows[1].get(p) == 1]
 

@@ -77,7 +77,9 @@ def load_backbone(
     ['0']
     """
     if not isinstance(backbone, (str, nn.Module)) and not callable(backbone):
-        raise ValueError(f"backbone={backbone!r} is neither a network's name, an nn.Module nor a function making one")
+        raise ValueError(
+            f"backbone={backbone!r} must be the name of a network, an nn.Module or a function that returns one"
+        )
     if image_size is not None:
         check_count("image_size", image_size)
     recipe: tuple[Any, ...] = (_weights_key(backbone, weights), image_size, preprocess, n_features, seed)
@@ -125,7 +127,9 @@ def _load(
         else:
             module = backbone if isinstance(backbone, nn.Module) else backbone()
             if not isinstance(module, nn.Module):
-                raise ValueError(f"the backbone factory {backbone!r} returned {type(module).__name__}, no nn.Module")
+                raise ValueError(
+                    f"the backbone factory {backbone!r} returned {type(module).__name__}, not an nn.Module"
+                )
             file = weights_file(weights)
             if file is not None:
                 module = with_weights(module, file)
@@ -143,8 +147,8 @@ def _weights_key(backbone: BackboneLike, weights: Weights) -> Any:
         return weights
     if weights not in ("auto", None):
         raise ValueError(
-            f"weights={weights!r} is no file, and names of weights belong to backbones given by name; for a module or "
-            "factory pass a .pth or .safetensors file, 'auto' or None"
+            f"weights={weights!r} is not a file, and names of weights are only valid for backbones given by name; for "
+            "a module or factory pass a .pth or .safetensors file, 'auto' or None"
         )
     return None
 
@@ -155,7 +159,7 @@ def _materialised(module: nn.Module, n_features: int | None) -> nn.Module:
     if not lazy:
         return module
     if n_features is None:
-        raise ValueError("a network with lazy layers needs 2-D data to take its width from")
+        raise ValueError("a network with lazy layers requires 2-D data, from which its input width is inferred")
     module = copy.deepcopy(module).eval()
     with torch.no_grad():
         module(torch.zeros(2, n_features))
@@ -169,7 +173,7 @@ def _input_transform(
     if isinstance(first, nn.Linear):
         if transform is not None or image_size is not None:
             raise ValueError(
-                "image_size and preprocess are for networks on images; this one starts with a linear layer"
+                "image_size and preprocess apply only to networks on images; this network starts with a linear layer"
             )
         return None
     # Named networks take colour images, even if their first convolution reads a transform of them, as in CSATv2.

@@ -215,7 +215,7 @@ def trace(module: nn.Module, example: torch.Tensor | None) -> fx.Graph:
                     part.inplace = False  # type: ignore[assignment]
             return graph
     raise ValueError(
-        f"cannot follow the forward of {type(module).__name__}: {type(failure).__name__}: {failure}"
+        f"cannot trace the forward method of {type(module).__name__}: {type(failure).__name__}: {failure}"
     ) from failure
 
 

@@ -88,7 +88,7 @@ def download_error(name: str, weights: str, origin: str | None, error: Exception
     """The error for weights of a named network that a library could not download."""
     where = f" from {origin}" if origin else ""
     problem = f"cannot load the weights {weights!r} of {name!r}{where}: {type(error).__name__}: {error}"
-    advice = f"{problem}. Download the file on a machine with access and pass it with"
+    advice = f"{problem}. Download the file on a machine with internet access and pass it with"
     made = DownloadError(f"{advice} weights=FILE, or pass weights=None for random weights")
     made.on_command_line = f"{advice} --weights FILE"
     return made

@@ -150,7 +150,7 @@ def _raise_for_size(backbone: Backbone, x: torch.Tensor, error: RuntimeError) ->
     is_small = transform is not None and x.ndim == 4 and min(x.shape[2:]) < transform.crop
     if is_small and not isinstance(error, torch.OutOfMemoryError):
         raise ValueError(
-            f"X holds pre-processed images of shape {tuple(x.shape[1:])}, which the network does not take: {error}"
+            f"X contains pre-processed images of shape {tuple(x.shape[1:])}, which the network cannot process: {error}"
         ) from error
 
 

@@ -56,7 +56,7 @@ def find_cache(cache: bool | str | os.PathLike[str] | Cache) -> Cache | None:
         return cache  # type: ignore[return-value]
     if not isinstance(cache, (str, os.PathLike)) or not isinstance(os.fspath(cache), str) or not os.fspath(cache):
         raise ValueError(
-            f"cache={cache!r} is not True (memory), False (none), the path of a folder, or an object with the methods "
+            f"cache={cache!r} must be True (memory), False (none), the path of a folder, or an object with the methods "
             "holds, get and put"
         )
     folder = os.path.realpath(os.path.expanduser(cache))

@@ -70,9 +70,9 @@ class DiskBound:
             lacking = self._admission.refuse(bytes(space), keys, -(-n_bytes // len(keys)))
         if lacking:
             warnings.warn(
-                f"the cache folder {str(self._folder)!r} is bounded to {max_bytes} bytes, but the images in use need "
-                f"{held + lacking}: what does not fit is computed again at every pass. Give "
-                "cache=FolderCache(folder, max_bytes=...), or dtype='float16' for half the size",
+                f"the cache folder {str(self._folder)!r} is limited to {max_bytes} bytes, but the images in use need "
+                f"{held + lacking}; activations that do not fit are recomputed at every pass. Raise the limit with "
+                "cache=FolderCache(folder, max_bytes=...), or halve the size with dtype='float16'",
                 RuntimeWarning,
                 stacklevel=3,
             )

@@ -61,7 +61,9 @@ class FolderCache:
         if max_bytes is not None:
             check_count("max_bytes", max_bytes)
         if not os.fspath(folder):
-            raise ValueError("cache='' is no folder: give its path, True for a cache in memory or False for none")
+            raise ValueError(
+                "cache='' is not a folder; pass the path of one, True for a cache in memory or False for none"
+            )
         self.folder = Path(folder).expanduser()
         self.max_bytes = max_bytes
         self.dtype = dtype
@@ -157,7 +159,7 @@ class FolderCache:
             try:
                 keys = map_tensor(path, _KIND, "keys")
                 if _name(keys) != name:
-                    raise ValueError(f"{path!r} is damaged: its name is not that of its keys")
+                    raise ValueError(f"{path!r} is damaged: its name does not match its keys")
             except OSError:  # deleted in the meantime, or not readable
                 continue
             except ValueError as error:
@@ -195,13 +197,13 @@ class FolderCache:
         self._verified.pop(path, None)
         with suppress(OSError):
             os.unlink(path)
-        warnings.warn(f"{error}; its rows are computed again", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{error}; its rows will be recomputed", RuntimeWarning, stacklevel=4)
 
     def _warn_refused(self, error: OSError) -> None:
         """Warn once that nothing can be stored in the folder."""
         if not self._refused:
             self._refused = True
-            message = f"activations are not stored in {str(self.folder)!r}: {error}"
+            message = f"cannot store activations in {str(self.folder)!r}: {error}"
             warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FolderCache:

@@ -86,9 +86,9 @@ class ActivationCache:
             needed = self._bytes + lacking
         if lacking:
             warnings.warn(
-                f"the cache in memory is bounded to {_gib(self.max_bytes)}, but the images in use need {_gib(needed)}: "
-                f"what does not fit is computed again at every pass. Set skal.features.CACHE.max_bytes = {needed} "
-                "(or that of your own cache), or give a folder as cache",
+                f"the cache in memory is limited to {_gib(self.max_bytes)}, but the images in use need {_gib(needed)}; "
+                "activations that do not fit are recomputed at every pass. Set "
+                f"skal.features.CACHE.max_bytes = {needed} (or that of your own cache), or pass a folder as cache",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -36,12 +36,14 @@ class StoredActivations:
         return [self.names[i] for i in rows]
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        raise ValueError("a loaded classifier holds activations of its labelled images, not the images themselves")
+        raise ValueError(
+            "a loaded classifier contains activations of its labelled images, but not the images themselves"
+        )
 
     def mirrored(self) -> StoredActivations:
         """The mirror images."""
         if self.mirror_images is None:
-            raise ValueError("a loaded classifier holds no activations of mirror images, as it was saved without")
+            raise ValueError("the loaded classifier was saved without activations of mirror images")
         return StoredActivations(self.mirror_images, self.names, self.rows)
 
     def with_transform(self, transform: ImageTransform | None) -> StoredActivations:

@@ -69,5 +69,5 @@ def _outputs_of(labels: np.ndarray, classes: np.ndarray, n: int) -> np.ndarray:
         raise ValueError(f"labels has shape {labels.shape}, but there are {n} images")
     unknown = labels[~np.isin(labels, classes)]
     if len(unknown):
-        raise ValueError(f"labels holds {unknown.tolist()[0]!r}, but the classes are {classes}")
+        raise ValueError(f"labels contains {unknown.tolist()[0]!r}, but the classes are {classes}")
     return np.searchsorted(classes, labels)

@@ -102,7 +102,7 @@ def output_change(
             estimator = estimator.steps[-1][1]
         if not hasattr(estimator, "output_change"):
             raise ValueError(
-                f"{type(estimator).__name__} has no gradients to ask for; output_change needs an nn.Module or a "
+                f"{type(estimator).__name__} provides no gradients; output_change requires an nn.Module or a "
                 "FrozenPrefixClassifier"
             )
         return estimator.output_change(X_reference, X, output=output, labels=labels, norm=norm, max_memory=max_memory)
@@ -133,7 +133,7 @@ class OutputChange:
     ):
         check_options(output, labels, norm, max_memory)
         if len(reference) == 0:
-            raise ValueError("X_reference is empty: there is no output whose change could be measured")
+            raise ValueError("X_reference is empty; at least one sample is required")
         self.output, self.labels, self.norm = output, labels, norm
         n_labels = None if labels in ("posterior", "each") else 1
         max_memory = int(max_memory)
@@ -216,7 +216,7 @@ def _checked_labels(y: np.ndarray, n: int, n_outputs: int) -> np.ndarray:
     if y.shape != (n,):
         raise ValueError(f"labels has shape {y.shape}, but there are {n} samples")
     if y.dtype.kind not in "iu" or not 0 <= y.min() <= y.max() < n_outputs:
-        raise ValueError(f"labels={y} are not all outputs of the module, which are numbered from 0 to {n_outputs - 1}")
+        raise ValueError(f"labels={y} must be integers from 0 to {n_outputs - 1}, the outputs of the module")
     return y.astype(np.int64)
 
 

@@ -160,8 +160,8 @@ def _batch_norm(
 ) -> Use:
     if training:
         raise ValueError(
-            "a batch normalisation without running statistics mixes the samples of a batch: there is no gradient of "
-            "one sample"
+            "batch normalisation without running statistics mixes the samples of a batch, so the gradient of one "
+            "sample is undefined"
         )
     normalised = F.batch_norm(input, running_mean, running_var, eps=eps)
     return Use("norm", weight, bias, _positions(normalised, None), out, None, True)

@@ -51,11 +51,13 @@ class Gradients:
         self._module = module
         self._trainable = [p for p in module.parameters() if p.requires_grad]
         if not self._trainable:
-            raise ValueError(f"{type(module).__name__} has no trainable parameter, so no step would change its outputs")
+            raise ValueError(
+                f"{type(module).__name__} has no trainable parameter, so no training step can change its outputs"
+            )
         with _evaluating(module), torch.inference_mode(False), torch.enable_grad():
             logits, recorder = self._run(example)
             if logits.ndim != 2 or len(logits) != len(example):
-                raise ValueError(f"the module gives {tuple(logits.shape)}, but must give logits (n, C)")
+                raise ValueError(f"the module returns shape {tuple(logits.shape)}, but must return logits (n, C)")
             unstructured = self._unstructured(example, logits, recorder.uses) | recorder.others
         self.n_outputs = logits.shape[1]
         self.n_labels = self.n_outputs if n_labels is None else n_labels
@@ -144,7 +146,9 @@ class Gradients:
         for i, expected in enumerate(logits):
             (alone,) = self._module(example[i : i + 1].clone())
             if (alone - expected).abs().max() > tolerance * logits.abs().max():
-                raise ValueError("the outputs of a sample depend on the others of its batch, so it has no gradient")
+                raise ValueError(
+                    "the outputs of a sample depend on the other samples of its batch, so its gradient is undefined"
+                )
             gradients = torch.autograd.grad(
                 alone, self._trainable, direction[i], materialize_grads=True, allow_unused=True
             )
@@ -166,7 +170,7 @@ class Gradients:
         uses = _by_layer(recorder.uses)
         unplanned = {p for use in recorder.uses if use.key not in self._keys for p in use.parameters}
         if not unplanned | recorder.others <= set(map(id, self._others)):
-            raise ValueError("the module uses its parameters in another way for some inputs than for others")
+            raise ValueError("the module uses its parameters differently for different inputs")
         flat = [(layer, use) for layer in self._layers for use in uses.get(layer.key, [])]
         rows = {
             layer.key: logits.new_zeros(n, K, layer.n_parameters) for layer in self._layers if layer.form == "whole"

@@ -103,23 +103,25 @@ def pixels_of(image: Any, background: tuple[int, int, int] = WHITE) -> np.ndarra
         return decode(image, background).numpy()
     if isinstance(image, Image.Image):
         if 0 in image.size:
-            raise ValueError(f"it is empty, of {image.width} x {image.height} pixels")
+            raise ValueError(f"it is empty ({image.width} x {image.height} pixels)")
         copy = ImageOps.exif_transpose(image)  # a copy, so that the caller's image is not modified
         return _rgb(copy, background)
     if not hasattr(image, "__array__"):
         raise ValueError(f"it is of type {type(image).__name__}, neither an image nor a path")
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
-        raise ValueError(f"it has shape {array.shape} and type {array.dtype}, not (H, W, 3) or (H, W) and uint8")
+        raise ValueError(
+            f"it has shape {array.shape} and type {array.dtype}, but must be uint8 of shape (H, W, 3) or (H, W)"
+        )
     array = array[..., None] if array.ndim == 2 else array
     if array.shape[2] not in (1, 3):
-        raise ValueError(f"it has shape {array.shape}: 1 or 3 channels are possible, and they come last")
+        raise ValueError(f"it has shape {array.shape}, but must have 1 or 3 channels, in the last dimension")
     return array
 
 
 def _rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
     if image.mode == "F":
-        raise ValueError("it holds floating-point values, which have no range; pass pre-processed arrays")
+        raise ValueError("it contains floating-point values, whose range is unknown; pass pre-processed arrays")
     if image.mode.startswith("I"):
         return _grey_to_rgb(image, background)
     if image.mode == "La":
@@ -135,13 +137,17 @@ def _grey_to_rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
     values = np.asarray(image)
     least, most = int(values.min()), int(values.max())
     if least < 0:
-        raise ValueError(f"it holds values from {least} to {most}, and negative ones have no range; save it as 8 bits")
+        raise ValueError(
+            f"it contains values from {least} to {most}, but negative values have no known range; save it with 8 bits"
+        )
     tags = getattr(image, "tag_v2", {})
     declared = tags.get(_MAX_SAMPLE_VALUE, 0)
     declared = int(max(declared) if isinstance(declared, tuple) else declared)
     ranges = [2**bits - 1 for bits in (8, 12, 16) if most < 2**bits]
     if declared < most and not ranges:
-        raise ValueError(f"it holds integers up to {most}, more than 16 bits, and declares no range; save it as 8 bits")
+        raise ValueError(
+            f"it contains integers up to {most}, which exceed 16 bits, and declares no range; save it with 8 bits"
+        )
     largest = declared if declared >= max(most, 1) else ranges[0]
     grey = np.round(values.astype(np.float32) * (255 / largest)).clip(0, 255).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == 0:  # zero is white, which Pillow corrects only for 8 bits
@@ -182,12 +188,12 @@ def _scale_transparency(image: Image.Image) -> None:
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     """Human-readable reason why a file cannot be decoded."""
     if isinstance(error, Image.DecompressionBombError):
-        return f"{error} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        return f"{error} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
     problem = file_problem(path)
     if problem is not None:
         return problem
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image in a format that Pillow reads"
+        return "it is not an image in a format that Pillow reads"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, (OSError, ValueError)) and str(error):
@@ -205,7 +211,7 @@ def file_problem(path: str | os.PathLike[str]) -> str | None:
     if stat.S_ISDIR(info.st_mode):
         return "it is a folder; pass the files in it"
     if not stat.S_ISREG(info.st_mode):
-        return "it is no regular file"
+        return "it is not a regular file"
     return "it is empty" if info.st_size == 0 else None
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.sparse import issparse
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-_FOR_BYTES = "pass paths as str (os.fsdecode), and encoded images opened: PIL.Image.open(io.BytesIO(data))"
+_FOR_BYTES = "convert paths with os.fsdecode, and open encoded images with PIL.Image.open(io.BytesIO(data))"
 
 
 class Pool:
@@ -78,11 +78,13 @@ def as_data(X: Any) -> Any:
         X = X.to_numpy(dtype=object) if hasattr(X, "to_numpy") else np.asarray(X, dtype=object)
     if isinstance(X, np.ndarray):
         if np.ma.is_masked(X):
-            raise ValueError("X is a masked array; pass X.filled(value), or the rows that are whole")
+            raise ValueError("X is a masked array; pass X.filled(value), or only the rows without masked values")
         if X.dtype.kind == "S":
-            raise ValueError(f"X holds bytes, such as {X.flat[:1]!r}; {_FOR_BYTES}")
+            raise ValueError(f"X contains bytes, such as {X.flat[:1]!r}; {_FOR_BYTES}")
         if X.dtype.kind in "UT" and X.ndim != 1:
-            raise ValueError(f"X holds text in an array of shape {X.shape}; paths must be of shape (n,): X.ravel()")
+            raise ValueError(
+                f"X is an array of strings of shape {X.shape}, but paths must have shape (n,); pass X.ravel()"
+            )
         is_rows = X.ndim == 1 and (X.dtype.kind in "OT" or (X.dtype.kind == "U" and len(X) == 0))
         return _of_items(X.tolist() if X.dtype.kind == "T" else list(X)) if is_rows else X
     if isinstance(X, (list, tuple)):
@@ -128,7 +130,7 @@ def image_of(item: Any) -> Any:
     if isinstance(item, (tuple, list)) and item:
         item = item[0]
     if isinstance(item, Mapping):
-        raise ValueError(f"it is a dict with keys {[*item]}; pass images alone: [row['image'] for row in X]")
+        raise ValueError(f"it is a dict with keys {[*item]}; pass only the images: [row['image'] for row in X]")
     if isinstance(item, (bytes, bytearray, np.bytes_)):
         raise ValueError(f"it is bytes; {_FOR_BYTES}")
     if hasattr(item, "read") and not isinstance(item, os.PathLike):
@@ -147,26 +149,26 @@ def _refuse_single(X: Any) -> None:
     if isinstance(X, (str, os.PathLike)):
         name = os.fspath(X)
         if isinstance(name, str) and os.path.isdir(name):
-            raise ValueError(f"X is the folder {name!r}; pass a list of the image files in it, as from Path.rglob")
+            raise ValueError(f"X is the folder {name!r}; pass a list of the image files in it, e.g. from Path.rglob")
         if isinstance(name, str) and any(sign in name for sign in "*?["):
-            raise ValueError(f"X is the pattern {name!r}; pass the list of files that it stands for: glob.glob(X)")
+            raise ValueError(f"X is the pattern {name!r}; pass the list of files that match it: glob.glob(X)")
         if isinstance(name, str) and name.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")):
             raise ValueError(f"X is the archive {name!r}; unpack it and pass a list of the image files in it")
         raise ValueError(f"X is the single path {name!r}; pass a list of image files")
     if isinstance(X, (bytes, bytearray)):
-        raise ValueError(f"X is bytes; {_FOR_BYTES}, in a list")
+        raise ValueError(f"X is bytes; {_FOR_BYTES}, and pass them in a list")
     if isinstance(X, Image.Image):
-        raise ValueError("X is a single PIL image; pass a list of images, [X] for one")
+        raise ValueError("X is a single PIL image; pass a list of images, such as [X]")
     is_table = isinstance(X, Mapping) and not issparse(X)  # a sparse matrix may be a dict of its values
     if is_table or (type(X).__module__.split(".")[0] == "datasets" and hasattr(X, "column_names")):
         names = [*X] if is_table else X.column_names
         raise ValueError(
-            f"X is a {type(X).__name__} with the columns {names}; pass the one of images, such as X['image']"
+            f"X is a {type(X).__name__} with the columns {names}; pass the column of images, such as X['image']"
         )
     if isinstance(X, DataLoader):
         raise ValueError("X is a DataLoader; pass its data set: X.dataset")
     if isinstance(X, IterableDataset) or (isinstance(X, Iterable) and not _has_rows(X)):
-        raise ValueError(f"X is a {type(X).__name__}, which has no rows to be indexed; pass list(X)")
+        raise ValueError(f"X is a {type(X).__name__}, which cannot be indexed by row; pass list(X)")
     if isinstance(X, Dataset) and not hasattr(X, "__len__"):
         raise ValueError(f"X is the data set {type(X).__name__}, which has no length; pass one that defines __len__")
     if not _has_rows(X):
@@ -192,7 +194,7 @@ def _of_frame(X: pd.DataFrame) -> Any:
         return X.iloc[:, 0]
     texts = [name for name in others if len(X) and isinstance(X[name].iloc[0], (str, os.PathLike))]
     if texts:
-        raise ValueError(f"X is a DataFrame with text in {texts}; pass the column of paths, such as X[{texts[0]!r}]")
+        raise ValueError(f"X is a DataFrame with strings in {texts}; pass the column of paths, such as X[{texts[0]!r}]")
     return X
 
 
@@ -233,7 +235,7 @@ def _of_items(items: list[Any]) -> np.ndarray:
             what = f"{image.dtype} of shape {image.shape}" if is_array[i] else type(image).__name__
             raise ValueError(
                 f"X[{i}] is {what}; images of different sizes must be PIL images, paths, or uint8 arrays (H, W, 3) or "
-                "(H, W), while pre-processed ones are of one size"
+                "(H, W), and pre-processed images must all have the same size"
             )
     rows = np.empty(len(images), dtype=object)
     rows[:] = images
@@ -257,5 +259,7 @@ def _stacked(items: list[Any]) -> np.ndarray:
         array = np.empty(0, dtype=object)
     if array.dtype.kind in "OUS":
         kinds = {str(np.shape(item)) if hasattr(item, "shape") else type(item).__name__ for item in items}
-        raise ValueError(f"X is a list whose rows make no array of numbers together: they are {sorted(kinds)[:5]}")
+        raise ValueError(
+            f"X is a list whose rows cannot be combined into an array of numbers: they are {sorted(kinds)[:5]}"
+        )
     return array

@@ -164,7 +164,7 @@ class ItemInputs:
             is_ready = array.dtype != np.uint8
             batch.append(torch.from_numpy(array[None].copy()).float() if is_ready else self.transform(_tensor(array)))
             if batch[-1].shape != batch[0].shape:
-                raise ValueError(f"X[{i}] has shape {array.shape} pre-processed, unlike others of its batch")
+                raise ValueError(f"X[{i}] is a pre-processed image of shape {array.shape}, unlike others of its batch")
         return torch.cat(batch)
 
     def with_transform(self, transform: ImageTransform | None) -> ItemInputs:
@@ -177,7 +177,9 @@ class ItemInputs:
             if not isinstance(image, np.ndarray) or image.dtype.kind != "f":
                 return pixels_of(image, self.transform.background)
             if image.ndim != 3 or image.shape[0] != self.transform.channels or 0 in image.shape:
-                raise ValueError(f"it has shape {image.shape}, not ({self.transform.channels}, H, W), pre-processed")
+                raise ValueError(
+                    f"it is pre-processed, but has shape {image.shape} instead of ({self.transform.channels}, H, W)"
+                )
             if not _is_finite(image).all():
                 raise ValueError("it contains NaN or infinity")
             return image
@@ -257,7 +259,7 @@ class InputSpec:
         paths = as_paths(X)
         if paths is not None:
             if self.transform is None:
-                raise ValueError(f"X is {len(paths)} file paths, but this network takes {self.allowed}")
+                raise ValueError(f"X contains {len(paths)} file paths, but this network takes {self.allowed}")
             problems = [(str(path), file_problem(path)) for path in paths]
             _raise_for([(path, why) for path, why in problems if why is not None], len(paths))
             return PathInputs(paths, self.transform)
@@ -278,7 +280,7 @@ class InputSpec:
             return TensorInputs(_finite(array))
         if array.dtype == np.uint8:
             if array.ndim == 3 and array.shape[2] in (3, 4):
-                raise ValueError(f"X of shape {array.shape} looks like a single image; pass X[None] for one")
+                raise ValueError(f"X of shape {array.shape} looks like a single image; pass X[None]")
             if array.ndim == 3:
                 array = array[..., None]
             if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
@@ -292,7 +294,7 @@ class InputSpec:
     def _check_items(self, X: Any) -> ItemInputs:
         """Validate individual images; of a data set, only the first is read in advance."""
         if self.transform is None:
-            raise ValueError(f"X is {len(X)} images, one by one, but this network takes {self.allowed}")
+            raise ValueError(f"X contains {len(X)} individual images, but this network takes {self.allowed}")
         if len(X) == 0:
             raise ValueError("X is empty: a data set with 0 sample(s) where at least 1 is required")
         inputs = ItemInputs(X, self.transform)
@@ -307,15 +309,17 @@ class InputSpec:
         if self.transform is None:
             return ValueError(message)
         if len(shape) == 4 and shape[1] in (1, 3) and shape[-1] not in (1, 3) and array.dtype.kind in "iub":
-            message += "; pixels have their channels last: X.transpose(0, 2, 3, 1)"
+            message += "; the channels of pixels must come last: pass X.transpose(0, 2, 3, 1)"
         elif len(shape) == 4 and is_pixels and shape[-1] == 4:
-            message += "; 4 channels may be colour and transparency: pass PIL images or files, or X[..., :3]"
+            message += "; X has 4 channels: if the fourth is transparency, pass PIL images or files, or X[..., :3]"
         elif len(shape) in (3, 4) and not is_pixels and array.dtype.kind in "iubf" and shape[-1] in (1, 3):
-            message += "; pixels from 0 to 255 are passed as X.astype(np.uint8)"
+            message += "; pass pixels from 0 to 255 as X.astype(np.uint8)"
         elif len(shape) == 2 and (is_pixels or array.dtype.kind == "f"):
-            message += "; a single grey image is X[None], and features need a network that begins with a linear layer"
+            message += (
+                "; pass a single grey image as X[None]; features require a network that starts with a linear layer"
+            )
         elif len(shape) == 3 and array.dtype.kind == "f":
-            message += "; a single image is X[None]"
+            message += "; pass a single image as X[None]"
         return ValueError(message)
 
 

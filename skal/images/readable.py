@@ -48,7 +48,7 @@ def readable(paths: Any, n_jobs: int | None = None) -> Readable:
     """
     files = as_paths(paths)
     if files is None:
-        raise ValueError(f"paths must be a sequence of image files, but it is {type(paths).__name__}")
+        raise ValueError(f"paths must be a sequence of image files, but got {type(paths).__name__}")
     # Threads suffice, since Pillow releases the GIL while decoding.
     found = Parallel(n_jobs=n_jobs, prefer="threads")(delayed(_failure)(path) for path in files)
     mask = np.array([why is None for why in found], dtype=bool)

@@ -65,7 +65,9 @@ def median_bandwidths(X: Any, Y: Any, n: int = 5) -> np.ndarray:
     squared = squared_distances(joint, joint)[above].cpu().numpy()
     median = float(np.median(squared)) if len(squared) else 0.0
     if not median > 1e-12 * float((joint * joint).sum(1).max()):
-        raise ValueError("the median distance of all pairs is 0: most rows coincide, so there is no bandwidth")
+        raise ValueError(
+            "the median distance of all pairs is 0 because most rows coincide, so the bandwidths are undefined"
+        )
     return np.sqrt(median * 2.0 ** (np.arange(n) - (n - 1) / 2) / 2)
 
 
@@ -115,7 +117,7 @@ def mmd2(
     least = 1 if estimator == "biased" else 2
     for name, sample in (("X", X), ("Y", Y)):
         if len(sample) < least:
-            raise ValueError(f"{name} has {len(sample)} rows, but the {estimator} estimator needs {least} or more")
+            raise ValueError(f"{name} has {len(sample)} rows, but the {estimator} estimator needs at least {least}")
     if estimator == "linear":
         value = (quadruple_terms(X, Y, sigmas) * torch.as_tensor(beta).to(X)).sum(1).mean()
     else:
@@ -169,7 +171,7 @@ def kernel_weights(X: Any, Y: Any, *, bandwidths: ArrayLike, eps: float = 1e-3) 
     X, Y = (sample.detach().double() for sample in _centred(*_checked(X, Y)))
     sigmas, _ = check_kernels(bandwidths, None)
     if min(len(X), len(Y)) < 4:
-        raise ValueError(f"the samples have {len(X)} and {len(Y)} rows, but two quadruples take 4 of each")
+        raise ValueError(f"X and Y have {len(X)} and {len(Y)} rows, but at least 4 of each are required")
     terms = quadruple_terms(X, Y, sigmas).cpu().numpy()
     d, covariance = terms.mean(axis=0), np.atleast_2d(np.cov(terms, rowvar=False))
     if not (d > 0).any():
@@ -258,7 +260,7 @@ def _checked(X: Any, Y: Any) -> tuple[torch.Tensor, torch.Tensor]:
     for name, sample in (("X", X), ("Y", Y)):
         tensor = sample if isinstance(sample, torch.Tensor) else tensor_of(np.ascontiguousarray(sample))
         if tensor.ndim != 2 or len(tensor) == 0:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but must be (n, D) with rows")
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but must have shape (n, D) with n of at least 1")
         tensors.append(tensor if tensor.is_floating_point() else tensor.double())
     if tensors[0].shape[1] != tensors[1].shape[1]:
         raise ValueError(f"X has {tensors[0].shape[1]} columns, but Y has {tensors[1].shape[1]}")
@@ -276,10 +278,10 @@ def check_kernels(bandwidths: ArrayLike, weights: ArrayLike | None) -> tuple[np.
     """Bandwidths and weights as arrays. Raises a ValueError that names invalid ones."""
     sigmas = np.asarray(bandwidths, dtype=np.float64)
     if sigmas.ndim != 1 or len(sigmas) == 0 or not (sigmas > 0).all() or not np.isfinite(sigmas).all():
-        raise ValueError(f"bandwidths={bandwidths!r} are not positive numbers")
+        raise ValueError(f"bandwidths={bandwidths!r} must be positive numbers")
     if weights is None:
         return sigmas, np.full(len(sigmas), 1 / len(sigmas))
     beta = np.asarray(weights, dtype=np.float64)
     if beta.shape != sigmas.shape or not (beta >= 0).all() or not np.isfinite(beta).all():
-        raise ValueError(f"weights={weights!r} are not {len(sigmas)} numbers of at least 0, one a bandwidth")
+        raise ValueError(f"weights={weights!r} must be {len(sigmas)} numbers of at least 0, one per bandwidth")
     return sigmas, beta

@@ -47,9 +47,9 @@ def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim != 2 or x.shape != y.shape:
-        raise ValueError(f"x and y must have one shape (n, K), got {x.shape} and {y.shape}")
+        raise ValueError(f"x and y must have the same shape (n, K), but got {x.shape} and {y.shape}")
     if np.isnan(x).any() or np.isnan(y).any():
-        raise ValueError("x or y contains NaN, which has no rank")
+        raise ValueError("x or y contains NaN, which cannot be ranked")
     if x.shape[1] < 2:
         return np.full(len(x), np.nan)
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(x), _BLOCK)]

@@ -58,15 +58,15 @@ def propagate(X: ArrayLike, seeds: ArrayLike, *, n_neighbors: int = 15, alpha: f
     """
     check_count("n_neighbors", n_neighbors)
     if not 0 <= alpha < 1:
-        raise ValueError(f"alpha={alpha!r} is not at least 0 and below 1")
+        raise ValueError(f"alpha={alpha!r} must be at least 0 and below 1")
     seeds = np.asarray(seeds, dtype=np.float64)
     points = torch.as_tensor(np.asarray(X, dtype=np.float32))
     if seeds.ndim != 2 or points.ndim != 2 or len(seeds) != len(points):
         raise ValueError(
-            f"X of shape {tuple(points.shape)} and seeds of shape {seeds.shape} are not two tables of as many rows"
+            f"X and seeds must be 2-D and of equal length, but have shapes {tuple(points.shape)} and {seeds.shape}"
         )
     if (seeds < 0).any():
-        raise ValueError("seeds holds a negative value")
+        raise ValueError("seeds contains a negative value")
     return spread(neighbor_graph(points, n_neighbors), seeds, alpha)
 
 
@@ -153,12 +153,12 @@ def align(proba: ArrayLike, *, prior: ArrayLike | None = None, n_prior: float = 
     """
     P = np.asarray(proba, dtype=np.float64)
     if P.ndim != 2:
-        raise ValueError(f"proba of shape {P.shape} is not a table of rows and classes")
+        raise ValueError(f"proba has shape {P.shape}, but must have shape (n, C)")
     before = np.full(P.shape[1], 1 / max(P.shape[1], 1)) if prior is None else np.asarray(prior, dtype=np.float64)
     if before.shape != (P.shape[1],) or not (before > 0).all():
-        raise ValueError(f"prior={prior!r} is not one positive share for each of {P.shape[1]} classes")
+        raise ValueError(f"prior={prior!r} must contain one positive number for each of {P.shape[1]} classes")
     if n_prior < 0:
-        raise ValueError(f"n_prior={n_prior!r} is negative")
+        raise ValueError(f"n_prior={n_prior!r} must be at least 0")
     if len(P) == 0:
         return P
     shares = before = before / before.sum()

@@ -66,9 +66,7 @@ class Context:
             raise ValueError("X_pool is empty: there is nothing left to query")
         is_count = isinstance(n_instances, (int, np.integer)) and not isinstance(n_instances, bool)
         if not is_count or not 1 <= n_instances <= self.n:
-            raise ValueError(
-                f"n_instances={n_instances!r} is not possible: the pool allows integers from 1 to {self.n}"
-            )
+            raise ValueError(f"n_instances={n_instances!r} must be an integer from 1 to {self.n}, the size of the pool")
         self.n_instances = int(n_instances)
         self.estimators = estimators_of(learner)
         self._random_state = random_state
@@ -109,8 +107,8 @@ class Context:
         for estimator in self.estimators:
             if not hasattr(estimator, "predict_proba"):
                 raise ValueError(
-                    f"{type(estimator).__name__} gives no class probabilities, which this strategy needs: no method "
-                    "predict_proba (VotingClassifier has one with voting='soft', SVC inside CalibratedClassifierCV)"
+                    f"{type(estimator).__name__} has no method predict_proba, but this strategy requires class "
+                    "probabilities (use VotingClassifier with voting='soft', or SVC inside CalibratedClassifierCV)"
                 )
         try:
             return np.asarray(self._block_by_block(self.learner.predict_proba, X))

@@ -112,7 +112,7 @@ def features_of(
 def _at_layer(estimator: Any, X_pool: Any, layer: str | int, pooled: bool) -> Steps:
     network, earlier = last_step(estimator, X_pool)
     if not is_network(network):
-        raise ValueError(f"{type(network).__name__} has no layers to compare with a profile; give X_source instead")
+        raise ValueError(f"{type(network).__name__} has no layers to compare with a profile; pass X_source instead")
     return earlier.then(partial(_activations, network, layer, pooled))
 
 
@@ -131,7 +131,7 @@ def _checked(name: str, features: Callable[[Any], Any], X: Any) -> np.ndarray:
     shape = getattr(values, "shape", None) or np.shape(values)
     if len(shape) != 2:
         raise ValueError(
-            f"{name} makes no features of X: its shape is {tuple(shape)}, but distances need (n, n_features). Put a "
+            f"features of {name} have shape {tuple(shape)}, but distances require (n, n_features). Put a "
             "FrozenPrefixClassifier before the classifier in a Pipeline, or pass features of shape (n, n_features)"
         )
     return np.ascontiguousarray(check_array(values, dtype=[np.float64, np.float32]))

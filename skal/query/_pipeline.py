@@ -101,8 +101,8 @@ def _transformer(step: Any, before: Steps, X_pool: Any) -> Callable[[Any], Any]:
         return clone(step).fit(X).transform
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{type(step).__name__} is not fitted yet and cannot be fitted to the pool without labels ({error}). Label "
-            "a first batch in another way, such as random_sampling, or put a FrozenPrefixClassifier in its place"
+            f"{type(step).__name__} is not fitted yet and cannot be fitted to the pool without labels ({error}). Query "
+            "the first batch with another strategy, such as random_sampling, or use a FrozenPrefixClassifier instead"
         ) from error
 
 

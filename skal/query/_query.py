@@ -35,7 +35,7 @@ class Query(BaseEstimator):
     >>> query.set_params(lambda_=1)
     Traceback (most recent call last):
         ...
-    ValueError: adma_sampling has no keyword 'lambda_'; it has ['lam', 't', 'alpha', ...]
+    ValueError: adma_sampling does not accept the keyword 'lambda_'; it accepts ['lam', 't', 'alpha', ...]
     """
 
     def __init__(self, strategy: Callable[..., Any], **keywords: Any):
@@ -83,7 +83,9 @@ class Query(BaseEstimator):
         for name in self.keywords:
             if name in _FROM_THE_LOOP or (allowed is not None and name not in allowed):
                 called = getattr(self.strategy, "__name__", repr(self.strategy))
-                raise ValueError(f"{called} has no keyword {name!r}; it has {allowed or 'keywords of its own'}")
+                raise ValueError(
+                    f"{called} does not accept the keyword {name!r}; it accepts {allowed or 'only its own keywords'}"
+                )
 
     def takes(self, keyword: str) -> bool:
         """Whether the strategy has this keyword and it is not yet set, here or by a ``functools.partial``."""

@@ -88,7 +88,7 @@ def strategy(
     def register(function: _Function) -> _Function:
         name = function.__name__.removesuffix("_sampling")
         if name == function.__name__:
-            raise TypeError(f"{name} is not the name of a strategy, which ends in _sampling")
+            raise TypeError(f"the name of a strategy must end in _sampling, but got {name!r}")
         signature = inspect.signature(function)
         keywords = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
         allowed = _COMMON | (parameters or {})

@@ -302,12 +302,12 @@ def _pattern_scores(
     profile = source if source is not None else getattr(network, "source", None)
     if profile is None or not is_network(network):
         raise ValueError(
-            "adma_sampling needs a FrozenPrefixClassifier with a fitted SourceProfile: "
-            f"got {type(network).__name__} with source={profile!r}"
+            "adma_sampling needs a FrozenPrefixClassifier with a fitted SourceProfile, "
+            f"but got {type(network).__name__} with source={profile!r}"
         )
     pairs = profile.check_layers(layers)
     if aggregate == "variance" and len(pairs) < 2:
-        raise ValueError(f"aggregate='variance' needs two patterns or more, got layers={pairs}")
+        raise ValueError(f"aggregate='variance' needs at least two patterns, but got layers={pairs}")
     network.check_source(profile, earlier(np.asarray(X_pool[:1]) if is_dask(X_pool) else X_pool[:1]))
     if aggregate == "variance":
         return _rescaled(score_pool(partial(_variances, network, earlier, profile, pairs), X_pool, verbose=verbose))

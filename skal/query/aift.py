@@ -64,9 +64,9 @@ def aift_score(
     """
     p = np.asarray(proba_patches, dtype=np.float64)
     if p.ndim != 3 or 0 in p.shape[1:]:
-        raise ValueError(f"proba_patches has shape {p.shape}, but must be (n, m, C)")
+        raise ValueError(f"proba_patches has shape {p.shape}, but must have shape (n, m, C)")
     if not 0 < alpha <= 1:
-        raise ValueError(f"alpha={alpha!r} is not a share above 0 and up to 1")
+        raise ValueError(f"alpha={alpha!r} must be above 0 and at most 1")
     n, m, _ = p.shape
     kept = max(1, int(np.floor(m * alpha + 0.5)))
     dominant = p.mean(axis=1).argmax(axis=1)

@@ -246,7 +246,7 @@ def _with_source(context: Context, X_source: Any, profile: SourceProfile | None)
         return features, features.source
     if profile is None:
         raise ValueError(
-            f"there is no source to compare with: give X_source or a profile; {type(network).__name__} has neither"
+            f"this strategy needs a source: pass X_source or a profile; {type(network).__name__} has neither"
         )
     layer = profile.layers_[0][1]
     features = context.features(layer=layer, pooled=profile.pooled)

@@ -117,7 +117,7 @@ def emoc_sampling(
 def check_reference(X_reference: Any) -> None:
     """Raise a ValueError if the reference is empty."""
     if X_reference is not None and n_rows(X_reference) == 0:
-        raise ValueError("X_reference is empty: there is no output whose change could be measured")
+        raise ValueError("X_reference is empty; at least one sample is required")
 
 
 def draw_reference(context: Context, n_reference: int) -> Any:

@@ -71,7 +71,7 @@ def random_sets(
     check_count("n_sets", n_sets)
     check_count("set_size", set_size)
     if set_size > len(groups):
-        raise ValueError(f"set_size={set_size!r} is more than the {len(groups)} images")
+        raise ValueError(f"set_size={set_size!r} must be at most {len(groups)}, the number of images")
     generator = check_random_state(random_state)
     _, of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     by_group = np.split(np.argsort(of, kind="stable"), sizes.cumsum()[:-1])
@@ -141,7 +141,9 @@ def set_sampling(
     if callable(score):
         scores = np.asarray(score(learner, context.X_pool), dtype=float)
         if scores.shape != (context.n,):
-            raise ValueError(f"score gave shape {scores.shape}, not one number for each of {context.n} images")
+            raise ValueError(
+                f"score returned shape {scores.shape} instead of one number for each of {context.n} images"
+            )
     else:
         scores = np.zeros(context.n) if score == "random" else confidence_scores(context.known_proba, score)
     return _best(context, sets, scores[sets])

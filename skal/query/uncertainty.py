@@ -45,10 +45,10 @@ def uncertainty(proba: ArrayLike, kind: str = "gini") -> np.ndarray:
     array([1., 0.])
     """
     if kind not in KINDS:
-        raise ValueError(f"uncertainty {kind!r} is not one of {KINDS}")
+        raise ValueError(f"kind={kind!r} is not one of {KINDS}")
     p = np.asarray(proba, dtype=np.float64)
     if p.ndim != 2:
-        raise ValueError(f"proba has shape {p.shape}, but must be (n, C)")
+        raise ValueError(f"proba has shape {p.shape}, but must have shape (n, C)")
     if p.shape[1] == 1:
         return np.zeros(len(p))
     if kind == "gini":

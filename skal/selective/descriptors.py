@@ -197,9 +197,9 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
                     return table.rows()
                 for start in tqdm(missing, desc="descriptors", unit="block", disable=not self.verbose):
                     table.write(start, self._histograms(next(responses(inputs, start))))
-            raise NotStoredError(f"{str(folder)!r}: another program keeps changing it")
+            raise NotStoredError(f"{str(folder)!r}: another program keeps modifying it")
         except NotStoredError as error:
-            warnings.warn(f"descriptors are not stored in {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"cannot store descriptors in {error}", RuntimeWarning, stacklevel=2)
             return self.transform(X)
 
     def plot(self, X: Any = None, *, ax: Axes | None = None) -> Figure | Axes:
@@ -252,7 +252,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         check_count("n_bins", self.n_bins, 2)
         bank, X = self._bank(), as_data(X)
         if not isinstance(X, Inputs) and not is_images(X):
-            raise ValueError(f"X of shape {np.shape(X)} is no images: they are arrays of 3 or 4 dimensions, or paths")
+            raise ValueError(f"X has shape {np.shape(X)}, but images must be arrays of 3 or 4 dimensions, or paths")
         if self.bank == "conv":
             return bank, self._load_backbone().inputs.check(X)
         side = self.image_size or _SIDE

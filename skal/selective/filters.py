@@ -111,13 +111,15 @@ class ConvResponses:
         convolutions = [name for name in graph.weight_layers if isinstance(modules[name], nn.Conv2d)]
         if isinstance(layers, (int, np.integer)) and not isinstance(layers, bool):
             if not 1 <= layers <= len(convolutions):
-                raise ValueError(f"layers={layers} is not possible: the network has {len(convolutions)} convolutions")
+                raise ValueError(
+                    f"layers={layers} must be from 1 to {len(convolutions)}, the number of convolutions in the network"
+                )
             chosen = convolutions[:layers]
         else:
             chosen = list(layers) if not isinstance(layers, (str, bool)) else [str(layers)]
             unknown = [name for name in chosen if name not in convolutions]
             if unknown or not chosen:
-                raise ValueError(f"layers={layers!r} is neither a number nor some of the convolutions {convolutions}")
+                raise ValueError(f"layers={layers!r} must be a number, or names of convolutions from {convolutions}")
         self._backbone, self._device, self._first = backbone, device, modules[chosen[0]]
         self._points = [Point(graph.response(name, activation=activation)) for name in chosen]
         self.layers = [name for name in chosen for _ in range(modules[name].out_channels)]

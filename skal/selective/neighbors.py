@@ -113,7 +113,7 @@ class SymmetricKLNeighbors(BaseEstimator):
             check_count("block_size", self.block_size)
         if _is_blocks(X):
             if iter(X) is X:
-                raise ValueError("X is an iterator, which can be gone through only once; give a list of blocks")
+                raise ValueError("X is an iterator, which can be read only once; pass a list of blocks")
             validate_data(self, np.asarray(next(iter(X))), dtype=[np.float64, np.float32])
             self._source = [np.asarray(block) for block in X] if isinstance(X, (list, tuple)) else X
         elif isinstance(X, np.memmap):
@@ -170,7 +170,9 @@ class SymmetricKLNeighbors(BaseEstimator):
         check_non_negative(queries, "SymmetricKLNeighbors")
         n_source = None if _is_blocks(self._source) else len(self._source)
         if n_source is not None and k > n_source - itself:
-            raise ValueError(f"n_neighbors={k} is not possible: there are {n_source - itself} source rows")
+            raise ValueError(
+                f"n_neighbors={k} must be at most {n_source - itself}, the number of available source rows"
+            )
         search = _Search(queries, k, self._weights(), float(self.eps), find_device(self.device), itself)
         kept = _Kept(Path(checkpoint).expanduser(), self._named(queries, k, itself)) if checkpoint is not None else None
         done = kept.restore(search) if kept is not None else 0
@@ -181,7 +183,9 @@ class SymmetricKLNeighbors(BaseEstimator):
                 if kept is not None:
                     kept.save(search)
         if search.n_seen < k + itself:
-            raise ValueError(f"n_neighbors={k} is not possible: there are {search.n_seen - itself} source rows")
+            raise ValueError(
+                f"n_neighbors={k} must be at most {search.n_seen - itself}, the number of available source rows"
+            )
         distances, indices = search.best
         return (distances, indices) if return_distance else indices
 
@@ -191,7 +195,7 @@ class SymmetricKLNeighbors(BaseEstimator):
         weights = np.asarray(self.weights, dtype=np.float64)
         if weights.shape != (self.n_features_in_,) or not (weights >= 0).all() or not np.isfinite(weights).all():
             raise ValueError(
-                f"weights of shape {weights.shape} are not {self.n_features_in_} finite numbers of at least 0, one a "
+                f"weights of shape {weights.shape} must be {self.n_features_in_} finite numbers of at least 0, one per "
                 "column"
             )
         return weights
@@ -206,9 +210,9 @@ class SymmetricKLNeighbors(BaseEstimator):
                 if start + len(block) > done:
                     block = np.asarray(block[max(0, done - start) :])
                     if block.ndim != 2 or block.shape[1] != self.n_features_in_:
-                        raise ValueError(f"a block has shape {block.shape}, not (n, {self.n_features_in_})")
+                        raise ValueError(f"a block has shape {block.shape} instead of (n, {self.n_features_in_})")
                     if not np.isfinite(block).all() or (block < 0).any():
-                        raise ValueError(f"the source holds negative or infinite values, in rows from {start} on")
+                        raise ValueError(f"the source contains negative or infinite values, in rows from {start} on")
                     yield max(start, done), block
                 start += min(size, len(part) - first)
 
@@ -368,7 +372,7 @@ class _Kept:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError) as error:
-            warnings.warn(f"the search starts anew: {error}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"the search starts over: {error}", RuntimeWarning, stacklevel=3)
         return search.n_seen
 
     def save(self, search: _Search) -> None:
@@ -381,7 +385,7 @@ class _Kept:
         except OSError as error:
             if not self._refused:
                 self._refused = True
-                message = f"the state of the search is not stored in {str(self._path.parent)!r}: {error}"
+                message = f"cannot store the state of the search in {str(self._path.parent)!r}: {error}"
                 warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 

@@ -75,7 +75,7 @@ class BlockTable:
         damaged = [start for start in starts if start in logged and start not in finished]
         if damaged and warn:
             warnings.warn(
-                f"{len(damaged)} of {len(starts)} blocks of {str(self._data)!r} are damaged and are computed again",
+                f"{len(damaged)} of {len(starts)} blocks of {str(self._data)!r} are damaged and will be recomputed",
                 RuntimeWarning,
                 stacklevel=3,
             )

@@ -56,7 +56,7 @@ def read_checkpoint(
     state, described = read_tensors(path, _KIND)
     lacking = [name for name in required if name not in described]
     if lacking:
-        raise ValueError(f"{str(path)!r} is incomplete: its description lacks {lacking}")
+        raise ValueError(f"{str(path)!r} is incomplete: {lacking} are missing from its description")
     return state, described
 
 
@@ -80,8 +80,8 @@ def load_models(models: Sequence[nn.Module], state: Mapping[str, torch.Tensor], 
     reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or unknown or reshaped:
         raise ValueError(
-            f"{str(path)!r} does not fit this network: tensors missing {missing}, unknown {unknown}, "
-            f"of another shape {reshaped}"
+            f"{str(path)!r} does not match this network: missing tensors {missing}, unknown tensors "
+            f"{unknown}, tensors of another shape {reshaped}"
         )
     for i, model in enumerate(models):
         model.load_state_dict({name: state[f"{i}.{name}"] for name in model.state_dict()})

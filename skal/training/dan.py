@@ -119,7 +119,7 @@ class DAN(Recipe):
         if domain is not None:
             if "X_source" in data or "X_unlabeled" in data:
                 raise ValueError(
-                    "sample_domain says what is source and target in X: give no X_source and no X_unlabeled"
+                    "sample_domain marks source and target rows of X, so X_source and X_unlabeled are not allowed"
                 )
             return split_domains(X, y, np.asarray(domain))
         if self.labels == "source" and "X_source" not in data:
@@ -133,8 +133,8 @@ class DAN(Recipe):
         if X_source is None:
             if X_unlabeled is not None:
                 raise ValueError(
-                    "DAN adapts from a source, but only X_unlabeled is given: pass X_source and y_source too, or "
-                    "DAN(labels='source') where X, y are the source"
+                    "DAN requires a source, but only X_unlabeled is given; pass X_source and y_source too, or use "
+                    "DAN(labels='source') if X and y are the source"
                 )
             return FineTuning().train(problem)
         own = problem
@@ -145,7 +145,8 @@ class DAN(Recipe):
             return FineTuning().train(problem)
         if min(problem.options.batch_size, n_source) < _FEWEST:
             raise ValueError(
-                f"batch_size={problem.options.batch_size} of {n_source} source images: a discrepancy takes {_FEWEST}"
+                f"batch_size={problem.options.batch_size} or the number of source images, {n_source}, is below the "
+                f"minimum of {_FEWEST}"
             )
         start = problem.start()
         net = problem.net(
@@ -176,7 +177,7 @@ class DAN(Recipe):
         if len(target) == 0:
             return None
         if len(target) < _FEWEST:
-            raise ValueError(f"there are {len(target)} target images, but a discrepancy takes {_FEWEST}")
+            raise ValueError(f"got {len(target)} target images, but DAN needs at least {_FEWEST}")
         return target
 
     def _with_activations(self, problem: Problem, suffix: Suffix) -> WithActivations:
@@ -184,7 +185,9 @@ class DAN(Recipe):
         nodes = [layers.resolve(layer) for layer in self.mmd_layers if layer != -1]
         for node in nodes:
             if not layers.is_before(cut, node):
-                raise ValueError(f"mmd_layers={self.mmd_layers!r} holds the frozen {node.name!r}, which never changes")
+                raise ValueError(
+                    f"mmd_layers={self.mmd_layers!r} contains {node.name!r}, which is frozen and never changes"
+                )
         segment = layers.segment(cut, [*nodes, layers.features], root=suffix.body).to(problem.prefix.device)
         return WithActivations(suffix, segment)
 
@@ -330,10 +333,12 @@ def split_domains(X: Any, y: Any, domain: np.ndarray) -> tuple[Any, Any, dict[st
     """
     check_consistent_length(X, y, domain)
     if domain.ndim != 1 or (domain == 0).any():
-        raise ValueError("sample_domain must hold a positive number for each source row and a negative for each other")
+        raise ValueError(
+            "sample_domain must contain a positive number for each source row and a negative one for each target row"
+        )
     is_source = domain > 0
     if not is_source.any():
-        raise ValueError("sample_domain holds no positive number: there is no source to learn from")
+        raise ValueError("sample_domain contains no positive number, so there is no source to learn from")
     # dtype=object: NumPy would convert a list of names and -1 to strings, with "-1" among them.
     labels = np.array([*y], dtype=object)
     has_label = ~is_source & np.array([str(label) not in ("-1", "-1.0") for label in labels])

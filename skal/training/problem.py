@@ -172,7 +172,7 @@ class Problem:
             unweighted = [label for label in self.classes.tolist() if label not in given]
             if unknown and unweighted:  # future classes may have a weight
                 raise ValueError(
-                    f"class_weight holds {unknown[0]!r}, which is no class, and nothing for {unweighted[0]!r}; "
+                    f"class_weight contains {unknown[0]!r}, which is not a class, but no weight for {unweighted[0]!r}; "
                     f"the classes are {self.classes.tolist()}"
                 )
             return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
@@ -223,8 +223,8 @@ class Problem:
         labels = check_labels(self, inputs, y)
         if len(self.y) and (labels.dtype.kind in "OSU") != (self.y.dtype.kind in "OSU"):
             raise ValueError(
-                f"labels of the source, such as {labels[0]!r}, and of the target, such as {self.y[0]!r}, "
-                "are of two kinds"
+                f"labels of the source, such as {labels[0]!r}, and of the target, such as {self.y[0]!r}, must have the "
+                "same type"
             )
         n = len(labels)
         weights = None if self.sample_weight is None else np.concatenate([np.ones(n), self.sample_weight])
@@ -340,7 +340,7 @@ class Problem:
         """
         made_here = {"iterator_train", "train_split"} & set(self.options.net_params or {})
         if made_here and net_class is not SuffixNet:
-            raise ValueError(f"net_params holds {sorted(made_here)}, but this recipe makes its batches itself")
+            raise ValueError(f"net_params contains {sorted(made_here)}, but this recipe creates its own batches")
         return build_net(
             module,
             n_rows,

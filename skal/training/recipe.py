@@ -101,7 +101,7 @@ class Recipe(BaseEstimator, ABC):
         """Raise a ValueError if there is data that this recipe does not accept."""
         for name in data:
             if name not in self.takes:
-                takes = ", ".join(self.takes) or "nothing beside X and y"
+                takes = ", ".join(self.takes) or "only X and y"
                 raise ValueError(f"{name} was given, but recipe={type(self).__name__}() takes {takes}")
         if ("X_source" in data) != ("y_source" in data):
-            raise ValueError("X_source and y_source belong together, but only one of them is given")
+            raise ValueError("X_source and y_source must be passed together, but only one of them is given")

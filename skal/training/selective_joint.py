@@ -116,7 +116,7 @@ class SelectiveJoint(Recipe):
         if X_source is None:
             return FineTuning().train(problem)
         if problem.prefix.backbone.inputs.transform is None:
-            raise ValueError("borrowing compares images by their low-level look, but X is 2-D features")
+            raise ValueError("SelectiveJoint compares low-level descriptors of images, but X contains 2-D features")
         sets = [(problem.check(images), labels) for images, labels in as_sets(X_source, y_source)]
         source = _Source(problem, sets)
         n_target, n_source = len(problem.y), len(source.y)
@@ -335,10 +335,10 @@ def as_sets(X_source: Any, y_source: Any) -> list[tuple[Any, np.ndarray]]:
     """Source images and labels as a list of sets. Raises a ValueError if their numbers or lengths differ."""
     X_source, y_source = unwrap(X_source), unwrap(y_source)
     if isinstance(X_source, tuple) != isinstance(y_source, tuple):
-        raise ValueError("several source sets are two tuples, of images and of labels, but only one is a tuple")
+        raise ValueError("X_source and y_source must both be tuples for several source sets, but only one is a tuple")
     images, labels = (list(X_source), list(y_source)) if isinstance(X_source, tuple) else ([X_source], [y_source])
     if len(images) != len(labels):
-        raise ValueError(f"X_source holds {len(images)} sets, but y_source {len(labels)}")
+        raise ValueError(f"X_source contains {len(images)} sets, but y_source contains {len(labels)}")
     labels = [column_or_1d(of_set) for of_set in labels]
     for part, of_set in zip(images, labels, strict=True):
         check_consistent_length(part, of_set)

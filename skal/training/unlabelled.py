@@ -100,8 +100,8 @@ def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> Start | Non
     centered = _centered(read)
     if is_of_another_kind(centered[:n], centered[n:]):
         warnings.warn(
-            "X_unlabeled is not learned from: the labelled images are near each other and far from its images, as if "
-            "these were of another kind",
+            "X_unlabeled is not used for training: its images appear to be of a different kind, as the labelled images "
+            "are close to each other and far from them",
             UserWarning,
             stacklevel=2,
         )

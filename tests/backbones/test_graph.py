@@ -145,7 +145,7 @@ class Branching(nn.Module):
 def test_branches_are_followed_along_an_example():
     with seeded(0):
         net = Branching().eval()
-    with pytest.raises(ValueError, match="cannot follow the forward of Branching"):
+    with pytest.raises(ValueError, match="cannot trace the forward method of Branching"):
         LayerGraph(net)
     layers = LayerGraph(net, torch.zeros(2, 3, 16, 16))
     assert (layers.weight_layers, layers.head) == (["first"], "last")
@@ -330,5 +330,5 @@ def test_a_negative_depth_counts_from_the_end(mlp):
     assert layers.weight_layers == ["0", "2", "4"]
     assert [layers.check_n_frozen(n) for n in (-1, -3, 0, 3)] == [2, 0, 0, 3]
     for n in (-4, 4, True, 1.0):
-        with pytest.raises(ValueError, match=f"n_frozen={n} is not possible.*from -3 to -1"):
+        with pytest.raises(ValueError, match=f"n_frozen={n} is invalid.*from -3 to -1"):
             layers.check_n_frozen(n)

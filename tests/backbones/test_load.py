@@ -108,15 +108,15 @@ def test_channels_come_from_the_first_layer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backbone": 3}, "backbone=3 is neither"),
+        ({"backbone": 3}, "backbone=3 must be the name"),
         ({"backbone": "resnet18", "weights": "BEST"}, r"unknown weights 'BEST'.*'DEFAULT', 'IMAGENET1K_V1'"),
-        ({"backbone": TinyConvNet, "weights": "DEFAULT"}, "'DEFAULT' is no file"),
+        ({"backbone": TinyConvNet, "weights": "DEFAULT"}, "'DEFAULT' is not a file"),
         ({"backbone": TinyConvNet, "weights": "nowhere.pth"}, "'nowhere.pth' does not exist"),
         ({"backbone": TinyConvNet, "image_size": 0}, "image_size=0 is not an integer of at least 1"),
         ({"backbone": TinyConvNet, "preprocess": ImageTransform(8, 8, (0.5,), (0.5,))}, "1 channels.*takes 3"),
-        ({"backbone": lambda: "net"}, "returned str, no nn.Module"),
+        ({"backbone": lambda: "net"}, "returned str, not an nn.Module"),
         ({"backbone": nn.Linear(2, 2), "image_size": 8}, "starts with a linear layer"),
-        ({"backbone": nn.Sequential(nn.LazyLinear(2))}, "lazy layers needs 2-D data"),
+        ({"backbone": nn.Sequential(nn.LazyLinear(2))}, "lazy layers requires 2-D data"),
     ],
 )
 def test_bad_backbones_are_refused(arguments, message):

@@ -77,7 +77,7 @@ def test_every_family(family):
     if name is None or n_parameters > _MOST:
         pytest.skip(f"its smallest network, {name}, has {n_parameters / 1e6:.0f} million parameters")
     if family in NOT_FOLLOWED:
-        with pytest.raises(ValueError, match="cannot follow the forward"):
+        with pytest.raises(ValueError, match="cannot trace the forward method"):
             check_network(name)
     else:
         check_network(name)

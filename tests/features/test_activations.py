@@ -110,7 +110,7 @@ def test_a_small_cache_changes_no_result(classifier, pixels, monkeypatch):
     expected = classifier.fit(X, y).predict_proba(X)
     CACHE.clear()
     monkeypatch.setattr(CACHE, "max_bytes", 4000)
-    with pytest.warns(RuntimeWarning, match="computed again at every pass") as caught:
+    with pytest.warns(RuntimeWarning, match="recomputed at every pass") as caught:
         np.testing.assert_allclose(classifier.fit(X, y).predict_proba(X), expected, rtol=1e-5)
     assert len(caught) == 1
     assert CACHE.n_bytes <= 4000
@@ -120,7 +120,7 @@ def test_equal_images_in_a_full_cache(classifier, pixels, monkeypatch):
     X, y = pixels
     twice = np.concatenate([X, X])
     monkeypatch.setattr(CACHE, "max_bytes", 20_000)
-    with pytest.warns(RuntimeWarning, match="computed again at every pass"):
+    with pytest.warns(RuntimeWarning, match="recomputed at every pass"):
         expected = classifier.fit(twice, np.concatenate([y, y])).predict_proba(twice)
     for _ in range(3):
         np.testing.assert_allclose(classifier.predict_proba(twice[::-1]), expected[::-1], atol=1e-6)

@@ -33,13 +33,13 @@ def test_a_cache_object_is_taken_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("value", ["", None, 1, 0, b"folder", 3.5, FolderCache, object()])
 def test_anything_else_is_refused_by_name(value):
-    with pytest.raises(ValueError, match=r"cache=.* is not True \(memory\), False \(none\), the path of a folder"):
+    with pytest.raises(ValueError, match=r"cache=.* must be True \(memory\), False \(none\), the path of a folder"):
         find_cache(value)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"max_bytes": 0}, "max_bytes=0"), ({"dtype": "int8"}, "'int8' is not one of"), ({"folder": ""}, "no folder")],
+    [({"max_bytes": 0}, "max_bytes=0"), ({"dtype": "int8"}, "'int8' is not one of"), ({"folder": ""}, "not a folder")],
 )
 def test_a_folder_cache_checks_what_it_is_given(given, message, tmp_path):
     with pytest.raises(ValueError, match=message):

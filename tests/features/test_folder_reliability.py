@@ -41,7 +41,7 @@ def test_damage_is_one_warning_and_healed(filled, tmp_path, damage, known):
     if known:  # it was whole when this process first read it
         assert found(cache) == 64
     TENSOR_DAMAGES[damage](filled)
-    with pytest.warns(RuntimeWarning, match=f"{filled.name}.*its rows are computed again") as caught:
+    with pytest.warns(RuntimeWarning, match=f"{filled.name}.*its rows will be recomputed") as caught:
         assert found(cache) == 24
     assert len(caught) == 1
     cache.put(b"s", KEYS, ROWS)
@@ -51,7 +51,7 @@ def test_damage_is_one_warning_and_healed(filled, tmp_path, damage, known):
 
 def test_swapped_files_are_noticed(filled, tmp_path):
     swap(*filled.parent.iterdir())
-    with pytest.warns(RuntimeWarning, match="name is not that of its keys") as caught:
+    with pytest.warns(RuntimeWarning, match="name does not match its keys") as caught:
         assert found(FolderCache(tmp_path)) == 0
     assert len(caught) == 2
 
@@ -102,7 +102,7 @@ def test_old_temporary_files_are_removed(filled, tmp_path):
 def test_a_file_in_the_way_is_one_warning(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.warns(RuntimeWarning, match="activations are not stored in .*file"):
+        with pytest.warns(RuntimeWarning, match="cannot store activations in .*file"):
             cache = FolderCache(folder)
         for _ in range(2):  # without another warning
             cache.put(b"s", KEYS, ROWS)
@@ -119,7 +119,7 @@ def test_a_disk_that_refuses_is_one_warning(filled, tmp_path, monkeypatch, call,
         raise error
 
     monkeypatch.setattr(f"skal._files.os.{call}", refuse)
-    with pytest.warns(RuntimeWarning, match=f"not stored in .*{error.strerror}"):
+    with pytest.warns(RuntimeWarning, match=f"cannot store activations in .*{error.strerror}"):
         cache.put(b"new", KEYS[:1], ROWS[:1])
     cache.put(b"new", KEYS[1:2], ROWS[:1])  # without another warning
     assert found(cache) == 64
@@ -215,7 +215,7 @@ def test_a_new_network_takes_the_place_of_an_old_one(tmp_path):
 def test_the_bytes_that_are_needed_are_said_once(tmp_path):
     cache = FolderCache(tmp_path, max_bytes=100_000)
     scan(cache, b"s", 200)
-    with pytest.warns(RuntimeWarning, match=r"is bounded to 100000 bytes, but the images in use need \d+") as caught:
+    with pytest.warns(RuntimeWarning, match=r"is limited to 100000 bytes, but the images in use need \d+") as caught:
         scan(cache, b"s", 200)
     assert len(caught) == 1
     scan(cache, b"s", 200)

@@ -30,7 +30,7 @@ def scan(cache, space, n_rows, block=8, width=4):
 @pytest.fixture(autouse=True)
 def _without_warnings():
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the cache in memory is bounded", RuntimeWarning)
+        warnings.filterwarnings("ignore", "the cache in memory is limited", RuntimeWarning)
         yield
 
 

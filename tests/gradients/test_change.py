@@ -77,7 +77,7 @@ def test_samples_that_mix_are_refused():
     with seeded(0):
         centred = Centred()
         without_statistics = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
-    with pytest.raises(ValueError, match="depend on the others"):
+    with pytest.raises(ValueError, match="depend on the other samples"):
         output_change(centred, np.eye(3), np.eye(3))
     with pytest.raises(ValueError, match="running statistics"):
         output_change(without_statistics, np.eye(3), np.eye(3))
@@ -91,8 +91,8 @@ def test_samples_that_mix_are_refused():
         ({"norm": "l3"}, "norm='l3'"),
         ({"max_memory": 0}, "max_memory=0"),
         ({"labels": [0, 1]}, r"shape \(2,\)"),
-        ({"labels": [0, 1, 5]}, "numbered from 0 to 1"),
-        ({"labels": [0.0, 1.0, 1.0]}, "numbered from 0 to 1"),
+        ({"labels": [0, 1, 5]}, "integers from 0 to 1"),
+        ({"labels": [0.0, 1.0, 1.0]}, "integers from 0 to 1"),
     ],
 )
 def test_options_are_checked(options, message):
@@ -110,11 +110,11 @@ def test_what_cannot_be_scored_is_refused():
         output_change(module, np.empty((0, 3)), np.eye(3))
     with pytest.raises(ValueError, match="X is empty"):
         output_change(module, np.eye(3), np.empty((0, 3)))
-    with pytest.raises(ValueError, match=r"must give logits \(n, C\)"):
+    with pytest.raises(ValueError, match=r"must return logits \(n, C\)"):
         output_change(flat, np.eye(3), np.eye(3))
     with pytest.raises(ValueError, match="no trainable parameter"):
         output_change(module.requires_grad_(False), np.eye(3), np.eye(3))
-    with pytest.raises(ValueError, match="float has no gradients"):
+    with pytest.raises(ValueError, match="float provides no gradients"):
         output_change(1.0, np.eye(3), np.eye(3))
 
 
@@ -174,7 +174,7 @@ def test_labels_of_a_classifier_are_its_classes(classifier, pixels):
     np.testing.assert_allclose(classifier.output_change(X[:10], X, labels=y), each[np.arange(40), columns], rtol=1e-4)
     posterior = (each * classifier.predict_proba(X)).sum(axis=1)
     np.testing.assert_allclose(classifier.output_change(X[:10], X, labels="posterior"), posterior, rtol=1e-4)
-    with pytest.raises(ValueError, match="labels holds 'blue'"):
+    with pytest.raises(ValueError, match="labels contains 'blue'"):
         classifier.output_change(X[:10], X[:1], labels=["blue"])
     with pytest.raises(ValueError, match="output='margin'"):
         classifier.output_change(X[:10], X, output="margin")
@@ -199,7 +199,7 @@ def test_samples_of_another_shape_are_refused():
 def test_one_reference_is_enough_to_tell_that_samples_mix():
     with seeded(0):
         module = Centred()
-    with pytest.raises(ValueError, match="depend on the others"):
+    with pytest.raises(ValueError, match="depend on the other samples"):
         output_change(module, np.eye(3)[:1], np.eye(3))
 
 

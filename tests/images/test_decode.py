@@ -124,7 +124,7 @@ def test_white_is_zero_is_undone_at_sixteen_bits_too(tmp_path):
     ("values", "message"),
     [
         (RAMP.astype(np.float32), "floating-point"),
-        ((RAMP * 2**20).astype(np.int32), "integers up to 1048576, more than 16 bits"),
+        ((RAMP * 2**20).astype(np.int32), "integers up to 1048576, which exceed 16 bits"),
         ((RAMP * 100 - 50).astype(np.int32), "values from -50 to 50"),
     ],
 )
@@ -174,7 +174,7 @@ def test_every_failure_names_its_file_and_the_reason(tmp_path, monkeypatch):
     cases = {
         "cut": "truncated",
         "none": "it is empty",
-        "text": "no image in a format",
+        "text": "not an image in a format",
         "folder": "it is a folder",
         "link": "broken symbolic link",
         "lacking": "No such file",

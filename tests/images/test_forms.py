@@ -211,11 +211,11 @@ REFUSED = {
     "zip": ("a.zip", r"archive 'a\.zip'; unpack"),
     "missing files": (["a.png", "b.png"], r"2 of 2 image files: 'a\.png': No such file"),
     "null character": (["a\0.png"], "null"),
-    "no regular file": ([os.devnull], "no regular file"),
+    "no regular file": ([os.devnull], "not a regular file"),
     "frame with paths": (pd.DataFrame({"path": ["a.png"], "y": [1]}), r"pass the column of paths, such as X\['path'\]"),
     "column of paths": (np.array([["a.png"], ["b.png"]]), r"X\.ravel\(\)"),
     "dict": ({"image": [], "label": []}, r"dict with the columns \['image', 'label'\]"),
-    "rows of dicts": ([{"image": 1}], r"X\[0\] .*dict with keys \['image'\]; pass images alone"),
+    "rows of dicts": ([{"image": 1}], r"X\[0\] .*dict with keys \['image'\]; pass only the images"),
     "Dataset of dicts": (Images([{"image": 1}]), r"X\[0\] .*dict with keys"),
     "generator": ((path for path in ["a.png"]), r"X is a generator.*list\(X\)"),
     "map": (map(str, [1]), r"X is a map.*list\(X\)"),
@@ -223,37 +223,43 @@ REFUSED = {
     "IterableDataset": (Stream(), r"X is a Stream.*list\(X\)"),
     "Dataset without length": (Endless(), "Endless, which has no length"),
     "DataLoader": (DataLoader(Images([1])), r"X\.dataset"),
-    "bytes paths": ([b"a.png"], r"X\[0\] .*bytes; pass paths as str"),
-    "array of bytes": (np.array([b"a.png"]), "X holds bytes"),
+    "bytes paths": ([b"a.png"], r"X\[0\] .*bytes; convert paths with os.fsdecode"),
+    "array of bytes": (np.array([b"a.png"]), "X contains bytes"),
     "encoded image": (b"\x89PNG", "X is bytes.*BytesIO"),
     "open files": ([io.BytesIO(b"")], r"X\[0\] .*open file; pass its path"),
     "single image": (PIXELS[0], r"single image; pass X\[None\]"),
-    "single grey image": (PIXELS[0, ..., 0], r"single grey image is X\[None\]"),
-    "single ready image": (FLOATS[0], r"a single image is X\[None\]"),
+    "single grey image": (PIXELS[0, ..., 0], r"single grey image as X\[None\]"),
+    "single ready image": (FLOATS[0], r"a single image as X\[None\]"),
     "single PIL image": (Image.new("L", (2, 2)), r"single PIL image; .*\[X\]"),
     "int64 pixels": (PIXELS.astype(int), r"X\.astype\(np\.uint8\)"),
     "nested lists of pixels": (PIXELS.tolist(), r"X\.astype\(np\.uint8\)"),
     "float pixels": (PIXELS.astype(float), r"X\.astype\(np\.uint8\)"),
     "bool pixels": (PIXELS > 3, r"X\.astype\(np\.uint8\)"),
-    "channels first": (PIXELS.transpose(0, 3, 1, 2), r"channels last: X\.transpose"),
-    "four channels": (np.zeros((2, 9, 9, 4), np.uint8), "4 channels may be colour and transparency"),
+    "channels first": (PIXELS.transpose(0, 3, 1, 2), r"channels of pixels must come last: pass X\.transpose"),
+    "four channels": (np.zeros((2, 9, 9, 4), np.uint8), "X has 4 channels: if the fourth is transparency"),
     "objects": (PIXELS.astype(object), "type object"),
     "complex": (np.zeros((2, 3, 9, 9), complex), "type complex128"),
     "dates": (np.zeros((2, 3), "M8[s]"), "type datetime64"),
     "masked": (np.ma.masked_equal(np.zeros((2, 3, 9, 9)), 0), "X is a masked array"),
     "NaN": (np.full((2, 3, 9, 9), NAN), "NaN or infinity, first in row 0"),
     "Dataset with NaN": (Images([FLOATS[0] * NAN]), r"X\[0\] .*NaN or infinity"),
-    "unequal floats": ([np.zeros((3, 9, 9)), np.zeros((3, 8, 8))], r"X\[0\] is float64.*pre-processed ones are of one"),
-    "unequal, channels first": ([np.zeros((3, 9, 9), np.uint8), np.zeros((3, 8, 8), np.uint8)], "they come last"),
-    "Dataset, channels first": (Images([torch.zeros(3, 9, 9, dtype=torch.uint8)]), r"X\[0\] .*they come last"),
+    "unequal floats": (
+        [np.zeros((3, 9, 9)), np.zeros((3, 8, 8))],
+        r"X\[0\] is float64.*pre-processed images must all have the same size",
+    ),
+    "unequal, channels first": (
+        [np.zeros((3, 9, 9), np.uint8), np.zeros((3, 8, 8), np.uint8)],
+        "in the last dimension",
+    ),
+    "Dataset, channels first": (Images([torch.zeros(3, 9, 9, dtype=torch.uint8)]), r"X\[0\] .*in the last dimension"),
     "Dataset of features": (TensorDataset(torch.zeros(3, 7)), r"X\[0\] .*shape \(7,\)"),
     "Dataset of labels": (Images([1, 2]), r"X\[0\] .*of type int"),
     "Dataset that fails": (Images({}.values()), "X is empty"),
     "sparse matrix": (sp.csr_matrix(np.eye(3)), r"sparse matrix.*toarray"),
     "sparse tensor": (torch.eye(3).to_sparse(), r"to_dense"),
     "frame of features": (pd.DataFrame(np.eye(3)), r"shape \(3, 3\)"),
-    "ragged lists": ([[1, 2], [3]], "make no array of numbers"),
-    "numbers and None": ([1.0, None], "make no array of numbers"),
+    "ragged lists": ([[1, 2], [3]], "cannot be combined into an array of numbers"),
+    "numbers and None": ([1.0, None], "cannot be combined into an array of numbers"),
     "text": (["hello"], "'hello': No such file"),
     "number": (5, "X is 5 of type int"),
     "numpy number": (np.float64(5), "X is np.float64"),
@@ -284,13 +290,13 @@ def test_a_damaged_row_of_a_data_set_is_named(folder):
             read([0, 1])
     inputs = SPEC.check(Images([PIXELS[0], FLOATS[0]]))
     assert inputs.load([0, 1]).shape == (2, 3, 10, 10)
-    with pytest.raises(ValueError, match=r"X\[1\] has shape \(3, 9, 9\)"):
+    with pytest.raises(ValueError, match=r"X\[1\] is a pre-processed image of shape \(3, 9, 9\)"):
         SPEC.check(Images([FLOATS[0], FLOATS[0, :, :9, :9]])).load([0, 1])
 
 
 def test_floats_too_small_for_the_network_are_named(convnet):
     net = FrozenPrefixClassifier(convnet, preprocess=ImageTransform(16, 16), n_frozen=2, random_state=0)
-    with pytest.raises(ValueError, match=r"X holds pre-processed images of shape \(3, 1, 1\), which the network"):
+    with pytest.raises(ValueError, match=r"X contains pre-processed images of shape \(3, 1, 1\), which the network"):
         net.fit(np.zeros((2, 3, 1, 1)), [0, 1])
 
 

@@ -43,7 +43,7 @@ def test_what_readable_passes_decodes_and_the_rest_does_not(files, tmp_path):
 
 
 def test_readable_takes_paths_alone():
-    with pytest.raises(ValueError, match="paths must be a sequence of image files, but it is ndarray"):
+    with pytest.raises(ValueError, match="paths must be a sequence of image files, but got ndarray"):
         readable(np.zeros((2, 3)))
 
 

@@ -282,7 +282,7 @@ def test_mmd2_refuses(kind):
         with pytest.raises(ValueError, match=r"4.*3|3.*4"):
             mmd2(X, Y[:, :3], bandwidths=[1.0], estimator=estimator)
     for sample in (X[:, 0], X[:0], X[None]):
-        with pytest.raises(ValueError, match=r"X has shape .*, but must be \(n, D\)"):
+        with pytest.raises(ValueError, match=r"X has shape .*, but must have shape \(n, D\)"):
             mmd2(sample, Y, bandwidths=[1.0])
     for bandwidths in ([0.0], [1.0, -2.0], [float("nan")]):
         with pytest.raises(ValueError, match="bandwidths"):

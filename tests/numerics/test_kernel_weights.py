@@ -95,5 +95,5 @@ def test_weights_are_uniform_where_no_kernel_tells_the_samples_apart():
 
 @pytest.mark.parametrize("sizes", [(3, 9), (9, 3), (2, 2)])
 def test_fewer_than_two_quadruples_have_no_covariance(sizes):
-    with pytest.raises(ValueError, match=rf"{sizes[0]} and {sizes[1]} rows, but two quadruples take 4 of each"):
+    with pytest.raises(ValueError, match=rf"{sizes[0]} and {sizes[1]} rows, but at least 4 of each are required"):
         kernel_weights(*two_samples(*sizes), bandwidths=[1.0, 2.0])

@@ -150,13 +150,13 @@ def test_what_cannot_be_used_is_named_with_what_to_do(net, pixels):
     union = make_pipeline(FeatureUnion([("net", net), ("flat", FunctionTransformer(flat))]), logistic())
     with pytest.raises(ValueError, match=r"FeatureUnion is not fitted yet .* without labels .* random_sampling"):
         max_herding_sampling(union, X, 3)
-    with pytest.raises(ValueError, match=r"LogisticRegression makes no features of X.*\(40, 16, 16, 3\).*Pipeline"):
+    with pytest.raises(ValueError, match=r"features of LogisticRegression have shape \(40, 16, 16, 3\).*Pipeline"):
         max_herding_sampling(logistic(), X, 3)
     paths = np.array(["a.png", "b.png"])
-    with pytest.raises(ValueError, match=r"makes no features of X: its shape is \(2,\)"):
+    with pytest.raises(ValueError, match=r"features of .* have shape \(2,\)"):
         coreset_sampling(logistic(), paths, 1)
-    with pytest.raises(ValueError, match="LinearSVC gives no class probabilities"):
+    with pytest.raises(ValueError, match="LinearSVC has no method predict_proba"):
         margin_sampling(LinearSVC(), flat(X), 3)
     hard = VotingClassifier([("net", net)])
-    with pytest.raises(ValueError, match=r"VotingClassifier gives no class probabilities.*voting='soft'"):
+    with pytest.raises(ValueError, match=r"VotingClassifier has no method predict_proba.*voting='soft'"):
         margin_sampling(ActiveLearner(hard), X, 3)

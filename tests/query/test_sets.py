@@ -76,7 +76,7 @@ def test_any_score_of_rows_is_averaged():
     )
     assert set(rows.tolist()) <= {0, 1, 2, 3}  # of the predicted class "a", the only one with three
     assert set(rows.tolist()) == {1, 2, 3}
-    with pytest.raises(ValueError, match=r"score gave shape \(6, 1\)"):
+    with pytest.raises(ValueError, match=r"score returned shape \(6, 1\)"):
         set_sampling(Known(PROBA), pool(6), 2, score=lambda learner, X: X, random_state=0)
 
 

@@ -138,7 +138,7 @@ def test_other_shapes_and_swapped_tables_are_noticed(paths, tmp_path):
     for name in ("descriptors.npy", "blocks.txt"):
         swap(*folder.glob(f"descriptors-*/{name}"))
         for X, want in ((paths, first), (paths[::-1], second)):
-            with pytest.warns(RuntimeWarning, match="are damaged and are computed again"):
+            with pytest.warns(RuntimeWarning, match="are damaged and will be recomputed"):
                 assert_array_equal(est.write(X, folder), want)
     for path in folder.glob("descriptors-*/descriptors.npy"):
         np.save(path, first.T)
@@ -151,7 +151,7 @@ def test_a_folder_that_takes_nothing_is_a_warning(paths, tmp_path, monkeypatch):
     want = est.transform(paths)
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.warns(RuntimeWarning, match="descriptors are not stored in .*file"):
+        with pytest.warns(RuntimeWarning, match="cannot store descriptors in .*file"):
             assert_array_equal(est.write(paths, folder), want)
 
     def full(descriptor):

@@ -128,7 +128,7 @@ def test_a_damaged_state_is_a_warning_and_the_search_starts_anew(killed, damage)
         warnings.simplefilter("always")
         check(est.kneighbors(QUERIES, checkpoint=path))
     messages = [str(warning.message) for warning in caught]
-    assert "starts anew" in messages[0]
+    assert "starts over" in messages[0]
     assert file.name in messages[0]
     assert len(messages) == (2 if damage == "a folder" else 1)  # a folder is in the way of the new state, too
     if damage != "a folder":
@@ -145,14 +145,14 @@ def test_swapped_and_misshapen_states_are_not_used(killed):
         described = read_tensors(file, "nearest neighbours")[1]
         tensors = {"distances": torch.zeros(3, 2), "indices": torch.zeros(3, 2, dtype=torch.long)}
         write_tensors(file, "nearest neighbours", tensors, described)
-    with pytest.warns(RuntimeWarning, match="starts anew.*shape"):
+    with pytest.warns(RuntimeWarning, match="starts over.*shape"):
         check(est.kneighbors(QUERIES, checkpoint=path))
 
 
 def test_a_folder_that_takes_nothing_is_one_warning(killed, tmp_path, monkeypatch):
     est, _, path = killed(4)
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(RuntimeWarning, match="not stored in .*file") as caught:
+    with pytest.warns(RuntimeWarning, match="cannot store the state of the search in .*file") as caught:
         check(est.kneighbors(QUERIES, checkpoint=tmp_path / "file"))
     assert len(caught) == 1
 
@@ -160,5 +160,5 @@ def test_a_folder_that_takes_nothing_is_one_warning(killed, tmp_path, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("skal._files.os.replace", refused)
-    with pytest.warns(RuntimeWarning, match="not stored in .*Permission denied"):
+    with pytest.warns(RuntimeWarning, match="cannot store the state of the search in .*Permission denied"):
         check(est.kneighbors(QUERIES, checkpoint=path))

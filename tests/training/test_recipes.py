@@ -84,7 +84,7 @@ def test_a_loaded_model_that_lacks_its_data_does_not_continue_without_it(net, da
     net.fit(X[:12], y[:12], **data).save(tmp_path / "model.safetensors")
     loaded = clone(net).load(tmp_path / "model.safetensors")
     if data:
-        with pytest.raises(ValueError, match="which a loaded classifier does not hold"):
+        with pytest.raises(ValueError, match="which a loaded classifier does not contain"):
             loaded.partial_fit(X[12:20], y[12:20])
     loaded.partial_fit(X[:20], y[:20], **data)
     assert loaded.score(X[:20], y[:20]) > 0.5
@@ -106,7 +106,7 @@ def test_data_that_a_recipe_does_not_take_are_named(name, net, pixels):
     refused = {"X_source": X, "y_source": y} if name not in SOURCE else {"sample_domain": np.ones(40)}
     if name == "dan":
         refused = {"X_source": X}
-    with pytest.raises(ValueError, match=r"takes|belong together"):
+    with pytest.raises(ValueError, match=r"takes|must be passed together"):
         net.fit(X, y, **refused)
     assert not hasattr(net, "net_")
 
@@ -200,7 +200,7 @@ def test_impossible_weights_are_named(net, data, pixels, weight, message):
 
 def test_a_class_weight_that_no_class_has_is_named(net, data, pixels):
     X, y = pixels
-    with pytest.raises(ValueError, match=r"class_weight holds 'red', which is no class, and nothing for 'r'"):
+    with pytest.raises(ValueError, match=r"class_weight contains 'red', which is not a class, but no weight for 'r'"):
         net.set_params(class_weight={"b": 1, "g": 1, "red": 2, "y": 1}).fit(X, y, **data)
     net.set_params(class_weight={"b": 1, "g": 1, "r": 2, "y": 1, "to come": 1}).fit(X, y, **data)
 
@@ -280,9 +280,9 @@ def test_labels_of_the_source_and_then_of_the_target(mlp):
     net.partial_fit(target[:10], y[:10])
     assert len(net.seen_.y) == 10
     assert len(net.data_["X_source"]) == 60
-    with pytest.raises(ValueError, match="DAN adapts from a source"):
+    with pytest.raises(ValueError, match="DAN requires a source"):
         clone(net).set_params(recipe__labels="target").fit(X, y, X_unlabeled=target)
-    with pytest.raises(ValueError, match="sample_weight weighs labelled target images"):
+    with pytest.raises(ValueError, match="sample_weight applies to labelled target images"):
         clone(net).fit(X, y, np.ones(60), X_unlabeled=target)
 
 
@@ -301,7 +301,7 @@ def test_what_a_loaded_classifier_can_do(name, net, data, pixels, tmp_path):
 def test_another_preprocessing_is_not_continued(convnet, pixels):
     X, y = pixels
     net = FrozenPrefixClassifier(convnet, preprocess=SMALL, max_epochs=2, min_steps=0, random_state=0).fit(X, y)
-    with pytest.raises(ValueError, match=r"partial_fit continues a fit with .*crop=16.*call fit"):
+    with pytest.raises(ValueError, match=r"partial_fit cannot continue a fit with .*crop=16.*call fit"):
         net.set_params(preprocess=None, image_size=12).partial_fit(X, y)
 
 
@@ -315,7 +315,7 @@ def test_a_warm_start_adapts_from_the_source_it_was_given(mlp):
     assert len(net.data_["X_source"]) == 30
     with pytest.raises(ValueError, match="X_source and y_source have inconsistent numbers of samples: 30 and 29"):
         clone(net).fit(X, y, X_source=X, y_source=y[:29])
-    with pytest.raises(ValueError, match="sample_weight cannot be split by sample_domain"):
+    with pytest.raises(ValueError, match="sample_weight cannot be combined with sample_domain"):
         clone(net).fit(X, y, np.ones(30), sample_domain=np.where(y, 1, -1))
     masked = np.where(np.arange(30) < 20, y, -1.0)
     domain = np.where(np.arange(30) < 20, 1, -1)

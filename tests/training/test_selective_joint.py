@@ -231,10 +231,10 @@ def test_retrieval_follows_the_labels(joint, pixels, source):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"X_source": 1}, "belong together"),
+        ({"X_source": 1}, "must be passed together"),
         ({"X_source": 1, "y_source": 1}, "inconsistent numbers of samples"),
         ({"X_source": (), "y_source": 0}, "only one is a tuple"),
-        ({"X_source": (1,), "y_source": (1, 1)}, "X_source holds 1 sets, but y_source 2"),
+        ({"X_source": (1,), "y_source": (1, 1)}, "X_source contains 1 sets, but y_source contains 2"),
     ],
 )
 def test_sources_that_do_not_fit_are_refused(joint, pixels, source, given, message):
@@ -250,7 +250,7 @@ def test_sources_that_do_not_fit_are_refused(joint, pixels, source, given, messa
 
 def test_features_cannot_borrow(mlp):
     X = np.random.default_rng(0).normal(size=(10, 7))
-    with pytest.raises(ValueError, match="X is 2-D features"):
+    with pytest.raises(ValueError, match="X contains 2-D features"):
         FrozenPrefixClassifier(mlp, recipe=SelectiveJoint(), random_state=0).fit(
             X, np.arange(10) % 2, X_source=X, y_source=np.arange(10) % 2
         )
@@ -297,5 +297,5 @@ def test_what_a_joint_fit_leaves_is_gone_after_a_plain_one(joint, pixels, source
 def test_batches_are_not_to_be_made_by_others(joint, pixels, source):
     X, y = pixels
     joint.set_params(net_params={"train_split": None})
-    with pytest.raises(ValueError, match="net_params holds"):
+    with pytest.raises(ValueError, match="net_params contains"):
         joint.fit(X[:12], y[:12], X_source=source[0], y_source=source[1])

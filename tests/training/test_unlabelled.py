@@ -193,7 +193,7 @@ def test_the_loop_passes_the_pool_by_itself(classifier, few):
     assert fits[False].estimator_.net_.module_.mean is None
     np.testing.assert_array_equal(fits["auto"].predict_proba(pool), fits[True].predict_proba(pool))
     ActiveClassifier(LogisticRegression(), query, **options).fit(pool.reshape(40, -1) / 255.0, truth)
-    with pytest.raises(ValueError, match="use_pool=True, but LogisticRegression takes no X_unlabeled"):
+    with pytest.raises(ValueError, match="use_pool=True, but LogisticRegression does not accept X_unlabeled"):
         ActiveClassifier(LogisticRegression(), query, use_pool=True, **options).fit(pool.reshape(40, -1), truth)
 
 
@@ -227,7 +227,7 @@ def test_a_pool_of_another_kind_is_left_out_with_a_warning(mlp):
     other = (rng.normal(size=(160, 7)) - 20 * np.eye(1, 7, 6)).astype(np.float32)
     net = FrozenPrefixClassifier(mlp, random_state=0, max_epochs=2)
     alone = clone(net).fit(X, y).predict_proba(X)
-    with pytest.warns(UserWarning, match="X_unlabeled is not learned from"):
+    with pytest.warns(UserWarning, match="X_unlabeled is not used for training"):
         net.fit(X, y, X_unlabeled=other)
     np.testing.assert_array_equal(net.predict_proba(X), alone)
 
