@@ -53,7 +53,7 @@ def network(backbone: str = DEFAULT, weights: str | None = "auto", image_size: i
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that :func:`network` takes."""
-    parser.add_argument("--backbone", default=DEFAULT, help="name, as in 'timm:resnet18' (default: %(default)s)")
+    parser.add_argument("--backbone", default=DEFAULT, help="torchvision name or timm:NAME (default: %(default)s)")
     parser.add_argument(
         "--weights", default="auto", help="state-dict file (default: the network's pre-trained weights)"
     )
@@ -62,12 +62,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def add_profile_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that :func:`load_profile` reads."""
-    parser.add_argument("--profile", type=Path, help="source profile of the backbone, made by make_source_profile.py")
+    parser.add_argument("--profile", type=Path, help="source profile of the backbone, from make_source_profile.py")
 
 
 def add_images_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that :func:`load_task` takes."""
-    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
+    parser.add_argument("--images", type=Path, help="folder with one folder per class (default: Fashion-MNIST)")
 
 
 def load_profile(args: argparse.Namespace) -> SourceProfile | None:
@@ -81,7 +81,7 @@ def class_folders(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Paths and labels of the images in a folder with one folder per class."""
     paths = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".bmp"})
     if not paths:
-        raise SystemExit(f"{folder} holds no images in class folders")
+        raise SystemExit(f"{folder} contains no images in class folders")
     return np.array([str(path) for path in paths]), np.array([path.parent.name for path in paths])
 
 
@@ -143,13 +143,13 @@ def main() -> None:
     add_images_option(parser)
     add_network_options(parser)
     add_profile_option(parser)
-    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: follows the labels)")
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: chosen from the number of labels)")
     parser.add_argument("--strategy", nargs="+", choices=STRATEGIES, default=["uherding", "random"])
     parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, help="queries (default: 4, with --full 12)")
-    parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, help="repeats (default: 1, with --full 3)")
-    parser.add_argument("--full", action="store_true", help="longer, and with the network trained on all labels")
+    parser.add_argument("--rounds", type=int, help="number of queries (default: 4, or 12 with --full)")
+    parser.add_argument("--batch", type=int, default=10, help="labels per query (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, help="number of seeds (default: 1, or 3 with --full)")
+    parser.add_argument("--full", action="store_true", help="longer run; also trains the network on all labels")
     parser.add_argument("--output", type=Path, default=Path("quickstart_results"))
     args = parser.parse_args()
     n_rounds = args.rounds or (12 if args.full else 4)
@@ -157,7 +157,7 @@ def main() -> None:
 
     profile = load_profile(args)
     if profile is None and "adma" in args.strategy:
-        parser.error(f"--strategy adma needs the --profile of {args.backbone}; see make_source_profile.py")
+        parser.error(f"--strategy adma requires a --profile of {args.backbone}; see make_source_profile.py")
     task = Task(*load_task(args.images))
     X_pool, y_pool = task.X_pool, task.y_pool
     net = FrozenPrefixClassifier(

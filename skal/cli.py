@@ -51,65 +51,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="skal", description="Label images, and get a model with an honest accuracy.")
+    parser = argparse.ArgumentParser(
+        prog="skal", description="Label images and train a model with a measured accuracy."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     label = commands.add_parser("label", help="label a folder of images in the browser")
-    label.add_argument("folder", metavar="FOLDER", help="the images, also in folders below it; they are never changed")
-    label.add_argument("--project", metavar="DIR", help="where labels and model are kept (default: FOLDER.skal)")
-    label.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="classes to start with")
-    label.add_argument("--backbone", help=f"torchvision or timm:NAME (default: {fitting.DEFAULT_BACKBONE})")
-    label.add_argument("--weights", help="state-dict file, or a name of torchvision's weights")
+    label.add_argument("folder", metavar="FOLDER", help="folder of images, with subfolders; never modified")
+    label.add_argument("--project", metavar="DIR", help="folder for the labels and the model (default: FOLDER.skal)")
+    label.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="initial class names")
+    label.add_argument("--backbone", help=f"torchvision name or timm:NAME (default: {fitting.DEFAULT_BACKBONE})")
+    label.add_argument("--weights", help="state-dict file, or name of torchvision weights")
     label.add_argument(
         "--image-size",
         type=int,
         help=f"side of the network's input in pixels (default: {fitting.DEFAULT_SIZE} for {fitting.DEFAULT_BACKBONE}, "
-        "else the network's own)",
+        "otherwise the network's own)",
     )
     label.add_argument(
         "--strategy",
         choices=Strategies(),
         metavar="NAME",
-        help="what chooses the next images, of %(choices)s (default: uherding)",
+        help="query strategy that chooses the next images: %(choices)s (default: uherding)",
     )
-    label.add_argument("--batch-size", type=int, default=10, help="answers between two models (default: %(default)s)")
-    label.add_argument("--audit", type=float, help=f"share of audit questions (default: as before, or {SHARE})")
-    label.add_argument("--target", type=float, help="accuracy to reach, as .95")
+    label.add_argument("--batch-size", type=int, default=10, help="answers per model update (default: %(default)s)")
+    label.add_argument("--audit", type=float, help=f"share of audit questions (default: the project's, {SHARE} if new)")
+    label.add_argument("--target", type=float, help="target accuracy, such as .95")
     label.add_argument(
         "--follow-links",
         action=argparse.BooleanOptionalAction,
-        help="label images behind links that leave the folder too (default: as before; a new project does not)",
+        help="follow links that leave the folder (default: the project's, off if new)",
     )
-    label.add_argument("--import", dest="labels", metavar="SOURCE", help="labels that exist: CSV, Label Studio, folder")
-    label.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    label.add_argument("--port", type=int, default=0, help="port to listen at (default: a free one)")
-    label.add_argument("--allow-remote", action="store_true", help="let --host be another than this machine's own")
-    label.add_argument("--no-browser", action="store_true", help="open no browser")
+    label.add_argument(
+        "--import", dest="labels", metavar="SOURCE", help="import labels: CSV, Label Studio JSON or class folders"
+    )
+    label.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    label.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    label.add_argument("--allow-remote", action="store_true", help="allow a --host that other machines can reach")
+    label.add_argument("--no-browser", action="store_true", help="do not open a browser")
     label.set_defaults(run=_label)
 
-    status = commands.add_parser("status", help="say how a project stands")
-    status.add_argument("project", metavar="PROJECT", help="folder of the project, as photos.skal")
+    status = commands.add_parser("status", help="show the status of a project")
+    status.add_argument("project", metavar="PROJECT", help="project folder, such as photos.skal")
     status.set_defaults(run=_status)
 
-    predict = commands.add_parser("predict", help="predict the images of a folder")
+    predict = commands.add_parser("predict", help="predict the classes of the images in a folder")
     predict.add_argument(
-        "model", metavar="PROJECT_OR_MODEL", help="folder of a project, or of a model from skal export"
+        "model", metavar="PROJECT_OR_MODEL", help="project folder, or folder of a model written by skal export"
     )
-    predict.add_argument("folder", metavar="FOLDER", help="the images to predict, also in folders below it")
-    predict.add_argument("--follow-links", action="store_true", help="predict images behind links that leave it too")
-    predict.add_argument("--output", required=True, metavar="FILE.csv", help="the table; one that exists is replaced")
+    predict.add_argument("folder", metavar="FOLDER", help="folder of images to predict, with subfolders")
+    predict.add_argument("--follow-links", action="store_true", help="follow links that leave the folder")
+    predict.add_argument("--output", required=True, metavar="FILE.csv", help="file to write; replaced if it exists")
     predict.set_defaults(run=_predict)
 
-    export = commands.add_parser("export", help="write labels or the model for other programs")
-    export.add_argument("project", metavar="PROJECT", help="folder of the project, as photos.skal")
+    export = commands.add_parser("export", help="export the labels or the model for other programs")
+    export.add_argument("project", metavar="PROJECT", help="project folder, such as photos.skal")
     export.add_argument(
-        "--format", required=True, choices=FORMATS, help="labels: the first three; the model: the others"
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="csv, imagefolder and labelstudio export labels; model and onnx the model",
     )
     export.add_argument(
         "--output",
         required=True,
         metavar="PATH",
-        help="file for csv and labelstudio, else folder; must be new or empty",
+        help="file for csv and labelstudio, otherwise folder; must be new or empty",
     )
     export.set_defaults(run=_export)
     return parser
@@ -159,22 +166,22 @@ def _label(args: argparse.Namespace) -> int:
     with session:
         was, now = fitting.name_of(before), fitting.name_of(network)
         if stored is not None and was != now:
-            print(f"The network changes from {was} to {now}: a model of it is trained now, in place of the one before.")
+            print(f"The network changes from {was} to {now}. A new model is trained now and replaces the previous one.")
         if labels.pairs:
             counts = session.import_labels(labels.pairs, str(args.labels))
             print(f"Labels of {args.labels}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
             for reason, n in labels.left_out.items():
-                print(f"Left out of {args.labels}: {n} with {reason}")
+                print(f"Left out of {args.labels}: {n} ({reason})")
             if counts["waiting"]:
-                print("Those waiting are taken over while the images are read, behind the page.")
+                print("Waiting labels are imported in the background while the images are read.")
             if counts["unknown"]:
-                print(f"Paths of unknown ones are none of an image below {args.folder}.")
+                print(f"Unknown labels have a path that is not an image in {args.folder}.")
         server = Server(session, host=args.host, port=args.port, allow_remote=args.allow_remote)
         for line in [*_greeting(session.status(), path), *_warning(session.settings)]:
             print(line)
         if args.allow_remote:
             print(f"Other machines can see the images and change the labels with this link:\n  {server.url}")
-        print(f"The page opens from this file: {server.link}\nCtrl-C ends; every answer is saved when it is given.")
+        print(f"Open the page from this file: {server.link}\nPress Ctrl-C to stop; every answer is saved immediately.")
         if not args.no_browser:
             open_browser(server.link)
         try:
@@ -188,13 +195,13 @@ def _end(session: LabelSession, path: Path) -> None:
     """Train on the last answers and print the next steps."""
     status = session.status()
     if status.n_newer and sum(n > 0 for n in status.per_class.values()) > 1:
-        print("\nThe model is trained on the last answers; Ctrl-C again leaves that out.", flush=True)
+        print("\nTraining the model on the last answers; press Ctrl-C again to skip this.", flush=True)
         try:
             session.fit()
         except ValueError as error:
             print(f"skal: {error}", file=sys.stderr)
         status = session.status()
-    print(f"\n{status.n_labels} labels are kept in {path}")
+    print(f"\n{status.n_labels} labels are saved in {path}")
     if status.model:
         for line in _newer(status.n_newer):
             print(line)
@@ -203,14 +210,14 @@ def _end(session: LabelSession, path: Path) -> None:
 
 def _newer(n: int) -> list[str]:
     """A note that the model lacks the last answers, as after a crash or a second Ctrl-C."""
-    return [f"{n} newer answers are not in this model: skal label trains it on them when it ends"] if n else []
+    return [f"{n} newer answers are not in this model; skal label trains on them when it stops"] if n else []
 
 
 def _greeting(status: Status, path: Path) -> list[str]:
-    lines = [f"Labels are kept in {path}"]
+    lines = [f"Labels are saved in {path}"]
     phones = sum(reason.startswith("HEIC") for _, reason in status.unreadable)
     if phones:
-        lines.append(f"{phones} HEIC files are left out: pip install pillow-heif, and they join")
+        lines.append(f"{phones} HEIC files are left out; to include them, pip install pillow-heif")
     lines += _links(status)
     lines += [f"The log was damaged: {words}" for words in status.set_aside]
     return lines
@@ -218,7 +225,7 @@ def _greeting(status: Status, path: Path) -> list[str]:
 
 def _links(status: Status) -> list[str]:
     n = len(status.links)
-    return [f"links that leave the folder, left out: {n}; skal label --follow-links takes them along"] if n else []
+    return [f"links that leave the folder, left out: {n}; skal label --follow-links includes them"] if n else []
 
 
 def _warning(settings: Settings) -> list[str]:
@@ -228,8 +235,8 @@ def _warning(settings: Settings) -> list[str]:
     highest = highest_target(expected_reserve(settings))
     lower = f", or start again with --target {highest:.2f} or less before the first audit answer" if highest else ""
     return [
-        f"{settings.n_listed} images are too few to show {in_percent(settings.target)}: the accuracy is shown with its "
-        f"interval, but the target will not be tested. Add images and start a new project{lower}."
+        f"{settings.n_listed} images are too few to test the target of {in_percent(settings.target)}: the accuracy is "
+        f"shown with its interval, but the target is not tested. Add images and start a new project{lower}."
     ]
 
 
@@ -253,7 +260,7 @@ def describe(status: Status) -> list[str]:
     if status.not_used:
         lines.append("imported labels not used: " + ", ".join(f"{n} {why}" for why, n in status.not_used.items()))
     if status.accuracy is None or status.interval is None:
-        lines.append(f"accuracy: no number yet. {status.accuracy_hint}")
+        lines.append(f"accuracy: not available yet. {status.accuracy_hint}")
     else:
         lines.append(
             f"accuracy: {status.accuracy:.1%}, 95 % interval {_range(status.interval)}: agreement with your labels on "
@@ -272,12 +279,12 @@ def _acceptance(status: Status) -> str:
     target = status.target or 0.95
     often, found = f"right at least {in_percent(target)} of the time", status.acceptance
     if found is not None:
-        return f"Predictions above {found.confidence:.0%} are shown to be {often}: {found.share:.0%} of the images."
+        return f"Predictions above {found.confidence:.0%} are shown to be {often} ({found.share:.0%} of the images)."
     fewest = fewest_to_accept(target)
     if status.n_audit < fewest:
         return (
-            f"Too few audit answers to say above which confidence predictions are {often}: {status.n_audit}, and it "
-            f"takes at least {fewest}."
+            f"Too few audit answers to say above which confidence predictions are {often}: {status.n_audit} of at "
+            f"least {fewest}."
         )
     return f"Not even predictions above {CONFIDENCES[-1]:.0%} are shown to be {often}."
 
@@ -290,7 +297,7 @@ def _predict(args: argparse.Namespace) -> int:
     predictor = load_predictor(args.model)
     folder = Path(args.folder)
     if not folder.is_dir():
-        raise ValueError(f"{args.folder!r} is no folder")
+        raise ValueError(f"{args.folder!r} is not a folder")
     paths, left_out = list_images(folder, follow_links=args.follow_links)
     paths.sort()
     unreadable = list(left_out)
@@ -319,9 +326,9 @@ def _predict(args: argparse.Namespace) -> int:
     os.replace(temporary, args.output)
     for path, reason in unreadable:
         print(f"not predicted: {path}: {reason}", file=sys.stderr)
-    print(f"{n} images predicted, {len(unreadable)} left out; {args.output}")
+    print(f"{n} images predicted, {len(unreadable)} left out; written to {args.output}")
     if predictor.temperature is None:
-        print("Probabilities are the model's own: calibrating them takes 30 audit answers.")
+        print("Probabilities are not calibrated: calibration requires 30 audit answers.")
     else:
         print(f"Probabilities are calibrated on the audit answers (temperature {predictor.temperature:.2f}).")
     for line in _newer(predictor.n_newer):

@@ -240,7 +240,7 @@ class TestQuery:
         ):
             Query(adma_sampling, lamda=0.1)
         query = Query(adma_sampling, lam=0.1)
-        with pytest.raises(ValueError, match="not accept the keyword 'n_instances'"):
+        with pytest.raises(ValueError, match="the keyword 'n_instances' of adma_sampling is set by each call"):
             query.set_params(n_instances=4)
         assert query.keywords == {"lam": 0.1}
         with pytest.raises(ValueError, match="strategy='adma' is not callable"):

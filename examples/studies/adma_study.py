@@ -62,19 +62,19 @@ def main() -> None:
     add_images_option(parser)
     add_network_options(parser)
     add_profile_option(parser)
-    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: follows the labels)")
-    parser.add_argument("--two-patterns", action="store_true", help="also ADMA-2")
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: chosen from the number of labels)")
+    parser.add_argument("--two-patterns", action="store_true", help="also run ADMA-2")
     parser.add_argument("--lam", type=float, default=0.1, help="ADMA's trade-off (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=12, help="queries (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="repeats (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="curves in parallel (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=12, help="number of queries (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=10, help="labels per query (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="curves computed in parallel (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("adma_study_results"))
     args = parser.parse_args()
 
     profile = load_profile(args)
     if profile is None:
-        parser.error(f"the study needs the --profile of {args.backbone}; see make_source_profile.py")
+        parser.error(f"the study requires a --profile of {args.backbone}; see make_source_profile.py")
     task = Task(*load_task(args.images))
     net = FrozenPrefixClassifier(
         **network(args.backbone, args.weights, args.image_size),

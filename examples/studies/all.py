@@ -113,7 +113,7 @@ STUDIES = {
     ),
     "depth": Study(
         [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} {labels} --output {{work}}/depth.csv")
-         for labels in ("--seeds 5", "--labels all --seeds 2")
+         for labels in ("--seeds 5", "--labels all")
          for run in (f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99 --n-frozen 0 6 12 17 22")]
         + [study("depth", "--labels --output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
@@ -245,7 +245,7 @@ def remake(name: str, data: Path, work: Path, pages: Path) -> None:
     """Run the remaining commands of a study, and copy its files to the documentation."""
     missing = [need for need in STUDIES[name].needs if not (data / need).exists()]
     if missing:
-        raise SystemExit(f"{name} needs {', '.join(missing)} in {data}; give the folder as --data")
+        raise SystemExit(f"{name} needs {', '.join(missing)} in {data}; set the folder with --data")
     code = code_version()
     folder = work / code / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -267,14 +267,14 @@ def remake(name: str, data: Path, work: Path, pages: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="print names and data")
-    parser.add_argument("--table", nargs="+", default=[], choices=STUDIES, metavar="NAME", help="what to remake")
+    parser.add_argument("--list", action="store_true", help="print the names of the studies and the data they need")
+    parser.add_argument("--table", nargs="+", default=[], choices=STUDIES, metavar="NAME", help="studies to run")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SKAL_DATA", "data")))
     parser.add_argument("--work", type=Path, default=Path("studies_work"))
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where tables and figures go")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder for the tables and figures")
     args = parser.parse_args()
     if not args.list and not args.table:
-        parser.error("give --list or --table NAME")
+        parser.error("use --list or --table NAME")
     if args.list:
         for name, listed in STUDIES.items():
             print(f"{name:24}{', '.join(listed.needs) or '(nothing more)'}")

@@ -79,9 +79,9 @@ def main() -> None:
     add_network_options(parser)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01, 0.03])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--name", default="fashion_mnist", help="of the data (default: %(default)s)")
+    parser.add_argument("--name", default="fashion_mnist", help="name of the data in the table (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("all_labels.csv"))
-    parser.add_argument("--table", type=Path, help="write the table of --output to this file, and run nothing")
+    parser.add_argument("--table", type=Path, help="only write the table of --output to this file")
     args = parser.parse_args()
 
     rows = pd.read_csv(args.output) if args.output.exists() else pd.DataFrame(columns=KEYS)

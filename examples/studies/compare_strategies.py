@@ -137,7 +137,7 @@ def compare(args: argparse.Namespace) -> pd.DataFrame:
     rivals = {f"LR, {name}": compared[name] for name in (*RIVALS, LEAST_DISTANCE)}
     chosen = args.strategy or [*compared, *rivals]
     if unknown := set(chosen) - {*compared, *rivals}:
-        raise SystemExit(f"--strategy {sorted(unknown)}: there are only {[*compared, *rivals]}")
+        raise SystemExit(f"--strategy {sorted(unknown)} not found; choose from {[*compared, *rivals]}")
     compared, rivals = ({name: q for name, q in queries.items() if name in chosen} for queries in (compared, rivals))
     loop = {"n_queries": args.rounds, "batch_size": args.batch, "seeds": range(args.seeds), "verbose": 10}
     run = partial(run_experiment, folder=args.output / "runs", **loop)
@@ -200,22 +200,22 @@ def draw(curves: pd.DataFrame, full: pd.Series, order: pd.Index, path: Path) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="fashion_mnist", help="of the task (default: %(default)s)")
+    parser.add_argument("--name", default="fashion_mnist", help="name of the task (default: %(default)s)")
     add_images_option(parser)
-    parser.add_argument("--npz", type=Path, help="file of arrays, instead of a folder")
-    parser.add_argument("--digits", type=Path, nargs=2, metavar=("SOURCE", "TARGET"), help="files of arrays")
+    parser.add_argument("--npz", type=Path, help="npz file of arrays, instead of a folder")
+    parser.add_argument("--digits", type=Path, nargs=2, metavar=("SOURCE", "TARGET"), help="npz files of arrays")
     add_network_options(parser)
     add_profile_option(parser)
-    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: follows the labels)")
-    parser.add_argument("--probe", action="store_true", help="the head alone, without fine-tuning")
-    parser.add_argument("--pool", type=int, help="images of the pool that are used (default: all)")
-    parser.add_argument("--test", type=int, help="test images that are used (default: all)")
-    parser.add_argument("--strategy", nargs="+", metavar="NAME", help='only these, such as margin or "LR, random"')
-    parser.add_argument("--rounds", type=int, default=10, help="queries (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="repeats (default: %(default)s)")
-    parser.add_argument("--ceilings", type=int, default=2, help="fits on all labels (default: %(default)s)")
-    parser.add_argument("--tables", action="store_true", help="run nothing")
+    parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: chosen from the number of labels)")
+    parser.add_argument("--probe", action="store_true", help="train only the head, without fine-tuning")
+    parser.add_argument("--pool", type=int, help="number of pool images to use (default: all)")
+    parser.add_argument("--test", type=int, help="number of test images to use (default: all)")
+    parser.add_argument("--strategy", nargs="+", metavar="NAME", help='run only these, such as margin or "LR, random"')
+    parser.add_argument("--rounds", type=int, default=10, help="number of queries (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=10, help="labels per query (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--ceilings", type=int, default=2, help="number of fits on all labels (default: %(default)s)")
+    parser.add_argument("--tables", action="store_true", help="only write the tables")
     parser.add_argument("--output", type=Path, default=Path("comparison_results"))
     args = parser.parse_args()
 

@@ -109,7 +109,7 @@ def split(data: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], args: arg
     if len(large) < args.known + args.novel:
         raise SystemExit(
             f"{args.known} known and {args.novel} novel classes with {2 * args.per_class} training images each are "
-            f"asked for, but there are {len(large)} classes as large"
+            f"required, but only {len(large)} classes are that large"
         )
     classes = rng.permutation(large)[: args.known + args.novel]
     initial, rest = [], []
@@ -137,7 +137,7 @@ def learner(args: argparse.Namespace, task: Task, seed: int) -> FrozenPrefixClas
     trained = fitted.backbone_.layers.module
     unknown = trained.load_state_dict(fitted.net_.module_.body.state_dict(), strict=False).unexpected_keys
     if unknown:
-        raise RuntimeError(f"the trained layers {unknown} have no place in the network")
+        raise RuntimeError(f"the trained layers {unknown} do not exist in the network")
     return continuing(args, trained, None, args.iterations)
 
 
@@ -212,19 +212,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--cifar100", type=Path, help="folder of torchvision's CIFAR-100")
-    source.add_argument("--npz", type=Path, help="file of arrays")
-    source.add_argument("--images", type=Path, help="folder of class folders")
-    parser.add_argument("--resnet20", type=Path, help="weights of a CIFAR-10 ResNet-20, of which layer3 is trained on")
-    parser.add_argument("--known", type=int, default=10, help="known classes (default: %(default)s)")
-    parser.add_argument("--novel", type=int, default=10, help="novel classes (default: %(default)s)")
-    parser.add_argument("--per-class", type=int, default=100, help="images of a class in each part (default: 100)")
-    parser.add_argument("--set-size", type=int, default=25, help="labels an update step (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="update steps (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=1000, help="training steps of an update (default: 1000)")
-    parser.add_argument("--first-iterations", type=int, default=1000, help="before the first update (default: 1000)")
-    parser.add_argument("--lr", type=float, default=0.01, help="learning rate, falling to 0 (default: %(default)s)")
-    parser.add_argument("--initialisations", type=int, default=9, help="repeats (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="curves in parallel (default: %(default)s)")
+    source.add_argument("--npz", type=Path, help="npz file of arrays")
+    source.add_argument("--images", type=Path, help="folder with one folder per class")
+    parser.add_argument("--resnet20", type=Path, help="weights of a CIFAR-10 ResNet-20 to train from layer3 on")
+    parser.add_argument("--known", type=int, default=10, help="number of known classes (default: %(default)s)")
+    parser.add_argument("--novel", type=int, default=10, help="number of novel classes (default: %(default)s)")
+    parser.add_argument("--per-class", type=int, default=100, help="images per class in each part (default: 100)")
+    parser.add_argument("--set-size", type=int, default=25, help="labels per update step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="number of update steps (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=1000, help="training steps per update (default: 1000)")
+    parser.add_argument(
+        "--first-iterations", type=int, default=1000, help="steps before the first update (default: 1000)"
+    )
+    parser.add_argument("--lr", type=float, default=0.01, help="learning rate, decays to 0 (default: %(default)s)")
+    parser.add_argument("--initialisations", type=int, default=9, help="number of repetitions (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="curves computed in parallel (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("exploration_results"))
     args = parser.parse_args()
 

@@ -58,7 +58,9 @@ def draw(rows: pd.DataFrame, file: Path) -> None:
         for k, own in rows[rows["network"] == net].groupby("labels", sort=False):
             mean = own.groupby("n_frozen")["accuracy"].mean()
             fixed = mean[[depth for depth in mean.index if depth.isdigit()]].rename(index=int).sort_index()
-            line = ax.plot(fixed.index, fixed, marker="o", label="all labels" if k == "all" else f"{k} labels a class")
+            line = ax.plot(
+                fixed.index, fixed, marker="o", label="all labels" if k == "all" else f"{k} labels per class"
+            )
             ax.axhline(mean["default"], color=line[0].get_color(), linestyle=":")
         ax.set(xlabel="frozen weight layers", ylabel="accuracy", title=net)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
@@ -69,12 +71,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_images_option(parser)
     add_network_options(parser)
-    parser.add_argument("--labels", nargs="*", default=["2", "5", "20"], help="labels a class, or all; none only shows")
+    parser.add_argument(
+        "--labels", nargs="*", default=["2", "5", "20"], help="labels per class, or all; no value: run nothing"
+    )
     parser.add_argument("--n-frozen", type=int, nargs="+", default=[0, 10, 20, 35, 45, 50])
-    parser.add_argument("--flips", action="store_true", help="add all layers with flips and crops")
+    parser.add_argument("--flips", action="store_true", help="also train all layers with flips and crops")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--test", type=int, default=500, help="test images")
-    parser.add_argument("--name", default="fashion_mnist", help="of the data (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=500, help="number of test images")
+    parser.add_argument("--name", default="fashion_mnist", help="name of the data in the table (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("depth.csv"))
     parser.add_argument("--table", type=Path)
     parser.add_argument("--figure", type=Path)

@@ -21,11 +21,11 @@ from skal import FrozenPrefixClassifier, SourceProfile, adma_sampling
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of class folders (default: Fashion-MNIST)")
+    parser.add_argument("--images", type=Path, help="folder with one folder per class (default: Fashion-MNIST)")
     add_network_options(parser)
     parser.add_argument("--profile", type=Path, default=DATA / "efficientnet_lite0_imagenet_96px.safetensors")
     parser.add_argument("--sizes", type=int, nargs="+", default=[75, 150])
-    parser.add_argument("--seeds", type=int, default=5, help="random batches (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of random batches (default: %(default)s)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
 

@@ -168,7 +168,7 @@ def draw(records: pd.DataFrame, path: Path) -> None:
             )
         for method, style in (("source only", ":"), ("DAN, uniform", "--")):
             ax.axhline(of_pair.loc[of_pair["method"] == method, "accuracy"].mean(), color="0.4", linestyle=style)
-        ax.set(title=name, xlabel="labelled share of the target, %", ylabel="accuracy on the target")
+        ax.set(title=name, xlabel="labelled share of the target (%)", ylabel="accuracy on the target")
         ax.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
@@ -177,18 +177,18 @@ def draw(records: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", help="of the pair (default: from the files)")
-    parser.add_argument("--digits", type=Path, nargs=2, metavar=("SOURCE", "TARGET"), help="files of arrays")
+    parser.add_argument("--name", help="name of the pair (default: from the files)")
+    parser.add_argument("--digits", type=Path, nargs=2, metavar=("SOURCE", "TARGET"), help="npz files of arrays")
     add_images_option(parser)
     add_network_options(parser)
     parser.add_argument("--n-frozen", type=int, help="frozen weight layers (default: up to layer A)")
-    parser.add_argument("--images-used", type=int, default=1000, help="of each domain (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="repeats (default: %(default)s)")
-    parser.add_argument("--tables", action="store_true", help="run nothing")
+    parser.add_argument("--images-used", type=int, default=1000, help="images used per domain (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--tables", action="store_true", help="only write the tables")
     parser.add_argument("--output", type=Path, default=Path("domain_shift_results"))
     args = parser.parse_args()
     if not (args.tables or args.digits or args.images):
-        parser.error("a pair of domains is needed: --digits, --images, or only the --tables of what is there")
+        parser.error("one of --digits, --images and --tables is required")
     args.output.mkdir(parents=True, exist_ok=True)
 
     if not args.tables:

@@ -34,17 +34,17 @@ def main() -> None:
     parser.add_argument("--lam", type=float, nargs="+", default=[0, 0.05, 0.2, 1])
     parser.add_argument("--trainable", type=int, nargs="+", default=[0, 1, 2], help="trainable layers below the head")
     parser.add_argument("--queries", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=10, help="labels a query (default: %(default)s)")
-    parser.add_argument("--images-used", type=int, default=1000, help="of the pool (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=10, help="labels per query (default: %(default)s)")
+    parser.add_argument("--images-used", type=int, default=1000, help="pool images to use (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--dask", action="store_true", help="on a local Dask cluster of --jobs workers")
-    parser.add_argument("--compare", action="store_true", help="also without a cache")
+    parser.add_argument("--dask", action="store_true", help="run on a local Dask cluster of --jobs workers")
+    parser.add_argument("--compare", action="store_true", help="also run without a cache")
     parser.add_argument("--output", type=Path, default=Path("grid_search_results"))
     args = parser.parse_args()
 
     profile = load_profile(args)
     if profile is None:
-        parser.error(f"the search over lambda needs the --profile of {args.backbone}; see make_source_profile.py")
+        parser.error(f"the search over lambda requires a --profile of {args.backbone}; see make_source_profile.py")
     X, y, *_ = load_task(args.images)
     chosen = np.random.RandomState(0).permutation(len(y))[: args.images_used]
     args.output.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def main() -> None:
             search(active.set_params(estimator__cache=cache), split, refit=False)
             seconds.append(time.perf_counter() - start)
         print(
-            f"one split with the cache {seconds[0]:.0f} s, without {seconds[1]:.0f} s: {seconds[1] / seconds[0]:.1f} x"
+            f"one split: {seconds[0]:.0f} s with the cache, {seconds[1]:.0f} s without, {seconds[1] / seconds[0]:.1f}x"
         )
 
 

@@ -154,7 +154,7 @@ def undisturbed(job, folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         start = time.perf_counter()
-        assert exit_code(started(job, folder)) == 0, f"{job} failed without being disturbed"
+        assert exit_code(started(job, folder)) == 0, f"{job} failed without interruption"
         seconds = time.perf_counter() - start
     print(f"{job}: {seconds:.1f} s", flush=True)
     return seconds
@@ -194,7 +194,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("kills"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/kills.csv"))
-    parser.add_argument("--trials", type=int, default=6, help="of each job and signal")
+    parser.add_argument("--trials", type=int, default=6, help="number of trials per job and signal")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)

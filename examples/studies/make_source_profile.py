@@ -23,9 +23,9 @@ from skal import SourceProfile
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="source images with labels.csv")
+    parser.add_argument("folder", type=Path, help="folder of source images, with labels.csv")
     add_network_options(parser)
-    parser.add_argument("--two-patterns", action="store_true", help="keep the layers of ADMA-2 as well")
+    parser.add_argument("--two-patterns", action="store_true", help="also store the layers of ADMA-2")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()

@@ -11,8 +11,8 @@ compared, each with a new model every 10 seconds, on test images outside the poo
 - ``random, regression``: random labels with scikit-learn's logistic regression on the same features.
 
 The target is 90 % of the accuracy of the session's classifier trained on the labels of the whole pool. ``--images`` is
-a folder of class folders. Each seed draws 30 % of it as the test set. Each method, folder and seed is one line of
-``--output``. The same call resumes a stopped run.
+a folder with one folder per class. Each seed draws 30 % of it as the test set. Each method, folder and seed is one line
+of ``--output``. The same call resumes a stopped run.
 
     python examples/studies/person_time.py --images DIR --name textures10
     python examples/studies/person_time.py --table
@@ -159,14 +159,14 @@ def table(output):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", help="folder of class folders")
-    parser.add_argument("--name", help="of the images, in the table")
-    parser.add_argument("--n-classes", type=int, help="(default: all)")
+    parser.add_argument("--images", help="folder with one folder per class")
+    parser.add_argument("--name", help="name of the images in the table")
+    parser.add_argument("--n-classes", type=int, help="number of classes to use (default: all)")
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cache", default="activations", help="folder of what the network computes once")
+    parser.add_argument("--cache", default="activations", help="folder for cached activations")
     parser.add_argument("--output", default="docs/results/person_time.csv")
-    parser.add_argument("--table", action="store_true", help="write the means beside the output, and end")
+    parser.add_argument("--table", action="store_true", help="only write the means next to --output")
     args = parser.parse_args()
     output = Path(args.output)
     if args.table:
@@ -198,7 +198,7 @@ def main():
                 if is_new:
                     writer.writeheader()
                 writer.writerow(row)
-            print(f"{row} ({time.process_time() - start:.0f} s of the processor)", flush=True)
+            print(f"{row} ({time.process_time() - start:.0f} s CPU time)", flush=True)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def draw(rows: pd.DataFrame, file: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharex=True)
     rows = rows[rows["pool"] == "memory map"].sort_values("images")
     for ax, what, label in zip(
-        axes, ("seconds", "MiB"), ("seconds of one core", "MiB above the features"), strict=True
+        axes, ("seconds", "MiB"), ("seconds on one core", "MiB beyond the features"), strict=True
     ):
         for name, shown in NAMES.items():
             own = rows[rows["strategy"] == name]
@@ -147,7 +147,7 @@ def draw(rows: pd.DataFrame, file: Path) -> None:
         ax.grid(alpha=0.3)
     sizes = np.array(sorted(rows["images"].unique()))
     axes[0].plot(sizes, sizes / sizes[0] * 0.02, "k:", label="linear")
-    axes[1].plot(sizes, sizes * D * 4 / 2**20, "k--", label="a copy of the features")
+    axes[1].plot(sizes, sizes * D * 4 / 2**20, "k--", label="copy of the features")
     for ax in axes:
         ax.legend(fontsize=8)
     figure.savefig(file, dpi=120)
@@ -156,10 +156,10 @@ def draw(rows: pd.DataFrame, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("scale.csv"))
-    parser.add_argument("--features", type=Path, default=Path("features.npy"), help="made where it does not exist")
+    parser.add_argument("--features", type=Path, default=Path("features.npy"), help="created if it does not exist")
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parser.add_argument("--strategies", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--dask", action="store_true", help="the pool is a Dask array on threads")
+    parser.add_argument("--dask", action="store_true", help="use a Dask array on threads as the pool")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)

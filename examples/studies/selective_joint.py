@@ -146,15 +146,17 @@ def sheet(fitted: FrozenPrefixClassifier, X: np.ndarray, X_source: np.ndarray, p
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", type=Path, help="folder of class folders")
-    parser.add_argument("--digits", type=Path, nargs=2, metavar=("TARGET", "SOURCE"), help="files of arrays, instead")
+    parser.add_argument("--target", type=Path, help="folder with one folder per class")
+    parser.add_argument(
+        "--digits", type=Path, nargs=2, metavar=("TARGET", "SOURCE"), help="npz files of arrays, not folders"
+    )
     parser.add_argument("--source", type=Path, nargs="*", default=[])
     add_network_options(parser)
-    parser.add_argument("--n-frozen", type=int, default=0, help="frozen weight layers (default: the whole net trains)")
-    parser.add_argument("--labels", type=int, default=5, help="labels of each class (default: %(default)s)")
-    parser.add_argument("--classes", type=int, help="classes of the target (default: all)")
+    parser.add_argument("--n-frozen", type=int, default=0, help="frozen weight layers (default: %(default)s)")
+    parser.add_argument("--labels", type=int, default=5, help="labels per class (default: %(default)s)")
+    parser.add_argument("--classes", type=int, help="number of target classes (default: all)")
     parser.add_argument("--neighbors", type=int, default=20, help="K_0 (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="repeats (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("selective_results"))
     args = parser.parse_args()
     args.image_size = args.image_size or 128

@@ -90,11 +90,11 @@ class Actions:
         """An event about one image, with what was shown with it."""
         item = self._catalogue.items.get(image)
         if item is None:
-            raise ValueError(f"there is no image {image!r}, or its file is another by now")
+            raise ValueError(f"image={image!r} is unknown, or its file has been replaced")
         if why not in (None, "review"):
             raise ValueError(f"why={why!r} is not one of (None, 'review')")
         if seconds is not None and not 0 <= seconds < 1e9:
-            raise ValueError(f"seconds={seconds!r} is not a duration")
+            raise ValueError(f"seconds={seconds!r} must be at least 0 and less than 1e9")
         if event is not None and (known := self._log.find(event)) is not None:
             return known  # sent again: what was shown then is no longer known
         shown = self._desk.given(image) or self._desk.question(item, "audit" if item.is_reserved else "strategy")
@@ -156,9 +156,11 @@ class Actions:
             for image in (*images, *rejected):
                 item = self._catalogue.items.get(image)
                 if item is None or item.is_reserved or item.is_shadow:
-                    raise ValueError(f"image {image!r} does not belong to a grid")
+                    raise ValueError(
+                        f"image {image!r} cannot be in a grid: it is unknown, reserved or similar to a reserved one"
+                    )
             if set(images) & set(rejected):
-                raise ValueError("an image of the grid is both accepted and rejected")
+                raise ValueError(f"images {sorted(set(images) & set(rejected))} are both accepted and rejected")
             found = {"id": event or uuid.uuid4().hex, "kind": "grid", "time": now(), "why": "grid", "label": name}
             found |= {"paths": [self._catalogue.items[image].path for image in images]}
             found |= {"images": list(images), "rejected": list(rejected), "model": self._desk.snapshot.version}
@@ -177,7 +179,7 @@ class Actions:
         with self._changed:
             name = check_class_name(name, self._state.classes)
             if name in self._state.classes and (event is None or event not in self._log):
-                raise ValueError(f"there is a class {name!r} already")
+                raise ValueError(f"class {name!r} already exists")
             self._do({"id": event or uuid.uuid4().hex, "kind": "class", "time": now(), "label": name, "tab": tab})
             return name
 
@@ -187,7 +189,7 @@ class Actions:
             if event is not None and event in self._log:
                 return to
             if name not in self._state.classes:
-                raise ValueError(f"there is no class {name!r}, only {self._state.classes}")
+                raise ValueError(f"class {name!r} does not exist; the classes are {self._state.classes}")
             to = check_class_name(to, [other for other in self._state.classes if other != name])
             if to != name:
                 kind = "merge" if to in self._state.classes else "rename"

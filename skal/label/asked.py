@@ -82,8 +82,8 @@ def store_images(images: Any, folder: Path) -> list[str]:
     array = np.asarray(as_data(images))
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
         raise ValueError(
-            f"a person can be shown image files or uint8 images (n, H, W), (n, H, W, 1) or (n, H, W, 3), not an array "
-            f"of {array.dtype} of shape {array.shape}"
+            f"images must be image files or a uint8 array of shape (n, H, W), (n, H, W, 1) or (n, H, W, 3), not an "
+            f"array of dtype {array.dtype} and shape {array.shape}"
         )
     folder.mkdir(mode=0o700, exist_ok=True)
     return [_store(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels, folder) for pixels in array]

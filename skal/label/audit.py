@@ -146,7 +146,7 @@ def lower_bound(n_right: int, n: int, alpha: float) -> float:
 
 def _check_counts(n_right: int, n: int) -> None:
     if n < 1 or not 0 <= n_right <= n:
-        raise ValueError(f"n_right={n_right} of n={n} is no share; n must be at least 1 and n_right between 0 and n")
+        raise ValueError(f"n_right={n_right} of n={n} is not a share: n must be at least 1 and n_right between 0 and n")
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,12 @@ def fit_temperature(proba: ArrayLike, targets: ArrayLike) -> float:
 
     proba, targets = np.asarray(proba, dtype=float), np.asarray(targets)
     if proba.ndim != 2 or len(proba) != len(targets) or not len(targets):
-        raise ValueError(f"proba of shape {proba.shape} and {len(targets)} targets do not belong together")
+        raise ValueError(
+            f"proba of shape {proba.shape} does not match {len(targets)} targets: one row per target, at least one"
+        )
     n, n_classes = proba.shape
     if targets.min() < 0 or targets.max() >= n_classes:
-        raise ValueError(f"targets must be columns 0 to {n_classes - 1}, not {targets.min()} to {targets.max()}")
+        raise ValueError(f"targets must be between 0 and {n_classes - 1}, not {targets.min()} to {targets.max()}")
     wanted = np.full((n, n_classes), 1 / (n + n_classes))
     wanted[np.arange(n), targets] = (n + 1) / (n + n_classes)
     logits = np.log(np.maximum(proba, _TINY))

@@ -129,7 +129,7 @@ class Catalogue:
         """Fingerprint of the image at a path (None if it is unreadable), and the stamp of the file."""
         stamp = self.stamp(path)
         if stamp is None:
-            self.unreadable[path] = "the file is gone"
+            self.unreadable[path] = "the file no longer exists"
             return None, (0, 0)
         try:
             if not self._may_be_read(path):

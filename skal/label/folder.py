@@ -99,7 +99,7 @@ def _walk(folder: str, root: str, follow_links: bool, seen: set[str]) -> Iterato
             continue
         is_link = entry.is_symlink()
         if is_link and not os.path.exists(entry.path):
-            yield entry.path, "a link to nothing"
+            yield entry.path, "a broken link"
             continue
         target = os.path.realpath(entry.path) if is_link or entry.is_dir() else entry.path
         leaves = is_link and not _is_within(target, root)
@@ -141,13 +141,13 @@ def read_fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
     """
     try:
         if os.stat(path).st_size > LARGEST_FILE:
-            raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB")
+            raise ValueError(f"the file is larger than {LARGEST_FILE >> 20} MiB")
         content = Path(path).read_bytes()
         with open_image(content) as image:
             image.draft("L", (4 * _SIDE, 4 * _SIDE))  # a JPEG is decoded at an eighth of its size
             grey = ImageOps.exif_transpose(image).convert("L")
     except UnidentifiedImageError as error:  # its message contains a memory address
-        raise ValueError("it is no image in a format that Pillow reads") from error
+        raise ValueError("it is not an image in a format that Pillow can read") from error
     except Exception as error:  # decoders may raise anything
         raise ValueError(str(error) or type(error).__name__) from error
     pixels = np.asarray(grey.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX), dtype=np.int16)

@@ -131,16 +131,16 @@ class Guard:
     def _problem(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "").lower()
         if host not in self._hosts:
-            return 421, "this server does not answer under that name"
+            return 421, "this server does not respond to that host name"
         if "origin" in headers and headers["origin"].lower() != f"http://{host}":
-            return 403, "requests from other sites are refused"
+            return 403, "requests from other sites are not allowed"
         if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site") and scope["path"] != "/open":
-            return 403, "requests from other sites are refused"
+            return 403, "requests from other sites are not allowed"
         if scope["path"] != "/open" and not self._keys.knows(headers.get("cookie", "")):
-            return 403, "open the page through the file that skal label names"
+            return 403, "open the page from the file that skal label prints"
         if scope["method"] not in ("GET", "HEAD"):
             if not self._keys.may_write(headers.get("x-skal-token", "")):
-                return 403, "the page's token is missing; reload the page"
+                return 403, "the page's token is missing or invalid; reload the page"
             length = headers.get("content-length", "0")
             if not length.isdigit() or int(length) > LARGEST_BODY:
                 return 413, "the request is too large"

@@ -142,7 +142,7 @@ class EventLog:
         saved = self._beside("torn", tail)
         os.ftruncate(self._file, end)
         os.fsync(self._file)
-        self.set_aside.append(f"an unfinished last line of {len(tail)} bytes was cut and saved as {saved.name}")
+        self.set_aside.append(f"an unfinished last line of {len(tail)} bytes was cut off and saved as {saved.name}")
 
     def _put_aside(self, number: int, line: bytes) -> None:
         saved = self._beside("garbled", line)
@@ -190,7 +190,7 @@ class EventLog:
             if known is None:
                 new[event["id"]] = json.loads(json.dumps(event))  # as it will be read again
             elif _without_time(known) != _without_time(event):
-                raise ValueError(f"the event id {event['id']!r} belongs to another event")
+                raise ValueError(f"event id {event['id']!r} is already used by another event")
         if not new:
             return 0
         if self.failure is not None:
@@ -209,7 +209,7 @@ class EventLog:
     def find(self, event_id: Any) -> Event | None:
         """The recorded event with this id, or None."""
         if not isinstance(event_id, str) or not event_id:
-            raise ValueError(f"id={event_id!r} is not the name of an event; it must be a non-empty string")
+            raise ValueError(f"id={event_id!r} is not an event id; it must be a non-empty string")
         position = self._lines.get(event_id)
         return None if position is None else self.events[position]
 

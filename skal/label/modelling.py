@@ -113,7 +113,7 @@ class Modelling:
             self.doing = "training a model"
             return self._fit
         if chunk:
-            self.doing = "looking at the images"
+            self.doing = "computing features of the images"
             return partial(self._embed, chunk, end)
         if self._explores():
             self.doing = "choosing the first images"
@@ -225,7 +225,7 @@ class Modelling:
             picks = fitting.choose(self._query, learner, paths, n, self._seed + self._desk.snapshot.version)
         except Exception as error:  # strategies may raise anything
             with self._changed:
-                self.failure = f"the strategy failed, images come at random: {type(error).__name__}: {error}"
+                self.failure = f"the strategy failed, so images are drawn at random: {type(error).__name__}: {error}"
             return []
         return [pool[i].id for i in picks]
 
@@ -260,7 +260,7 @@ class Modelling:
         paths = [self._catalogue.file(item.path) for item, _ in training]
         labels = [label for _, label in training]
         if len(set(labels)) < 2:
-            raise ValueError("a model needs labels of two classes")
+            raise ValueError("training requires labels of at least two classes")
         held = self._sound(list(dict.fromkeys([*reserved, *audited])))
         used += [*pool, *held, *sound]
         unlabeled = [

@@ -36,31 +36,31 @@ def check_class_name(name: Any, others: Iterable[str] = ()) -> str:
     'red fox'
     >>> check_class_name("../fox")
     Traceback (most recent call last):
-    ValueError: class name '../fox': '/' is not allowed in the name of a folder
+    ValueError: class name '../fox' contains '/', which is not allowed in a folder name
     """
     if not isinstance(name, str):
-        raise ValueError(f"class name {name!r} is not text")
+        raise ValueError(f"class name {name!r} is not a string")
     clean = unicodedata.normalize("NFC", name).strip()
     shown = clean if len(clean) <= LONGEST else clean[:20] + "..."
     problem = _problem(clean)
     if problem:
-        raise ValueError(f"class name {shown!r}: {problem}")
+        raise ValueError(f"class name {shown!r} {problem}")
     for other in others:
         if other != clean and other.casefold() == clean.casefold():
-            raise ValueError(f"class name {shown!r}: differs from {other!r} by case alone")
+            raise ValueError(f"class name {shown!r} differs from {other!r} only in case")
     return clean
 
 
 def _problem(name: str) -> str | None:
     if not name:
-        return "it is empty"
+        return "is empty"
     if len(name) > LONGEST:
-        return f"it has {len(name)} characters; at most {LONGEST} are allowed"
+        return f"has {len(name)} characters; at most {LONGEST} are allowed"
     bad = next((c for c in name if c in _FORBIDDEN or unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}), None)
     if bad is not None:
-        return f"{bad!r} is not allowed in the name of a folder"
+        return f"contains {bad!r}, which is not allowed in a folder name"
     if name.startswith(".") or name.endswith("."):
-        return "it must not start or end with a dot"
+        return "must not start or end with a dot"
     if name.split(".")[0].strip().casefold() in _RESERVED:
-        return "it is reserved by Windows"
+        return "is reserved by Windows"
     return None

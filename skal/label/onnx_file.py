@@ -26,7 +26,7 @@ def check_exporter() -> None:
         If the packages of the extra "onnx" are missing.
     """
     if find_spec("onnxscript") is None:
-        raise ValueError(f"the format onnx needs the extra 'onnx': {how_to_install('onnx')}")
+        raise ValueError(f"format 'onnx' needs the extra 'onnx': {how_to_install('onnx')}")
 
 
 def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:

@@ -61,12 +61,12 @@ def settle(
     if target is not None and target != found.target:
         if is_audited:
             raise ValueError(
-                f"target={target!r}, but {found.target!r} was set before the first audit answer; it stays, since a "
-                "target chosen afterwards would not be tested"
+                f"target={target!r} differs from the project's target {found.target!r}, which cannot be changed after "
+                "the first audit answer"
             )
         found.target, found.looks = target, list(StopTest.plan(target, expected_reserve(found)).looks)
     if audit is not None and audit > 0 and not found.threshold:
-        raise ValueError(f"audit={audit!r}, but the project was made with audit=0.0, so no images are reserved for it")
+        raise ValueError(f"audit={audit!r}, but the project was created with audit=0.0, so no images are reserved")
     found.audit = found.audit if audit is None else audit
     if network is not None:
         is_other = fitting.resolved(network) != fitting.resolved(found.network) if network else bool(found.network)
@@ -94,16 +94,16 @@ def find_images(given: Any, follow_links: bool) -> tuple[Path | None, list[str],
     if isinstance(given, (str, os.PathLike)):
         root = Path(given)
         if not root.is_dir():
-            raise ValueError(f"{str(given)!r} is no folder")
+            raise ValueError(f"{str(given)!r} is not a folder")
         root = root.resolve()
         paths, left_out = list_images(root, follow_links=follow_links)
         if not paths:
             further = f"; left out: {': '.join(left_out[0])}" if left_out else ""
             looked_for = ", ".join(sorted(extensions()))
-            raise ValueError(f"there are no images in {str(given)!r} (looked for {looked_for}){further}")
+            raise ValueError(f"{str(given)!r} contains no images (looked for {looked_for}){further}")
         return root, paths, left_out
     paths = [os.path.abspath(path) for path in given]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        raise ValueError(f"{len(missing)} of {len(paths)} paths name no file, the first is {missing[0]!r}")
+        raise ValueError(f"{len(missing)} of {len(paths)} paths are not files; the first is {missing[0]!r}")
     return None, list(dict.fromkeys(paths)), []

@@ -66,10 +66,10 @@ class Project:
         self.path = Path(path)
         if self.path.exists():
             if not self.path.is_dir():
-                raise ValueError(f"the project {str(self.path)!r} is a file; name a folder")
+                raise ValueError(f"the project {str(self.path)!r} is a file; it must be a folder")
             left = [entry for entry in os.listdir(self.path) if entry not in ("labels.lock", "labels.jsonl")]
             if left and not self.settings_file.exists():
-                raise ValueError(f"{str(self.path)!r} is no labelling project, but holds {sorted(left)[0]!r}")
+                raise ValueError(f"{str(self.path)!r} is not a labelling project, but contains {sorted(left)[0]!r}")
         is_new = not self.path.exists()
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
@@ -124,10 +124,10 @@ class Project:
         try:
             stored = json.loads(self.settings_file.read_text(encoding="utf-8"))
             if stored.pop("format") != FORMAT:
-                raise ValueError("another format")
+                raise ValueError("unknown format")
             return Settings(**stored)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{str(self.settings_file)!r} is no project file of this version: {error}") from error
+            raise ValueError(f"{str(self.settings_file)!r} is not a project file of this version: {error}") from error
 
     def save(self, settings: Settings) -> None:
         """Write the settings atomically."""

@@ -262,15 +262,15 @@ def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: Stat
     n_sure = audit.n_sure if is_whole else audit.n_sure + audit.n_absent
     left = FEWEST - n_sure
     if not share:
-        return "No question is for the audit, so there is no accuracy."
+        return "The audit share is 0, so there is no accuracy."
     if left <= 0:
-        return "It comes with the next model." if audit.is_complete else "None while audit images are missing."
+        return "Shown with the next model." if audit.is_complete else "Not shown while audit answers are missing."
     given = f"{n_sure} of at least {FEWEST} audit answers"
     if is_whole and left > audit.n_reserved - audit.n_answered:
-        return f"{given}, and {audit.n_reserved} images are reserved: too few for a number. Add images to the folder."
+        return f"{given}, but only {audit.n_reserved} images are reserved. Add images to the folder."
     n_open = sum(image not in state for image in catalogue.items)
     answers = min(math.ceil(left / share), n_open) if is_whole else math.ceil(left / share)
-    return f"About {answers} more answers until the first number: {given}."
+    return f"About {answers} more answers until it is shown: {given}."
 
 
 def _next_look(test: StopTest, audit: Audit, state: State, is_whole: bool) -> int | None:
@@ -293,14 +293,13 @@ def _stop_hint(test: StopTest | None, plateau: bool, audit: Audit, next_look: in
     parts = []
     if not audit.is_complete:
         parts.append(
-            "Audit images are missing among those answered, as after new images have come, or while another tab has "
-            "them: no accuracy is shown until they are answered."
+            "Audit answers are missing, for example because images were added or because another tab shows them. No "
+            "accuracy is shown until these images are answered."
         )
     parts.append("No target is set." if test is None else _target_hint(test, audit, next_look, state))
     if plateau:
         parts.append(
-            "The last models agree: more labels of this kind change little. That says nothing about how good the model "
-            "is."
+            "The last models agree, so more labels of this kind change little. This does not say how good the model is."
         )
     return " ".join(parts)
 
@@ -308,28 +307,28 @@ def _stop_hint(test: StopTest | None, plateau: bool, audit: Audit, next_look: in
 def _target_hint(test: StopTest, audit: Audit, next_look: int | None, state: State) -> str:
     """The results of the tests of the target so far, and when the next one is."""
     if not test.looks:
-        few = f"{audit.n_reserved} reserved images are too few to show {in_percent(test.target)}"
-        return f"{few}; the accuracy is shown all the same."
+        few = f"{audit.n_reserved} reserved images are too few to test the target of {in_percent(test.target)}"
+        return f"{few}; the accuracy is still shown."
     for look in state.looks:
         if look["reached"]:
             return f"The target of {in_percent(test.target)} is reached. {_found(test, look)}"
     before = f"{_found(test, state.looks[-1])} " if state.looks else ""
     if state.n_looks == len(test.looks):
-        return f"{before}All tests of the target of {in_percent(test.target)} are done; it was not shown to be reached."
+        return f"{before}All tests of the target of {in_percent(test.target)} are done; none of them confirmed it."
     if next_look is None:
-        return f"{before}A test is due; it waits until all images are read, and for a model that has predicted them."
+        return f"{before}A test is due. It runs once all images are read and a model has predicted them."
     needed = test.needed(next_look)
-    right = "not even all right would be enough" if needed is None else f"{needed} right needed"
+    right = "even all right would not be enough" if needed is None else f"{needed} right needed"
     if state.looks:
-        return f"{before}Next test at {next_look} audit answers ({right}); there are {audit.n_answered}."
+        return f"{before}Next test at {next_look} audit answers ({right}); {audit.n_answered} so far."
     return (
-        f"The target of {in_percent(test.target)} is first tested at {next_look} audit answers ({right}); there are "
-        f"{audit.n_answered}. This is the earliest possible stop."
+        f"The target of {in_percent(test.target)} is first tested at {next_look} audit answers ({right}); "
+        f"{audit.n_answered} so far. This is the earliest possible stop."
     )
 
 
 def _found(test: StopTest, look: dict[str, Any]) -> str:
     """The result of a test, as text."""
     needed = test.needed(look["n"])
-    enough = "not even all would have been enough" if needed is None else f"{needed} were needed"
+    enough = "even all would not have been enough" if needed is None else f"{needed} were needed"
     return f"Tested at {look['n']}: {look['n_right']} right, {enough}."

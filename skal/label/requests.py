@@ -155,7 +155,7 @@ def _action(body: dict[str, Any], why: bool = False) -> dict[str, Any]:
     """The fields that all actions share."""
     seconds = body.get("seconds")
     if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float))):
-        raise ValueError(f"seconds={seconds!r} is no number")
+        raise ValueError(f"seconds={seconds!r} is not a number")
     common = {"tab": _text(body, "tab"), "event": _text(body, "event"), "seconds": seconds}
     return {**common, "why": body.get("why")} if why else common
 
@@ -163,7 +163,7 @@ def _action(body: dict[str, Any], why: bool = False) -> dict[str, Any]:
 def _text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value or len(value) > 1000 or not _is_unicode(value):
-        raise ValueError(f"{name} is missing, or no text")
+        raise ValueError(f"{name} must be a non-empty string of at most 1000 characters")
     return value
 
 
@@ -179,7 +179,7 @@ def _is_unicode(value: str) -> bool:
 def _texts(body: dict[str, Any], name: str) -> list[str]:
     values = body.get(name)
     if not isinstance(values, list) or len(values) > _MOST or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{name} is no list of at most {_MOST} texts")
+        raise ValueError(f"{name} must be a list of at most {_MOST} strings")
     return values
 
 

@@ -93,7 +93,7 @@ class Pages:
         a strict cookie.
         """
         if not self.keys.enter(request.query_params.get("token", "")):
-            return Response("this link has been used; start from the file again", 403, media_type="text/plain")
+            return Response("this link has already been used; open the file again", 403, media_type="text/plain")
         self._entered()
         response = Response('<!doctype html><meta http-equiv="refresh" content="0;url=/">', media_type="text/html")
         response.set_cookie(self.keys.cookie_name, self.keys.cookie, httponly=True, samesite="strict", path="/")
@@ -130,7 +130,7 @@ class Pages:
                 if not isinstance(body, dict):
                     raise ValueError("not an object")
             except (ValueError, RecursionError):
-                return JSONResponse({"error": "the request is no JSON object"}, 400)
+                return JSONResponse({"error": "the request is not a JSON object"}, 400)
             status, found = await run_in_threadpool(answered, act, body)
             return JSONResponse(found, status)
 
@@ -171,9 +171,9 @@ class Server:
         is_local = host in ("127.0.0.1", "localhost", "::1")
         if not is_local and not allow_remote:
             raise ValueError(
-                f"host={host!r} lets other machines in: whoever gets hold of the link can see the images and change "
-                "the labels, and the network in between can read along. Pass allow_remote (--allow-remote) if you want "
-                "that, or leave the host at 127.0.0.1 and use an SSH tunnel"
+                f"host={host!r} gives other machines access: anyone with the link can see the images and change the "
+                "labels, and the traffic can be read on the network. Pass allow_remote (--allow-remote) to allow this, "
+                "or keep the host 127.0.0.1 and use an SSH tunnel"
             )
         self._socket = _bound(host, port)
         self.port = int(self._socket.getsockname()[1])

@@ -118,7 +118,7 @@ class LabelSession(Questions, Actions):
     ):
         check_count("batch_size", batch_size)
         if audit is not None and not 0 <= audit <= 1:
-            raise ValueError(f"audit={audit!r} is not a share between 0 and 1")
+            raise ValueError(f"audit={audit!r} is not between 0 and 1")
         if target is not None:
             StopTest.plan(target, RESERVED)
         names = [check_class_name(name) for name in classes]
@@ -127,7 +127,7 @@ class LabelSession(Questions, Actions):
             follow_links = stored is not None and stored.follow_links
         root, paths, self._left_out = find_images(folder_or_paths, follow_links)
         if root is not None and is_inside(project, root):
-            raise ValueError(f"the project {str(project)!r} is inside the images' folder; it belongs beside it")
+            raise ValueError(f"the project {str(project)!r} is inside the folder of images; choose one outside it")
         self.project = Project(project)
         self._log = EventLog(self.project.log)
         try:
@@ -229,7 +229,7 @@ class LabelSession(Questions, Actions):
         """
         with self._changed:
             if len({label for _, label in self._modelling.training()}) < 2:
-                raise ValueError("a model needs labels of two classes on images that are not reserved")
+                raise ValueError("training requires labels of at least two classes on images that are not reserved")
             self._modelling.wanted += 1
             ticket = self._modelling.wanted
             self._modelling.failure = None

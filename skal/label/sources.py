@@ -55,8 +55,8 @@ def read_labels(source: str | os.PathLike[str]) -> Found:
     else:
         pairs, left_out = _from_label_studio(path) if path.suffix.lower() == ".json" else _from_csv(path)
     if not pairs:
-        reasons = "".join(f"; {n} with {reason}" for reason, n in left_out.items())
-        raise ValueError(f"{str(source)!r} holds no labels{reasons}")
+        reasons = "".join(f"; left out: {n} ({reason})" for reason, n in left_out.items())
+        raise ValueError(f"{str(source)!r} contains no labels{reasons}")
     return Found(pairs, dict(left_out))
 
 
@@ -78,7 +78,7 @@ def _from_csv(path: Path) -> tuple[list[tuple[str, str]], Counter[str]]:
         reader = csv.DictReader(file)
         missing = {"path", "label"} - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(f"{str(path)!r} has no column {sorted(missing)[0]!r}; it has {reader.fieldnames}")
+            raise ValueError(f"{str(path)!r} has no column {sorted(missing)[0]!r}; its columns are {reader.fieldnames}")
         for row in reader:
             name, label = plain_cell(row["path"] or ""), plain_cell(row["label"] or "")
             if name and label:
@@ -101,7 +101,7 @@ def _from_label_studio(path: Path) -> tuple[list[tuple[str, str]], Counter[str]]
             else:
                 pairs += [(image, label) for label in labels]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{str(path)!r} is no export of Label Studio: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a Label Studio export: {error}") from error
     return pairs, left_out
 
 

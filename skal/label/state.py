@@ -96,7 +96,7 @@ class State:
     def apply(self, event: Event) -> None:
         """Apply an event."""
         if event["kind"] not in UNDOABLE and event["kind"] not in _OTHERS:
-            raise ValueError(f"the log holds an event of the kind {event['kind']!r}, which this version does not know")
+            raise ValueError(f"the log contains an event of kind {event['kind']!r}, which this version does not know")
         self._memo = None
         self._events.append(event)
         if event["kind"] == "undo":

@@ -124,7 +124,7 @@ class StoredProject:
             file = self.catalogue.file(path)
             copy = part / f"{image[:12]}-{os.path.basename(path)}"
             if not is_inside(copy, folder):
-                raise ValueError(f"class {label!r} would leave the folder {str(folder)!r}")
+                raise ValueError(f"class {label!r} would be written outside the folder {str(folder)!r}")
             if os.path.isfile(file):
                 shutil.copyfile(file, copy)
                 n += 1
@@ -180,9 +180,9 @@ class StoredProject:
     def _check_model(self) -> None:
         if self.project.model.is_file() and self.snapshot.classes:
             return
-        first = "label images of two classes first"
+        first = "label images of at least two classes first"
         if self.snapshot.version:  # the previous one was of another network
-            first = f"skal label trains one of {fitting.name_of(self.settings.network)}"
+            first = f"run skal label to train one with {fitting.name_of(self.settings.network)}"
         raise ValueError(f"{str(self.project.path)!r} has no model yet: {first}")
 
     def _load_model(self) -> FrozenPrefixClassifier:
@@ -203,7 +203,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
         return StoredProject(folder).predictor()
     if not (folder / "model.safetensors").is_file():
         raise ValueError(
-            f"{str(path)!r} is no labelling project and holds no model" if folder.exists() else _nothing(path)
+            f"{str(path)!r} is neither a labelling project nor a model" if folder.exists() else _nothing(path)
         )
     try:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -225,9 +225,9 @@ def _load(network: dict[str, Any], file: Path) -> FrozenPrefixClassifier:
 def _check_empty(target: Path, kind: str) -> None:
     """Raise a ValueError if an export would overwrite something or mix with other files."""
     if any(target.iterdir()) if target.is_dir() else target.is_file() and target.stat().st_size > 0:
-        raise ValueError(f"{str(target)!r} is not empty; name a {kind} that is, or does not exist yet")
+        raise ValueError(f"{str(target)!r} is not empty; choose a new or empty {kind}")
 
 
 def _nothing(path: str | os.PathLike[str]) -> str:
     """Why a path is neither a project nor a model."""
-    return f"{str(path)!r} is no labelling project" if os.path.exists(path) else f"there is no {str(path)!r} here"
+    return f"{str(path)!r} is not a labelling project" if os.path.exists(path) else f"{str(path)!r} does not exist"

@@ -74,7 +74,7 @@ def make_thumbnail(image: str, file: str, side: int) -> bytes:
     except OSError as error:
         raise ChangedError(error.strerror or str(error)) from error
     if content_hash(content) != image:
-        raise ChangedError("replaced by another file")
+        raise ChangedError("the file has been replaced")
     try:
         with open_image(content) as opened:
             opened.draft("RGB", (side, side))

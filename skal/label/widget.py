@@ -65,5 +65,5 @@ class LabelWidget(anywidget.AnyWidget):
         known = {"read": self._requests.reads, "act": self._requests.actions}.get(str(message.get("kind")), {})
         act, body = known.get(str(message.get("path"))), message.get("body")
         if act is None or not isinstance(body, dict):
-            return 400, {"error": "the widget's message is not understood"}, []
+            return 400, {"error": "the widget's message is invalid"}, []
         return (*answered(act, body), [])

@@ -66,7 +66,7 @@ def propagate(X: ArrayLike, seeds: ArrayLike, *, n_neighbors: int = 15, alpha: f
             f"X and seeds must be 2-D and of equal length, but have shapes {tuple(points.shape)} and {seeds.shape}"
         )
     if (seeds < 0).any():
-        raise ValueError("seeds contains a negative value")
+        raise ValueError(f"seeds contains {seeds.min()}, but values must be at least 0")
     return spread(neighbor_graph(points, n_neighbors), seeds, alpha)
 
 

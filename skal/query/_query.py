@@ -80,12 +80,12 @@ class Query(BaseEstimator):
         if not callable(self.strategy):
             raise ValueError(f"strategy={self.strategy!r} is not callable")
         allowed = self.allowed
+        called = getattr(self.strategy, "__name__", repr(self.strategy))
         for name in self.keywords:
-            if name in _FROM_THE_LOOP or (allowed is not None and name not in allowed):
-                called = getattr(self.strategy, "__name__", repr(self.strategy))
-                raise ValueError(
-                    f"{called} does not accept the keyword {name!r}; it accepts {allowed or 'only its own keywords'}"
-                )
+            if name in _FROM_THE_LOOP:
+                raise ValueError(f"the keyword {name!r} of {called} is set by each call; do not set it here")
+            if allowed is not None and name not in allowed:
+                raise ValueError(f"{called} does not accept the keyword {name!r}; it accepts {allowed}")
 
     def takes(self, keyword: str) -> bool:
         """Whether the strategy has this keyword and it is not yet set, here or by a ``functools.partial``."""

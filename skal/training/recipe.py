@@ -103,5 +103,6 @@ class Recipe(BaseEstimator, ABC):
             if name not in self.takes:
                 takes = ", ".join(self.takes) or "only X and y"
                 raise ValueError(f"{name} was given, but recipe={type(self).__name__}() takes {takes}")
-        if ("X_source" in data) != ("y_source" in data):
-            raise ValueError("X_source and y_source must be passed together, but only one of them is given")
+        missing = [name for name in ("X_source", "y_source") if name not in data]
+        if len(missing) == 1:
+            raise ValueError(f"X_source and y_source must be passed together, but {missing[0]} is missing")

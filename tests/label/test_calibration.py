@@ -55,9 +55,9 @@ def test_the_best_class_stays():
 @pytest.mark.parametrize(
     ("proba", "targets", "message"),
     [
-        (np.ones((0, 2)), np.zeros(0, dtype=int), "do not belong together"),
-        (np.ones((2, 2)) / 2, np.array([0]), "do not belong together"),
-        (np.ones((1, 2)) / 2, np.array([2]), "columns 0 to 1"),
+        (np.ones((0, 2)), np.zeros(0, dtype=int), r"shape \(0, 2\) does not match 0 targets"),
+        (np.ones((2, 2)) / 2, np.array([0]), r"shape \(2, 2\) does not match 1 targets"),
+        (np.ones((1, 2)) / 2, np.array([2]), "between 0 and 1, not 2 to 2"),
     ],
 )
 def test_bad_input(proba, targets, message):

@@ -59,7 +59,7 @@ def test_links_end_however_they_run(photos, tmp_path):
     paths, left_out = list_images(photos, follow_links=True)
     assert sorted(path for path in paths if not path.startswith("day")) == ["again/y.png", "one.png"]
     assert len(paths) == 62
-    assert dict(left_out) == dict.fromkeys(["round.png", "gone.png"], "a link to nothing")
+    assert dict(left_out) == dict.fromkeys(["round.png", "gone.png"], "a broken link")
     paths, left_out = list_images(photos)
     assert len(paths) == 60
     assert {path for path, why in left_out if why == LEAVES} == {"all", "out", "again", "one.png"}

@@ -41,9 +41,9 @@ def test_too_few_audit_answers_are_told_from_a_confidence_that_is_not_reached():
         found = SimpleNamespace(**{"n_audit": n_audit, "target": None, "acceptance": None, **options})
         return cli._acceptance(found)
 
-    assert says(89).endswith("right at least 95% of the time: 89, and it takes at least 90.")
+    assert says(89).endswith("right at least 95% of the time: 89 of at least 90.")
     assert says(90) == "Not even predictions above 95% are shown to be right at least 95% of the time."
-    assert "right at least 80% of the time: 20, and it takes at least 21." in says(20, target=0.8)
+    assert "right at least 80% of the time: 20 of at least 21." in says(20, target=0.8)
     accepted = accept_above([0.99] * 90, [True] * 90, 0.95)
     assert says(90, acceptance=accepted).startswith("Predictions above 50% are shown to be right")
 
@@ -63,17 +63,17 @@ def test_how_many_answers_are_left_until_the_first_accuracy(opened, tmp_path, ca
         draw(folder / f"{CLASSES[i % 3]}-{i:03d}.png", CLASSES[i % 3], i)
     session = settled(opened(folder=folder, project=project, batch_size=10_000, query=never, audit=0.4))
     assert session.status().accuracy_hint == (
-        "About 75 more answers until the first number: 0 of at least 30 audit answers."
+        "About 75 more answers until it is shown: 0 of at least 30 audit answers."
     )
     label_all(session, 30)
     assert session.status().n_audit == 12
-    assert session.status().accuracy_hint.startswith("About 45 more answers until the first number: 12 of at least 30")
+    assert session.status().accuracy_hint.startswith("About 45 more answers until it is shown: 12 of at least 30")
     assert cli.main(["status", str(project)]) == 0
-    assert "accuracy: no number yet. About 45 more answers" in capsys.readouterr().out
+    assert "accuracy: not available yet. About 45 more answers" in capsys.readouterr().out
     label_all(session, 44)
     assert session.status().accuracy_hint.startswith("About 3 more answers")
     label_all(session, 1)
-    assert session.status().accuracy_hint == "It comes with the next model."
+    assert session.status().accuracy_hint == "Shown with the next model."
     session.fit()
     assert session.status().accuracy is not None
     assert session.status().accuracy_hint == ""
@@ -81,12 +81,12 @@ def test_how_many_answers_are_left_until_the_first_accuracy(opened, tmp_path, ca
 
 def test_why_no_accuracy_comes(quiet):
     assert settled(quiet()).status().accuracy_hint == (
-        "0 of at least 30 audit answers, and 21 images are reserved: too few for a number. Add images to the folder."
+        "0 of at least 30 audit answers, but only 21 images are reserved. Add images to the folder."
     )
 
 
 def test_without_an_audit_there_is_no_accuracy(quiet):
-    assert quiet(audit=0).status().accuracy_hint == "No question is for the audit, so there is no accuracy."
+    assert quiet(audit=0).status().accuracy_hint == "The audit share is 0, so there is no accuracy."
 
 
 def test_what_is_printed_is_worked_by_hand():
@@ -106,7 +106,7 @@ def test_a_target_that_no_audit_could_show_is_named_at_the_start(n_listed, targe
         highest = highest_target(n_reserved)
         assert StopTest.plan(highest, n_reserved).looks
         assert not StopTest.plan(highest + 0.01, n_reserved).looks
-        assert f"{n_listed} images are too few to show {target:.0%}" in lines[0]
+        assert f"{n_listed} images are too few to test the target of {target:.0%}" in lines[0]
         assert f"--target {highest:.2f} or less" in lines[0]
 
 

@@ -60,7 +60,7 @@ def test_a_repeat_is_recorded_once_and_keeps_its_first_time(log):
 
 def test_an_id_of_another_event_is_an_error(log):
     log.append(answer(1))
-    with pytest.raises(ValueError, match="'e1' belongs to another event"):
+    with pytest.raises(ValueError, match="'e1' is already used by another event"):
         log.append(answer(1, "dog"))
     with pytest.raises(ValueError, match="id=None"):
         log.append({"kind": "answer"})

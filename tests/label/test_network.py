@@ -98,11 +98,11 @@ def test_until_then_there_is_no_accuracy_and_no_model(project, photos, tmp_path,
     stored = StoredProject(project).status()
     for found in (status, stored):
         assert (found.model, found.accuracy) == (0, None)
-        assert found.accuracy_hint == "It comes with the next model."
+        assert found.accuracy_hint == "Shown with the next model."
         assert found.recalls == []
     capsys.readouterr()
     assert predict(project, photos, tmp_path) == 2
-    assert "has no model yet: skal label trains one of resnet18" in capsys.readouterr().err
+    assert "has no model yet: run skal label to train one with resnet18" in capsys.readouterr().err
     assert cli.main(["export", str(project), "--format", "model", "--output", str(tmp_path / "model")]) == 2
     assert not (tmp_path / "model").exists()
 
@@ -154,8 +154,8 @@ def test_a_weights_file_is_found_again_from_another_folder(project, photos, tmp_
 def test_ctrl_c_trains_on_the_last_answers_and_says_what_comes_next(project, photos, tmp_path, monkeypatch, capsys):
     assert label(monkeypatch, photos, then=lambda session: label_all(session, 20)) == 130
     out = capsys.readouterr().out
-    assert "The model is trained on the last answers" in out
-    assert f"70 labels are kept in {project}" in out
+    assert "Training the model on the last answers" in out
+    assert f"70 labels are saved in {project}" in out
     assert f"skal predict {project} NEW/ --output predictions.csv" in out
     stored = StoredProject(project)
     assert stored.n_newer == 0
@@ -168,7 +168,7 @@ def test_newer_answers_are_counted_wherever_the_model_is_used(project, photos, t
         label_all(session, 20)
         n_newer = session.status().n_training - n
         assert session.status().n_newer == n_newer > 0
-    said = f"{n_newer} newer answers are not in this model: skal label trains it on them when it ends"
+    said = f"{n_newer} newer answers are not in this model; skal label trains on them when it stops"
     assert cli.main(["status", str(project)]) == 0
     assert said in capsys.readouterr().out
     assert predict(project, photos, tmp_path) == 0

@@ -166,10 +166,10 @@ def test_what_is_not_saved_is_said_until_a_server_that_was_started_again_has_it(
     label(page, 2)
     client.server.stop()
     page.keyboard.press(key)
-    banner_says(page, "skal label does not answer. If it has ended, start it again")
+    banner_says(page, "skal label is not responding. If it has stopped, start it again")
     assert page.inner_text("#saved") == "1 not saved yet"
     again = serve(session, port=client.server.port)
-    banner_says(page, f"skal label was started again. To go on here, open {again.server.link}")
+    banner_says(page, f"skal label was restarted. To continue here, open {again.server.link}")
     page.wait_for_timeout(3500)  # retried and refused meanwhile
     assert page.inner_text("#saved") == "1 not saved yet"
     assert len(session.labels) == 2
@@ -249,7 +249,7 @@ def test_a_recall_is_counted_and_newer_answers_are_said(serve, opened, visit):
     text = page.evaluate(_SHOWN, {"per_class": {"owl": 4}, "recalls": [recall], "n_newer": 7})
     assert "1 of 1" in text
     assert "100.0 % of 1" not in text
-    assert "Model 3; 7 newer answers wait for the next one." in text
+    assert "Model 3; 7 newer answers will be in the next one." in text
     assert "up to date" in page.evaluate(_SHOWN, {})
 
 

@@ -226,7 +226,7 @@ def test_headers_that_protect(client):
 
 
 def test_remote_must_be_allowed(session):
-    with pytest.raises(ValueError, match="lets other machines in"):
+    with pytest.raises(ValueError, match="gives other machines access"):
         Server(session, host="0.0.0.0")
     server = Server(session, host="0.0.0.0", allow_remote=True)
     server.stop()

@@ -192,12 +192,12 @@ def test_an_answer_that_is_sent_again_counts_once(quiet):
     session.next()
     session.answer(question.id, "red", event="e1")
     assert len(session.labels) == 1
-    with pytest.raises(ValueError, match="another event"):
+    with pytest.raises(ValueError, match="used by another event"):
         session.answer(question.id, "green", event="e1")
     assert session.undo(event="u1") == "answer"
     session.undo(event="u1")
     assert len(session.labels) == 0
     session.add_class("owl", event="c1")
     session.add_class("owl", event="c1")
-    with pytest.raises(ValueError, match="a class 'owl' already"):
+    with pytest.raises(ValueError, match="class 'owl' already exists"):
         session.add_class("owl")

@@ -43,7 +43,7 @@ def test_accuracy_is_agreement_on_the_audit_with_its_interval(tmp_path, opened):
     session._catalogue.reserved.insert(0, item)
     status = session.status()
     assert status.accuracy is None
-    assert "Audit images are missing" in status.stop_hint
+    assert "Audit answers are missing" in status.stop_hint
     session.answer(item.id, truth(item.path))
     assert session.status().accuracy is not None
 
@@ -58,7 +58,7 @@ def test_the_target_is_tested_at_its_looks_alone(tmp_path, opened):
     session.fit()
     assert session.status().next_look == 50
     assert session.status().stop_hint.startswith(
-        "The target of 80% is first tested at 50 audit answers (46 right needed); there are 30. This is the earliest"
+        "The target of 80% is first tested at 50 audit answers (46 right needed); 30 so far. This is the earliest"
     )
     label_all(session, 38)
     assert session._state.looks == []
@@ -77,7 +77,7 @@ def test_the_target_stays_as_it_was(quiet, tmp_path):
     session = quiet(target=0.9)
     label_all(session, 5)
     session.close()
-    with pytest.raises(ValueError, match=r"target=0\.8, but 0\.9"):
+    with pytest.raises(ValueError, match=r"target=0\.8 differs from the project's target 0\.9"):
         quiet(target=0.8)
     again = quiet()
     assert again.settings.target == 0.9
@@ -102,7 +102,7 @@ class Standing:
 def test_a_test_that_was_not_passed_is_said_with_what_was_needed():
     failed = (0, 100, 98, False)
     assert Standing(120, failed).says() == (
-        "Tested at 100: 98 right, 100 were needed. Next test at 200 audit answers (197 right needed); there are 120."
+        "Tested at 100: 98 right, 100 were needed. Next test at 200 audit answers (197 right needed); 120 so far."
     )
     done = Standing(400, failed, (1, 200, 195, False), (2, 400, 389, False)).says()
     assert done.startswith("Tested at 400: 389 right, 390 were needed. All tests of the target of 95% are done;")
@@ -112,7 +112,7 @@ def test_a_test_that_was_not_passed_is_said_with_what_was_needed():
 
 def test_only_the_first_test_is_the_earliest_possible_stop():
     assert Standing(30).says() == (
-        "The target of 95% is first tested at 100 audit answers (100 right needed); there are 30. "
+        "The target of 95% is first tested at 100 audit answers (100 right needed); 30 so far. "
         "This is the earliest possible stop."
     )
     assert "target of 97.5% is first tested" in Standing(0).says(target=0.975)
@@ -126,13 +126,13 @@ def test_the_next_test_is_at_the_end_of_the_reserve_where_that_comes_first():
     later = Standing(210, failed, (1, 200, 190, False), n_reserved=355).says(planned=333)
     assert "Next test at 355 audit answers (346 right needed)" in later
     assert "tested at 73 audit answers" in Standing(0, n_reserved=3).says(is_whole=False, planned=73)  # 3 read so far
-    assert "not even all right would be enough" in Standing(0, n_reserved=50).says(planned=73)
+    assert "even all right would not be enough" in Standing(0, n_reserved=50).says(planned=73)
     short = Standing(50, (0, 50, 50, False), n_reserved=50).says(planned=73)
-    assert short.startswith("Tested at 50: 50 right, not even all would have been enough. All tests")
+    assert short.startswith("Tested at 50: 50 right, even all would not have been enough. All tests")
 
 
 def test_a_test_that_is_due_is_not_called_done():
     """The last answer is given, but the model to test is not trained yet."""
     said = Standing(400, (1, 200, 190, False)).says()
-    assert "A test is due; it waits" in said
+    assert "A test is due. It runs once" in said
     assert "done" not in said

@@ -25,7 +25,7 @@ def test_duplicates_and_unreadable_files_are_listed(photos, quiet):
     session = settled(quiet())
     status = session.status()
     assert status.n_images == 60
-    assert dict(status.unreadable)["broken.jpg"] == "it is no image in a format that Pillow reads"
+    assert dict(status.unreadable)["broken.jpg"] == "it is not an image in a format that Pillow can read"
     assert sorted(path for path, _ in status.unreadable) == [
         "broken.jpg",
         "empty.png",

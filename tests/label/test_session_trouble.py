@@ -67,8 +67,8 @@ def test_one_process_at_a_time(session, opened):
         ({"target": 1.0}, "target=1.0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"classes": ["a/b"]}, "'a/b'"),
-        ({"folder": "/does/not/exist"}, "is no folder"),
-        ({"folder": ["/does/not/exist.png"]}, "name no file"),
+        ({"folder": "/does/not/exist"}, "is not a folder"),
+        ({"folder": ["/does/not/exist.png"]}, "are not files"),
     ],
 )
 def test_bad_arguments_before_any_work(opened, tmp_path, options, message):
@@ -78,7 +78,7 @@ def test_bad_arguments_before_any_work(opened, tmp_path, options, message):
 
 
 def test_the_project_is_beside_the_photos(opened, photos, tmp_path):
-    with pytest.raises(ValueError, match="inside the images' folder"):
+    with pytest.raises(ValueError, match="inside the folder of images"):
         opened(project=photos / "project")
     opened().close()
     draw(tmp_path / "others" / "red.png", "red", 1)
@@ -86,5 +86,5 @@ def test_the_project_is_beside_the_photos(opened, photos, tmp_path):
         opened(folder=tmp_path / "others")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("dear")
-    with pytest.raises(ValueError, match="no labelling project"):
+    with pytest.raises(ValueError, match="is not a labelling project"):
         opened(project=tmp_path / "mine")

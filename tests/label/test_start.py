@@ -139,7 +139,7 @@ def test_a_folder_without_images_is_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("none")
     error = refused(capsys, tmp_path / "empty")
-    assert f"there are no images in {str(tmp_path / 'empty')!r} (looked for .bmp, .gif, .j" in error
+    assert f"{str(tmp_path / 'empty')!r} contains no images (looked for .bmp, .gif, .j" in error
     assert "left out" not in error
     (tmp_path / "empty" / "phone.heic").write_bytes(b"?")
     assert "left out: phone.heic: HEIC files need the package pillow-heif" in refused(capsys, tmp_path / "empty")
@@ -156,7 +156,7 @@ def test_the_share_of_the_audit_can_be_changed_but_not_its_reserve(photos, tmp_p
     assert session.status().n_audit == 5
     session.close()
     quiet_settings(quiet, project=tmp_path / "none.skal", audit=0)
-    with pytest.raises(ValueError, match=r"audit=0\.4, but the project was made with audit=0\.0"):
+    with pytest.raises(ValueError, match=r"audit=0\.4, but the project was created with audit=0\.0"):
         quiet(project=tmp_path / "none.skal", audit=0.4)
 
 

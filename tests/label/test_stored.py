@@ -60,7 +60,7 @@ def test_class_folders_keep_the_audit_apart(project, tmp_path):
     reserved = {item.id[:12] for item in found.catalogue.reserved}
     assert {file.name[:12] for file in files if file.parts[-3] == "audit"} <= reserved
     assert not {file.name[:12] for file in files if file.parts[-3] == "train"} & reserved
-    with pytest.raises(ValueError, match="is not empty; name a folder that is"):
+    with pytest.raises(ValueError, match="is not empty; choose a new or empty folder"):
         found.export("imagefolder", tmp_path / "out")
 
 
@@ -68,7 +68,7 @@ def test_class_folders_keep_the_audit_apart(project, tmp_path):
 def test_a_file_is_not_overwritten(project, tmp_path, form):
     found, target = StoredProject(project), tmp_path / "labels"
     target.write_text("path,label\nmine.png,cat\n")
-    with pytest.raises(ValueError, match="is not empty; name a file that is, or does not exist yet"):
+    with pytest.raises(ValueError, match="is not empty; choose a new or empty file"):
         found.export(form, target)
     assert target.read_text() == "path,label\nmine.png,cat\n"
     target.write_text("")
@@ -113,10 +113,10 @@ def test_folders_that_are_labels(tmp_path, opened):
     ("name", "content", "message"),
     [
         ("x.csv", "file,label\na,b\n", "no column 'path'"),
-        ("x.json", "{}}", "no export of Label Studio"),
-        ("x.json", '[{"data": {}}]', "no export of Label Studio"),
-        ("x.json", '[{"data": {"image": "x"}}]', "holds no labels; 1 with no label"),
-        ("x.csv", "path,label\na,\n", "holds no labels; 1 with no label"),
+        ("x.json", "{}}", "not a Label Studio export"),
+        ("x.json", '[{"data": {}}]', "not a Label Studio export"),
+        ("x.json", '[{"data": {"image": "x"}}]', r"contains no labels; left out: 1 \(no label\)"),
+        ("x.csv", "path,label\na,\n", r"contains no labels; left out: 1 \(no label\)"),
     ],
 )
 def test_files_that_hold_no_labels(tmp_path, name, content, message):
@@ -167,10 +167,10 @@ def test_exports_stay_in_their_folder(project, tmp_path):
 def test_unknown_formats_and_projects(project, tmp_path):
     with pytest.raises(ValueError, match="format='onnx2'"):
         StoredProject(project).export("onnx2", tmp_path / "x")
-    with pytest.raises(ValueError, match="no labelling project"):
+    with pytest.raises(ValueError, match="is not a labelling project"):
         StoredProject(tmp_path)
     for look in (StoredProject, load_predictor):
-        with pytest.raises(ValueError, match=r"there is no '.*nowhere\.skal' here"):
+        with pytest.raises(ValueError, match=r"nowhere\.skal' does not exist"):
             look(tmp_path / "nowhere.skal")
 
 
@@ -216,7 +216,7 @@ def test_status(project, capsys):
     assert cli.main(["status", str(project)]) == 0
     out = capsys.readouterr().out
     assert "60 images, 29 labels, 1 unsure, 0 conflicts" in out
-    assert re.search(r"no number yet. \d of at least 30 audit answers, and 21 images are reserved: too few", out)
+    assert re.search(r"not available yet. \d of at least 30 audit answers, but only 21 images are reserved", out)
 
 
 @pytest.mark.usefixtures("_default_network")
@@ -257,7 +257,7 @@ def test_label_from_the_command_line(photos, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "imported" in out
     assert "Left out of" in out
-    assert "labels.csv: 1 with no label" in out
+    assert "labels.csv: 1 (no label)" in out
     assert "token" not in out
     assert StoredProject(tmp_path / "photos.skal").settings.target == 0.9
     assert not (tmp_path / "photos.skal" / "open.html").exists()

@@ -126,7 +126,7 @@ def test_grids_and_reviews_never_take_audit_images(opened):
     reserved = [item.id for item in session._catalogue.reserved]
     for name in CLASSES:
         assert not {q.id for q in session.grid(name, 100)} & set(reserved)
-    with pytest.raises(ValueError, match="does not belong to a grid"):
+    with pytest.raises(ValueError, match="cannot be in a grid"):
         session.answer_grid("red", [reserved[0]])
     image = session.grid(max(CLASSES, key=lambda name: len(session.grid(name))))[0].id
     with pytest.raises(ValueError, match="both accepted and rejected"):

@@ -6,8 +6,8 @@ const meta = (page, name) => page.querySelector(`meta[name="${name}"]`).content;
 const link = meta(document, "link");
 let token = meta(document, "write-token");
 
-const GONE = `skal label does not answer. If it has ended, start it again, and open ${link}`;
-const STARTED_AGAIN = `skal label was started again. To go on here, open ${link} in this browser.`;
+const GONE = `skal label is not responding. If it has stopped, start it again and open ${link}`;
+const STARTED_AGAIN = `skal label was restarted. To continue here, open ${link} in this browser.`;
 
 export const isAboutConnection = (message) => message === GONE || message === STARTED_AGAIN;
 

@@ -63,7 +63,7 @@ export function createLabelling(elements, services) {
     pictures.delete(id);
     const isShown = queue[0] && queue[0].id === id;
     queue = queue.filter((question) => question.id !== id);
-    say("A file is gone or has changed; it is set aside");
+    say("A file was removed or changed; it is left out");
     if (isShown) show();
     start();
   }
@@ -88,7 +88,7 @@ export function createLabelling(elements, services) {
 
   function suggested(question) {
     if (question.suggestion) return `${question.suggestion}? ${Math.round(100 * question.probability)} % – Enter accepts`;
-    return question.why === "audit" ? "For the accuracy: without a suggestion" : "";
+    return question.why === "audit" ? "For the accuracy, so without a suggestion" : "";
   }
 
   // Show why a key does nothing, until the next image. The suggestion stays on the screen.
@@ -100,11 +100,11 @@ export function createLabelling(elements, services) {
   // The next step. The page names the command, the notebook's widget does not.
   function done() {
     const text = document.createElement("p");
-    text.append("Done: nothing is left to label. The review shows what may be wrong. ");
+    text.append("Done: nothing is left to label. The review shows labels that may be wrong. ");
     if (stage.dataset.next) {
       const command = document.createElement("code");
       command.textContent = stage.dataset.next;
-      text.append("To use the model, in a terminal: ", command);
+      text.append("To use the model, run in a terminal: ", command);
     }
     return text;
   }
@@ -117,7 +117,7 @@ export function createLabelling(elements, services) {
     text.id = "alone";
     text.setAttribute("aria-pressed", String(alone));
     text.textContent = alone
-      ? "This image alone ;"
+      ? "This image only ;"
       : `With ${question.group.length} near-duplicate${question.group.length > 1 ? "s" : ""} ;`;
     text.addEventListener("click", toggleAlone);
     const images = alone ? [] : question.group.slice(0, 6).map((id) => picture(id, 64, "Near-duplicate"));

@@ -34,17 +34,17 @@ function accuracy(status) {
   }
   const [low, high] = status.interval;
   const interval = element("p", `95 % interval ${percent(low)} to ${percent(high)}`);
-  interval.title = "Valid for one look, not for labelling until it is high enough";
+  interval.title = "Valid for a single look, not if you label until it is high enough";
   const parts = [element("p", percent(status.accuracy), "big"), interval];
   if (status.bounds[0] !== status.bounds[1]) {
-    parts.push(element("p", `including the unsure ones: ${percent(status.bounds[0])} to ${percent(status.bounds[1])}`));
+    parts.push(element("p", `counting unsure ones as wrong or right: ${percent(status.bounds[0])} to ${percent(status.bounds[1])}`));
   }
   const what = `Agreement with your labels on ${status.n_audit} images of this folder, drawn at random and not trained on.`;
   parts.push(element("p", what, "quiet"));
   if (status.acceptance) {
     const { confidence, share } = status.acceptance;
     const often = `right at least ${percent(status.target ?? 0.95)} of the time`;
-    const sure = `Predictions above ${percent(confidence)} are shown to be ${often}: ${percent(share)} of the images.`;
+    const sure = `Predictions above ${percent(confidence)} are shown to be ${often} (${percent(share)} of the images).`;
     parts.push(element("p", sure));
   }
   return [...parts, ...curve(status)];
@@ -158,15 +158,15 @@ function background(status) {
 
 function waiting({ model, n_newer: newer }) {
   if (!model) return "Waiting for labels.";
-  return newer ? `Model ${model}; ${newer} newer answers wait for the next one.` : `Model ${model} is up to date.`;
+  return newer ? `Model ${model}; ${newer} newer answers will be in the next one.` : `Model ${model} is up to date.`;
 }
 
 function problems(status) {
   const lists = [
     [status.n_unreadable, "Files that cannot be labelled", status.unreadable.map(([path, why]) => `${path}: ${why}`)],
     [status.n_links, "Links that leave the folder, left out", status.links],
-    [status.n_duplicates, "Duplicates", status.duplicates.map(([path, first]) => `${path} is ${first}`)],
-    [status.set_aside.length, "Damaged places in the log", status.set_aside],
+    [status.n_duplicates, "Duplicates", status.duplicates.map(([path, first]) => `${path} is the same as ${first}`)],
+    [status.set_aside.length, "Damaged lines in the log", status.set_aside],
   ];
   return lists
     .filter(([n]) => n)
