@@ -35,7 +35,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation in docs/_build, with a sample of the gallery; ``SKAL_GALLERY=all`` runs all of it."""
+    """The documentation in docs/_build, with the gallery; ``SKAL_GALLERY=sample`` runs two of its examples."""
     install(session, "docs")
     session.run("sphinx-build", "-q", "-W", "-n", "docs", "docs/_build", *session.posargs)
 
