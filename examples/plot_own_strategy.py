@@ -13,8 +13,7 @@ from sklearn.datasets import load_digits
 
 from skal import FrozenPrefixClassifier
 from skal.plots import plot_queried
-from skal.query._context import Context
-from skal.query._registry import strategy
+from skal.query import Context, strategy
 
 
 @strategy({}, cost="pool", needs_labels=True, without_labels="chance")

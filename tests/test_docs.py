@@ -145,7 +145,9 @@ def test_snippets_import_what_there_is(page):
                 assert name is None or hasattr(importlib.import_module(module), name), f"{module} has no {name}"
 
 
-@pytest.mark.parametrize("package", ["", ".training", ".label", ".features", ".backbones", ".images", ".selective"])
+@pytest.mark.parametrize(
+    "package", ["", ".query", ".training", ".label", ".features", ".backbones", ".images", ".selective"]
+)
 def test_every_public_name_has_a_page(package):
     api = (ROOT / "docs" / "api.md").read_text("utf-8").split()
     listed = {line.split(".")[-1] for line in api}

@@ -8,9 +8,10 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from skal._compat import repair_modal
+from skal.query._context import Context
 from skal.query._pool import score_pool
 from skal.query._query import Query
-from skal.query._registry import STRATEGIES, Strategy
+from skal.query._registry import STRATEGIES, Strategy, strategy
 
 repair_modal()
 for _module in sorted(module.name for module in iter_modules(__path__)):
@@ -19,10 +20,10 @@ for _module in sorted(module.name for module in iter_modules(__path__)):
 for _name in sorted(STRATEGIES):
     STRATEGIES[_name] = STRATEGIES.pop(_name)  # alphabetical, whatever the import order
 
-_functions = {strategy.function.__name__: strategy.function for strategy in STRATEGIES.values()}
+_functions = {known.function.__name__: known.function for known in STRATEGIES.values()}
 globals().update(_functions)
 
-__all__ = ["STRATEGIES", "Query", "Strategy", "score_pool", *_functions]
+__all__ = ["STRATEGIES", "Context", "Query", "Strategy", "score_pool", "strategy", *_functions]
 
 if TYPE_CHECKING:
 

@@ -121,7 +121,15 @@ class Context:
         return np.ones((self.n, 1)) if self.proba is None else self.proba
 
     def features(self, *, normalized: bool = False, **options: Any) -> Features:
-        """Features of pool and labelled images, recomputed at each call; options as in :func:`features_of`."""
+        """Features of pool and labelled images, recomputed at each call.
+
+        Parameters
+        ----------
+        normalized : bool, default=False
+            Whether to scale them to length 1, centre them on their mean and scale them again.
+        **options
+            ``X_source`` for features of source images too; ``layer`` and ``pooled`` for another layer of the network.
+        """
         features = features_of(self.learner, self.X_pool, **options)
         return features.normalized() if normalized else features
 
