@@ -18,8 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss
 
 from skal import FrozenPrefixClassifier
-from skal.training import Recipe, Trained
-from skal.training.net import SuffixNet
+from skal.training import Recipe, SuffixNet, Trained
 
 
 class SmoothedNet(SuffixNet):

@@ -75,7 +75,36 @@ class _OutOfTimeError(Exception):
 
 
 class SuffixNet(NeuralNetClassifier):
-    """skorch classifier whose training loss includes the penalty on the head, and sample weights."""
+    """skorch classifier whose training loss includes the penalty on the head, and sample weights.
+
+    Recipes get it from :meth:`skal.training.Problem.net`. A subclass can change the loss or the steps
+    (``net_class=MyNet``).
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for :class:`skorch.NeuralNetClassifier`.
+    head_penalty : float, default=0.0
+        Added to the loss of a training step, times the sum of the squared weights of ``module.head``.
+    hidden : Tensor of bool of shape (n_classes, n_classes) or None, default=None
+        For each class (a row), the outputs left out of the softmax of its images.
+    n_warmup : int or None, default=None
+        If given, the learning rate is relative to the size of the weights, and so many first steps are shorter.
+    deadline : float or None, default=None
+        Time at which training ends, as given by ``time.monotonic``.
+
+    Examples
+    --------
+    >>> suffix = nn.Sequential()
+    >>> suffix.head = nn.Linear(2, 3)
+    >>> net = SuffixNet(suffix, head_penalty=0.5, criterion=nn.CrossEntropyLoss).initialize()
+    >>> with torch.no_grad():
+    ...     _ = suffix.head.weight.fill_(1.0), suffix.head.bias.fill_(0.0)
+    >>> logits, targets = suffix(torch.zeros(1, 2)), torch.tensor([0])
+    >>> loss = [net.get_loss(logits, targets, training=training) for training in (False, True)]
+    >>> round((loss[1] - loss[0]).item(), 4)  # 0.5 times six weights of 1
+    3.0
+    """
 
     def __init__(
         self,
