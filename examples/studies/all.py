@@ -112,14 +112,14 @@ STUDIES = {
          "tables/summary.csv": "baselines/summary.csv"},
     ),
     "depth": Study(
-        [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} {labels} --output {{work}}/depth.csv")
-         for labels in ("--seeds 5", "--labels all")
-         for run in (f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99 --n-frozen 0 6 12 17 22")]
+        [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} --output {{work}}/depth.csv") for run in (
+            f"{MOBILENET} --image-size 97 --seeds 5",
+            f"{SQUEEZENET} --image-size 99 --n-frozen 0 6 12 17 22 --seeds 5")]
         + [study("depth", "--labels --output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
     "all_labels": Study(
-        [study("all_labels", f"--name {name} --images {{data}}/{name} {run} --seeds 2 --rates 0.003 0.01 "
+        [study("all_labels", f"--name {name} --images {{data}}/{name} {run} --seeds 1 --rates 0.003 0.01 "
                              "--output {work}/all_labels.csv")
          for run in (f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99")
          for name in ("scenes15", "textures10")]
