@@ -153,7 +153,7 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, sample_weight: Any, continues
     if estimator.max_epochs == 0:
         return prefix.n_frozen
     has_weights = sample_weight is not None and np.ndim(sample_weight) > 0  # a single number is the weight of all
-    n_labels = int(np.count_nonzero(np.asarray(sample_weight)) if has_weights else np.size(y))
+    n_labels = int(np.count_nonzero(np.asarray(sample_weight)) if has_weights else np.asarray(y).size)
     return int(recipe_of(estimator).default_depth(prefix.backbone, n_labels))
 
 

@@ -96,6 +96,7 @@ def test_the_default_depth_follows_the_labels_is_layer_A_where_it_is_read_and_al
     assert clone(classifier).fit(np.tile(X, (25, 1)), np.tile(y, 25)).n_frozen_ == 0
     assert clone(classifier).fit(X, y, sample_weight=np.arange(20) > 0).n_frozen_ == 21  # weight 0 is left out
     assert clone(classifier).fit(X, y, sample_weight=2.0).n_frozen_ == 16  # the same weight for all
+    assert clone(classifier).fit(X, torch.from_numpy(y)).n_frozen_ == 16
     with pytest.warns(DataConversionWarning):
         assert clone(classifier).fit(X[:19], y[:19, None]).n_frozen_ == 21
     assert clone(classifier).set_params(recipe=DAN()).fit(X, y).n_frozen_ == 22
