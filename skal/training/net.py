@@ -127,6 +127,13 @@ class SuffixNet(NeuralNetClassifier):
         self.notify("on_train_end", X=X, y=y)
         return self
 
+    def notify(self, method_name: str, **arguments: Any) -> None:
+        """As in skorch, but callbacks are given the targets of weighted rows without weights, for their scores."""
+        batch = arguments.get("batch")
+        if batch is not None and isinstance(batch[1], dict) and batch[1].keys() == {"target", "weight"}:
+            arguments["batch"] = batch[0], batch[1]["target"]
+        super().notify(method_name, **arguments)
+
     def _is_stopped_early(self) -> bool:
         """Whether an ``EarlyStopping`` callback ended the training, which it does by raising a KeyboardInterrupt."""
         stops = [callback for _, callback in self.callbacks_ if isinstance(callback, EarlyStopping)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from skorch.callbacks import Callback, EarlyStopping
+from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -67,6 +68,12 @@ def test_early_stopping_ends_the_training_but_an_interrupt_reaches_the_caller(cl
 
     with pytest.raises(KeyboardInterrupt):
         classifier.set_params(net_params={"callbacks": [stop, Interrupting()]}).fit(X, y)
+
+
+def test_weighted_rows_held_out_for_validation_are_scored(classifier, pixels):
+    X, y = pixels
+    classifier.set_params(net_params={"train_split": ValidSplit(4)}).fit(X, y, np.linspace(1, 2, 40))
+    assert classifier.net_.history[-1, "valid_acc"] > 0.8
 
 
 @pytest.mark.parametrize("class_weight", [None, [1.0, 2.0, 0.5]])
