@@ -19,7 +19,7 @@ from skal.features.memory import ActivationCache, quarter_of_memory
 from skal.features.pooling import flat
 from skal.features.prefix import Prefix, mean_of_views, run_batched
 from skal.images.forms import as_data, is_images
-from skal.images.inputs import Inputs, JoinedInputs
+from skal.images.inputs import Inputs, JoinedInputs, check_shapes
 from skal.training.batches import LabelledRows
 from skal.training.crops import cropped
 from skal.training.final import FINAL_BYTES
@@ -149,6 +149,7 @@ class Problem:
                 if math.prod(shape) * views[0].element_size() > quarter_of_memory():
                     return None
                 held = views[0].new_empty(shape)
+            check_shapes([held.shape[2:], views[0].shape[1:]])
             for of_view, part in zip(held, views, strict=True):
                 of_view[done : done + len(part)] = part
             done += len(views[0])
