@@ -150,10 +150,10 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, sample_weight: Any, continues
     was_probe = continues and estimator.n_frozen_ == len(prefix.backbone.layers.weight_layers)
     if continues and not was_probe and estimator.backbone_.fingerprint == prefix.backbone.fingerprint:
         return int(estimator.n_frozen_)
-    labels = np.asarray(y)
-    if estimator.max_epochs == 0 or labels.ndim != 1:  # a probe, or invalid labels, for which an error is raised later
+    if estimator.max_epochs == 0:
         return prefix.n_frozen
-    n_labels = len(labels) if sample_weight is None else int(np.count_nonzero(np.asarray(sample_weight)))
+    has_weights = sample_weight is not None and np.ndim(sample_weight) > 0  # a single number is the weight of all
+    n_labels = int(np.count_nonzero(np.asarray(sample_weight)) if has_weights else np.asarray(y).size)
     return int(recipe_of(estimator).default_depth(prefix.backbone, n_labels))
 
 

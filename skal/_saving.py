@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _REQUIRED = (
     "classes", "n_models", "normalize", "n_frozen", "fingerprint", "n_features_in", "preprocess", "recipe", "data",
-    "mirrors", "trained_classes", "labelled", "weighted", "scale",
+    "mirrors", "trained_classes", "labelled", "keys", "weighted", "scale",
 )  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
         "data": sorted(classifier.data_),
         "trained_classes": np.searchsorted(classifier.classes_, classifier.trained_classes_).tolist(),
         "labelled": seen.content.tolist(),
+        "keys": [key.hex() for key in seen.inputs.keys(range(len(seen.y)))],
         "weighted": seen.sample_weight is not None,
         "scale": classifier.net_.module_.scale,
     }
@@ -210,7 +211,7 @@ def _labelled(state: dict[str, torch.Tensor], described: dict[str, Any], classes
     if not names:
         return Labelled.none(classes)
     stored = StoredActivations(
-        state["labelled.activations"], [bytes.fromhex(name) for name in names], state.get("labelled.mirrored")
+        state["labelled.activations"], [bytes.fromhex(key) for key in described["keys"]], state.get("labelled.mirrored")
     )
     weights = state["labelled.weights"].numpy() if described["weighted"] else None
     return Labelled(stored, classes[state["labelled.targets"].numpy()], weights, np.array(names, dtype=str))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import DataConversionWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -94,6 +95,10 @@ def test_the_default_depth_follows_the_labels_is_layer_A_where_it_is_read_and_al
     assert clone(classifier).fit(np.tile(X, (25, 1))[:499], np.tile(y, 25)[:499]).n_frozen_ == 16
     assert clone(classifier).fit(np.tile(X, (25, 1)), np.tile(y, 25)).n_frozen_ == 0
     assert clone(classifier).fit(X, y, sample_weight=np.arange(20) > 0).n_frozen_ == 21  # weight 0 is left out
+    assert clone(classifier).fit(X, y, sample_weight=2.0).n_frozen_ == 16  # the same weight for all
+    assert clone(classifier).fit(X, torch.from_numpy(y)).n_frozen_ == 16
+    with pytest.warns(DataConversionWarning):
+        assert clone(classifier).fit(X[:19], y[:19, None]).n_frozen_ == 21
     assert clone(classifier).set_params(recipe=DAN()).fit(X, y).n_frozen_ == 22
     probe = clone(classifier).set_params(max_epochs=0, warm_start=True).fit(X, y)
     assert probe.n_frozen_ == 24

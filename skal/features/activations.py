@@ -23,7 +23,7 @@ from skal.features.ahead import Loader, loads_ahead, one_ahead
 from skal.features.cache import CACHE, Cache
 from skal.features.originals import originals
 from skal.features.pooling import pool
-from skal.images.inputs import Inputs, PixelInputs, TensorInputs
+from skal.images.inputs import Inputs, PixelInputs, TensorInputs, check_shapes
 
 #: Rows per block. Results do not depend on it, except for float32 rounding.
 BLOCK = 128
@@ -140,6 +140,8 @@ def frozen_activations(
                     block.known[p].update(zip(batch.tolist(), values, strict=True))
                     if (own := caches[p]) is not None:
                         own.put(spaces[p], [block.keys[i] for i in batch], values)
+            for rows_of in block.known:
+                check_shapes(row.shape for row in rows_of.values())
             yield [torch.stack([rows_of[i] for i in range(block.n)]) for rows_of in block.known]
             progress.update(block.n)
 

@@ -19,7 +19,7 @@ class StoredActivations:
     rows : Tensor of shape (n, ...)
         Activations.
     names : sequence of bytes
-        Hash of each image's content.
+        Key of each image.
     mirror_images : Tensor of shape (n, ...) or None, default=None
         Activations of the mirror images, if they were stored.
     """

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from skal.images.decode import pixels_of
+from skal.images.forms import image_of
 
 _SIDE = 0.875  # relative side of a crop: 224 of 256 pixels
 
@@ -35,6 +36,7 @@ class RandomCrops:
         return [self._of_image(i, image) for i, image in zip(rows, images, strict=True)]
 
     def _of_image(self, i: int, image: Any) -> np.ndarray:
+        image = image_of(image)
         pixels = image if isinstance(image, np.ndarray) else pixels_of(image)
         is_float = pixels.dtype.kind == "f"  # (channels, H, W), else (H, W) or (H, W, channels)
         grey = pixels.ndim == 2

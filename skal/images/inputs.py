@@ -9,7 +9,7 @@ batch of network inputs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,7 +208,9 @@ class JoinedInputs:
         return [key for inputs, own in self.runs(rows) for key in inputs.keys(own)]
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
-        return torch.cat([inputs.load(own) for inputs, own in self.runs(rows)])
+        batches = [inputs.load(own) for inputs, own in self.runs(rows)]
+        check_shapes(batch.shape[1:] for batch in batches)
+        return torch.cat(batches)
 
     def with_transform(self, transform: ImageTransform | None) -> JoinedInputs:
         others = {id(inputs): inputs.with_transform(transform) for inputs, _ in self.places}
@@ -321,6 +323,16 @@ class InputSpec:
         elif len(shape) == 3 and array.dtype.kind == "f":
             message += "; pass a single image as X[None]"
         return ValueError(message)
+
+
+def check_shapes(shapes: Iterable[torch.Size]) -> None:
+    """Raise a ValueError if pre-processed images, or their activations, differ in shape and cannot form one tensor."""
+    distinct = [tuple(shape) for shape in dict.fromkeys(shapes)]
+    if len(distinct) > 1:
+        raise ValueError(
+            f"X contains pre-processed images of different sizes, whose tensors have the shapes {distinct[0]} and "
+            f"{distinct[1]}; resize them to the same size"
+        )
 
 
 def _raise_for(failures: Sequence[tuple[str, str]], n: int) -> None:

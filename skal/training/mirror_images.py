@@ -29,15 +29,20 @@ def are_like_their_mirror_images(prefix: Prefix, sets: Sequence[Inputs]) -> bool
     sets : sequence of Inputs
         At most 128 images of each set are compared, evenly spaced.
     """
-    some = JoinedInputs(*((inputs, _spaced(len(inputs))) for inputs in sets))
-    names = some.keys(range(len(some)))
-    some = JoinedInputs((some, sorted({name: row for row, name in enumerate(names)}.values())))  # each image once
-    if len(some) < 2:
-        return False
     # The cut is included because training needs its activations next.
     points = [Point(prefix.backbone.layers.features, True), Point(prefix.cut)]
-    blocks = replace(prefix, mirrors=True).viewed_at(some, points)
-    images, mirror_images = zip(*((flat(own[0]), flat(mirrored[0])) for own, mirrored in blocks), strict=True)
+    images, mirror_images = [], []
+    seen: set[bytes] = set()
+    for inputs in sets:  # one after the other, because sets may hold pre-processed images of different sizes
+        rows = _spaced(len(inputs))
+        new = {name: row for name, row in zip(inputs.keys(rows), rows, strict=True) if name not in seen}
+        seen |= new.keys()
+        some = JoinedInputs((inputs, sorted(new.values())))
+        for own, mirrored in replace(prefix, mirrors=True).viewed_at(some, points):
+            images.append(flat(own[0]))
+            mirror_images.append(flat(mirrored[0]))
+    if len(seen) < 2:
+        return False
     return share_nearest_to_own(torch.cat(images), torch.cat(mirror_images)) > _SHARE
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from skorch import NeuralNetClassifier
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import EarlyStopping, LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -142,7 +142,7 @@ class SuffixNet(NeuralNetClassifier):
         return loss
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> SuffixNet:
-        """As in skorch, but an interrupt reaches the caller; skorch treats it as the end of training."""
+        """As in skorch, but an interrupt by the user reaches the caller; skorch treats it as the end of training."""
         if not self.initialized_:
             self.initialize()
         self.notify("on_train_begin", X=X, y=y)
@@ -150,8 +150,23 @@ class SuffixNet(NeuralNetClassifier):
             self.fit_loop(X, y, **fit_params)
         except _OutOfTimeError:
             del self.history_[-1]  # the epoch that was not finished
+        except KeyboardInterrupt:
+            if not self._is_stopped_early():
+                raise
         self.notify("on_train_end", X=X, y=y)
         return self
+
+    def notify(self, method_name: str, **arguments: Any) -> None:
+        """As in skorch, but callbacks are given the targets of weighted rows without weights, for their scores."""
+        batch = arguments.get("batch")
+        if batch is not None and isinstance(batch[1], dict) and batch[1].keys() == {"target", "weight"}:
+            arguments["batch"] = batch[0], batch[1]["target"]
+        super().notify(method_name, **arguments)
+
+    def _is_stopped_early(self) -> bool:
+        """Whether an ``EarlyStopping`` callback ended the training, which it does by raising a KeyboardInterrupt."""
+        stops = [callback for _, callback in self.callbacks_ if isinstance(callback, EarlyStopping)]
+        return any(stop.misses_ == stop.patience for stop in stops)
 
     def train_step(self, batch: Any, **fit_params: Any) -> Any:
         """As in skorch, but ends training when the time limit is reached."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 
 from skal._targets import check_labels
+from skal.features.activations import BLOCK
 from skal.features.memory import ActivationCache, quarter_of_memory
 from skal.features.pooling import flat
 from skal.features.prefix import Prefix, mean_of_views, run_batched
 from skal.images.forms import as_data, is_images
-from skal.images.inputs import Inputs, JoinedInputs
+from skal.images.inputs import Inputs, JoinedInputs, check_shapes
 from skal.training.batches import LabelledRows
 from skal.training.crops import cropped
 from skal.training.final import FINAL_BYTES
@@ -142,13 +144,17 @@ class Problem:
 
         None if they take more than a quarter of the memory. Each training step then reads its own.
         """
-        held, done = None, 0
-        for views in self.prefix.viewed(self.inputs):
+        held, done, rows = None, 0, range(len(self.inputs))
+        # The first block shows the size. It is computed alone, so that no images are being loaded if the rest is not
+        # needed: an iterator that is given up would wait for them, and an interrupt while it waits would be lost.
+        parts = (JoinedInputs((self.inputs, part)) for part in (rows[:BLOCK], rows[BLOCK:]))
+        for views in chain.from_iterable(map(self.prefix.viewed, parts)):
             if held is None:
                 shape = (len(views), len(self.inputs), *views[0].shape[1:])
                 if math.prod(shape) * views[0].element_size() > quarter_of_memory():
                     return None
                 held = views[0].new_empty(shape)
+            check_shapes([held.shape[2:], views[0].shape[1:]])
             for of_view, part in zip(held, views, strict=True):
                 of_view[done : done + len(part)] = part
             done += len(views[0])

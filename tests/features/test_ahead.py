@@ -9,12 +9,15 @@ from torch.utils.data import TensorDataset
 
 import skal.features.activations as activations
 import skal.features.ahead as ahead
+from skal._fitting import prefix_of
 from skal.backbones import load_backbone
 from skal.features.activations import Point, frozen_activations
 from skal.features.ahead import Loader, loads_ahead, one_ahead
 from skal.features.stored import KeyedInputs
 from skal.features.views import both_views
-from skal.images.inputs import ItemInputs, JoinedInputs, PathInputs
+from skal.images.inputs import ItemInputs, JoinedInputs, PathInputs, PixelInputs
+from skal.training.net import Options
+from skal.training.problem import Problem
 from tests.conftest import SMALL
 
 
@@ -135,3 +138,15 @@ def test_a_pass_that_is_left_early_leaves_no_thread(backbone, files, monkeypatch
     blocks = frozen_activations(backbone, PathInputs(files[0], SMALL), [Point(backbone.layers.features)], cache=None)
     next(blocks)
     blocks.close()
+
+
+def test_of_images_that_do_not_fit_the_memory_one_block_is_loaded_to_know_their_size(classifier, pixels, monkeypatch):
+    X, y = np.tile(pixels[0], (10, 1, 1, 1)), np.tile(pixels[1], 10)
+    prefix = prefix_of(classifier.set_params(cache=False), X)
+    problem = Problem(prefix, Options.of(classifier), prefix.check(X), y, np.zeros(400, dtype=bool))
+    loaded = []
+    load = PixelInputs.load
+    monkeypatch.setattr(PixelInputs, "load", lambda self, rows: loaded.extend(rows) or load(self, rows))
+    monkeypatch.setattr("skal.training.problem.quarter_of_memory", lambda: 1000)
+    assert problem.held is None
+    assert loaded == [*range(128)]

@@ -111,3 +111,5 @@ def test_files_of_several_sizes(tmp_path, classifier, pixels):
         (picture.resize((20, 24)) if i % 2 else picture).save(paths[-1])
     rows = aift_sampling(classifier, np.array(paths), 4, patches=3, random_state=0)
     assert len(set(rows.tolist())) == 4
+    samples = [(path, 0) for path in paths]  # as in torchvision's ImageFolder
+    np.testing.assert_array_equal(aift_sampling(classifier, samples, 4, patches=3, random_state=0), rows)

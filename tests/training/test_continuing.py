@@ -72,6 +72,17 @@ def test_a_file_with_its_labelled_images_continues_as_memory_does(net, pixels, t
     assert plain.stat().st_size < (tmp_path / "again.safetensors").stat().st_size
 
 
+def test_a_file_with_its_labelled_images_recognises_them_in_the_pool(net, files, tmp_path):
+    X, y = files
+    net.set_params(max_epochs=0, n_frozen=0).fit(X[:20], y[:20]).save(
+        tmp_path / "model.safetensors", include_labelled=True
+    )
+    loaded = clone(net).load(tmp_path / "model.safetensors")
+    for model in (net, loaded):
+        model.set_params(max_epochs=1).partial_fit(X[20:22], y[20:22], X_unlabeled=X)
+    np.testing.assert_array_equal(loaded.predict_proba(X), net.predict_proba(X))
+
+
 def test_images_that_a_file_does_not_hold_cannot_be_augmented(net, pixels, tmp_path):
     X, y = pixels
     net.fit(X[:20], y[:20]).save(tmp_path / "model.safetensors", include_labelled=True)

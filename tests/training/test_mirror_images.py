@@ -162,6 +162,16 @@ def test_images_given_twice_are_looked_at_once(prefix, pixels):
     assert not are_like_their_mirror_images(prefix, [prefix.check(pixels[0][:1])])  # no other to compare with
 
 
+def test_sets_may_hold_images_of_different_sizes(prefix):
+    generator = torch.Generator().manual_seed(0)
+    square, wide = (torch.randn(20, 3, 16, width, generator=generator) for width in (16, 24))
+    for sets in ((square, wide), (wide, square)):
+        symmetric = [prefix.check(images + images.flip(-1)) for images in sets]
+        in_pairs = [prefix.check(torch.cat([images, images.flip(-1)])) for images in sets]
+        assert are_like_their_mirror_images(prefix, symmetric)
+        assert not are_like_their_mirror_images(prefix, in_pairs)
+
+
 def test_share_against_brute_force():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(30, 4))

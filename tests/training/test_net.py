@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
+from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -52,6 +53,27 @@ def test_skorchs_own_loader_and_no_callbacks(classifier, pixels):
     X, y = pixels
     further = {"callbacks": "disable", "iterator_train": DataLoader, "iterator_train__shuffle": True}
     assert classifier.set_params(net_params=further).fit(X, y).score(X, y) > 0.9
+
+
+def test_early_stopping_ends_the_training_but_an_interrupt_reaches_the_caller(classifier, pixels):
+    X, y = pixels
+    stop = EarlyStopping("train_loss", patience=2, threshold=0.9)  # no epoch improves the loss so much
+    classifier.set_params(max_epochs=20, net_params={"callbacks": [stop]}).fit(X, y)
+    assert len(classifier.net_.history) == 3
+    assert classifier.score(X, y) > 0.5
+
+    class Interrupting(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        classifier.set_params(net_params={"callbacks": [stop, Interrupting()]}).fit(X, y)
+
+
+def test_weighted_rows_held_out_for_validation_are_scored(classifier, pixels):
+    X, y = pixels
+    classifier.set_params(net_params={"train_split": ValidSplit(4)}).fit(X, y, np.linspace(1, 2, 40))
+    assert classifier.net_.history[-1, "valid_acc"] > 0.8
 
 
 @pytest.mark.parametrize("class_weight", [None, [1.0, 2.0, 0.5]])

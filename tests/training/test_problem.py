@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from skal._fitting import prefix_of
 from skal.training.net import Options
@@ -76,6 +76,32 @@ def test_activations_that_do_not_fit_the_memory_are_read_step_by_step(mirror, cl
     read, probe_read = clone(classifier).fit(X, y), clone(classifier).set_params(max_epochs=0).fit(X, y)
     np.testing.assert_allclose(probe_read.predict_proba(X), probe.predict_proba(X), atol=1e-5)
     np.testing.assert_allclose(read.predict_proba(X), held.predict_proba(X), atol=1e-5)  # rows and views alike
+
+
+class Items(Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+@pytest.mark.parametrize("n_frozen", [0, 1])
+@pytest.mark.parametrize("n_first", [5, 64, 128])  # in one batch, one block, and two blocks
+def test_images_of_different_sizes_are_named(n_frozen, n_first, classifier):
+    rng = np.random.default_rng(0)
+    small, large = (rng.normal(size=(n, 3, side, 16)).astype(np.float32) for n, side in ((n_first, 16), (128, 20)))
+    y = np.arange(n_first + 128) % 2
+    items = [*map(torch.from_numpy, small), *map(torch.from_numpy, large)]
+    classifier.set_params(n_frozen=n_frozen, max_epochs=1, source=None)
+    message = "different sizes.* resize them to the same size|unlike others of its batch"
+    with pytest.raises(ValueError, match=message):
+        classifier.fit(Items(items), y)
+    with pytest.raises(ValueError, match=message):
+        classifier.fit(small, y[:n_first]).partial_fit(large, y[n_first:])
 
 
 @pytest.mark.parametrize("augment", [None, lambda x: x])
