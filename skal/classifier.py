@@ -99,7 +99,8 @@ class FrozenPrefixClassifier(
         Random augmentation of a batch of network inputs (n, channels, H, W), applied each time the batch is drawn. It
         must use torch's generator, as torchvision's transforms do. Every step then also runs the frozen layers, without
         the cache. "auto" shifts images by up to an eighth of their sides if all layers are fine-tuned on 500 labels or
-        more. None disables augmentation.
+        more. None disables augmentation. A function is applied to the image itself, not to its mirror image. Rows that
+        ``train_split`` holds out are not augmented.
     mirror : bool or "auto", default="auto"
         Whether each image is used together with its mirror image. The final representation is the mean of both, and a
         training step draws one of the two. Both are passed through the frozen layers and cached. "auto" mirrors images

@@ -38,6 +38,8 @@ class LabelledRows(Dataset):
     targets : Tensor of shape (n,)
         Output of the head for each row.
     weights : Tensor of shape (n,) or None, default=None
+    plain : callable or None, default=None
+        Like `load`, but always for the images themselves: neither mirrored nor augmented. None uses `load`.
 
     Returns
     -------
@@ -45,10 +47,17 @@ class LabelledRows(Dataset):
         Labels are the targets, or a dict of ``target`` and ``weight`` if rows have weights.
     """
 
-    def __init__(self, load: Callable[[Any], torch.Tensor], targets: torch.Tensor, weights: torch.Tensor | None = None):
+    def __init__(
+        self,
+        load: Callable[[Any], torch.Tensor],
+        targets: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        plain: Callable[[Any], torch.Tensor] | None = None,
+    ):
         self.load = load
         self.targets = targets
         self.weights = weights
+        self.plain = plain or load
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -59,6 +68,15 @@ class LabelledRows(Dataset):
         if self.weights is None:
             return activations, self.targets[rows]
         return activations, {"target": self.targets[rows], "weight": self.weights[rows]}
+
+
+def without_augmentation(dataset: Any) -> Any:
+    """The same rows, neither mirrored nor augmented; other data sets are returned unchanged."""
+    if isinstance(dataset, Subset):
+        return Subset(without_augmentation(dataset.dataset), dataset.indices)
+    if isinstance(dataset, LabelledRows):
+        return LabelledRows(dataset.plain, dataset.targets, dataset.weights)
+    return dataset
 
 
 def replay_shares(is_old: np.ndarray, replay: float) -> np.ndarray | None:

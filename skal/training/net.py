@@ -19,7 +19,7 @@ from skorch.callbacks import EarlyStopping, LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from skal.training.batches import BatchLoader
+from skal.training.batches import BatchLoader, without_augmentation
 from skal.training.rates import RelativeSteps
 
 #: Number of warm-up steps; at most a fifth of all steps.
@@ -140,6 +140,10 @@ class SuffixNet(NeuralNetClassifier):
         if training and self.head_penalty:
             loss = loss + self.head_penalty * self.module_.head.weight.square().sum()
         return loss
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """As in skorch, but validation images are neither mirrored nor augmented."""
+        return super().get_iterator(dataset if training else without_augmentation(dataset), training)
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> SuffixNet:
         """As in skorch, but an interrupt by the user reaches the caller; skorch treats it as the end of training."""

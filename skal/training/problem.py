@@ -251,8 +251,7 @@ class Problem:
     def load(self, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """A function from rows of images to activations for a training step: newly augmented, or from the cache."""
         if not callable(self.options.augment):
-            prefix = replace(self.prefix, verbose=False)  # no progress bar for each step
-            return partial(_read, prefix, prefix.views(inputs))
+            return partial(_read, self.prefix, self.prefix.views(inputs))
         augment, run = self.options.augment, self.prefix.uncached()
         return lambda rows: run(augment(inputs.load(np.atleast_1d(rows))))
 
@@ -266,14 +265,15 @@ class Problem:
             Whether to crop images at random. Has an effect only if no layer is frozen and ``augment="auto"``.
         """
         own = np.arange(len(self.y)) if chosen is None else chosen
-        if callable(self.options.augment) or self.held is None:
-            load = self.load(JoinedInputs((self.inputs, own)))
-        else:
-            load = partial(_drawn, self.held if np.array_equal(own, range(len(self.y))) else self.held[:, own])
+        inputs, held = JoinedInputs((self.inputs, own)), self.held
+        if held is not None and not np.array_equal(own, range(len(self.y))):
+            held = held[:, own]
+        load = self.load(inputs) if callable(self.options.augment) or held is None else partial(_drawn, held)
         if crops and self.options.augment == "auto" and self.prefix.n_frozen == 0:
             load = partial(_drawn_and_cropped, load)
+        plain = partial(_read, self.prefix, (inputs,)) if held is None else partial(_drawn, held[:1])
         weights = None if self.sample_weight is None else torch.from_numpy(self.sample_weight[own]).float()
-        return LabelledRows(load, self.targets[own], weights)
+        return LabelledRows(load, self.targets[own], weights, plain)
 
     # ----------------------------------------------------------------- training
 
@@ -430,7 +430,8 @@ def _read(prefix: Prefix, views: tuple[Inputs, ...], rows: Any) -> torch.Tensor:
     view_of = _draw_views(len(views), rows.shape).numpy()
     drawn = JoinedInputs(*((view, rows[view_of == v]) for v, view in enumerate(views)))
     place = np.argsort(np.argsort(view_of, kind="stable"))
-    return torch.cat([*prefix.activations(drawn)])[place]
+    silent = replace(prefix, verbose=False)  # no progress bar for each step
+    return torch.cat([*silent.activations(drawn)])[place]
 
 
 def _drawn_and_cropped(load: Callable[[Any], torch.Tensor], rows: Any) -> torch.Tensor:

@@ -76,6 +76,18 @@ def test_weighted_rows_held_out_for_validation_are_scored(classifier, pixels):
     assert classifier.net_.history[-1, "valid_acc"] > 0.8
 
 
+def test_rows_held_out_for_validation_are_not_augmented(classifier, pixels):
+    n_augmented = []
+
+    def counted(x):
+        n_augmented.append(len(x))
+        return x
+
+    net_params = {"train_split": ValidSplit(4)}
+    classifier.set_params(augment=counted, net_params=net_params, max_epochs=2, min_steps=0).fit(*pixels)
+    assert sum(n_augmented) == 2 * 30
+
+
 @pytest.mark.parametrize("class_weight", [None, [1.0, 2.0, 0.5]])
 def test_the_loss_of_weighted_rows_by_hand(class_weight):
     """Each row's cross-entropy times its weight and its class's, over the sum of both; plus the penalty in training."""

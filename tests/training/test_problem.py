@@ -1,14 +1,16 @@
 """What all recipes share: class weights, augmentation, and the mean with the probe."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from skal._fitting import prefix_of
+from skal.training.batches import without_augmentation
 from skal.training.net import Options
 from skal.training.problem import Problem
 
@@ -130,6 +132,17 @@ def test_a_loader_that_asks_row_by_row(n_bytes, classifier, pixels, monkeypatch)
     monkeypatch.setattr("skal.training.problem.quarter_of_memory", lambda: n_bytes)
     classifier.set_params(net_params={"iterator_train": DataLoader}).fit(*pixels)
     assert classifier.score(*pixels) > 0.9
+
+
+@pytest.mark.parametrize("n_bytes", [1000, 2**30])
+def test_rows_without_augmentation_are_the_images_themselves(n_bytes, classifier, pixels, monkeypatch):
+    monkeypatch.setattr("skal.training.problem.quarter_of_memory", lambda: n_bytes)
+    prefix = replace(prefix_of(classifier.set_params(n_frozen=0), pixels[0]), mirrors=True)
+    inputs = prefix.check(pixels[0])
+    problem = Problem(prefix, Options.of(classifier), inputs, pixels[1], np.zeros(40, dtype=bool))
+    some = np.array([3, 1, 30])
+    plain = without_augmentation(Subset(problem.rows(some, crops=True), [2, 0]))
+    torch.testing.assert_close(plain[[0, 1]][0], inputs.load([30, 3]))
 
 
 def test_what_a_worker_process_is_sent_can_be_pickled(classifier, pixels):
