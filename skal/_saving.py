@@ -50,9 +50,9 @@ class SavingMixin:
         path : path
         include_labelled : bool, default=False
             Whether to include the labelled images, as float32 activations at the cut, so that `partial_fit` continues
-            exactly as it would have without saving (not with `SelectiveJoint`, which needs their pixels). This makes the file larger, by 96 kB per image for MobileNetV2 at
-            129 pixels and default depth. It also reveals information about the images: at ``n_frozen=0`` the
-            activations are the pre-processed images themselves.
+            exactly as it would have without saving (not with `SelectiveJoint`, which needs their pixels). This makes
+            the file larger, by 96 kB per image for MobileNetV2 at 129 pixels and default depth. It also reveals
+            information about the images: at ``n_frozen=0`` the activations are the pre-processed images themselves.
         """
         check_is_fitted(self)
         save_classifier(self, path, include_labelled)
