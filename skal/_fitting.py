@@ -152,8 +152,8 @@ def _depth(estimator: Any, prefix: Prefix, y: Any, sample_weight: Any, continues
         return int(estimator.n_frozen_)
     if estimator.max_epochs == 0:
         return prefix.n_frozen
-    has_weights = sample_weight is not None and np.ndim(sample_weight) > 0  # a single number is the weight of all
-    n_labels = int(np.count_nonzero(np.asarray(sample_weight)) if has_weights else np.asarray(y).size)
+    weights = np.asarray(1.0 if sample_weight is None else sample_weight)  # a single number is the weight of all
+    n_labels = int(np.count_nonzero(weights) if weights.ndim else np.asarray(y).size)
     return int(recipe_of(estimator).default_depth(prefix.backbone, n_labels))
 
 
