@@ -282,8 +282,7 @@ def _acceptance(status: Status) -> str:
             f"Predictions above {in_percent(found.confidence)} are shown to be right at least {in_percent(target)} of "
             f"the time ({_rounded(found.share)} of the images)."
         )
-    if surest is None:
-        return ""
+    assert surest is not None  # known whenever an accuracy is
     n, fewest = surest.n, fewest_to_accept(target)
     missing = f"; at least {fewest} are needed" if n < fewest else ", which is not enough"
     return (
