@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from skorch import NeuralNetClassifier
 from skal._fitting import fitted_prefix, prefix_of, recipe_of
 from skal._labels import decode_labels, encode_labels
 from skal._random import seeded
+from skal.features.prefix import Prefix
 from skal.features.stored import StoredActivations
+from skal.images.transform import ImageTransform
 from skal.training.checkpoint import load_models, models_state, read_checkpoint, write_checkpoint
 from skal.training.export import WholeNetwork
 from skal.training.labelled import Labelled
@@ -82,14 +85,15 @@ class SavingMixin:
         Returns
         -------
         self : FrozenPrefixClassifier
-            Fitted, with this estimator's own backbone and parameters, at the frozen depth of the file. Unless the file
-            includes labelled images, a later `partial_fit` replays none, and does not change classes without new
-            images.
+            Fitted, with this estimator's own backbone and parameters. `n_frozen=None` takes the frozen depth of the
+            file. Unless the file includes labelled images, a later `partial_fit` replays none, and does not change
+            classes without new images.
 
         Raises
         ------
         ValueError
-            If the file is not a skal classifier, is damaged, or belongs to another backbone.
+            If the file is not a skal classifier, is damaged, or was saved with another backbone, pre-processing or
+            frozen depth. The error names the parameter that differs.
         """
         take_state(self, fitted_state(self, path))
         return self
@@ -121,6 +125,7 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
         "n_frozen": classifier.n_frozen_,
         "mirrors": classifier.mirrors_,
         "fingerprint": classifier.backbone_.fingerprint,
+        "backbone": classifier.backbone if isinstance(classifier.backbone, str) else None,
         "n_features_in": getattr(classifier, "n_features_in_", None),
         "preprocess": repr(classifier.backbone_.inputs.transform),
         "recipe": classifier._trained_by,
@@ -142,20 +147,14 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     Raises
     ------
     ValueError
-        If the file is not a skal classifier, is damaged, or belongs to another backbone.
+        If the file is not a skal classifier, is damaged, or does not fit the parameters.
     """
     state, described = read_checkpoint(path, _REQUIRED)
     prefix = prefix_of(classifier, n_features=described["n_features_in"])
     backbone = prefix.backbone
-    if backbone.fingerprint != described["fingerprint"]:
-        named = classifier.backbone
-        name = named if isinstance(named, str) else type(named).__name__
-        raise ValueError(f"{str(path)!r} was saved with another backbone, or other weights, than {name!r}")
-    if repr(backbone.inputs.transform) != described["preprocess"]:
-        raise ValueError(
-            f"{str(path)!r} was trained with {described['preprocess']}, but this classifier has "
-            f"{backbone.inputs.transform}"
-        )
+    difference = _difference(classifier, prefix, described)
+    if difference:
+        raise ValueError(f"{str(path)!r} does not fit this classifier: {difference}")
     options = Options.of(classifier)
     recipe = recipe_of(classifier)
     classes = decode_labels(described["classes"])
@@ -203,6 +202,42 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
         "_trained_by": described["recipe"],
         "_attributes": [],
     }
+
+
+def _difference(classifier: Any, prefix: Prefix, described: dict[str, Any]) -> str:
+    """The first parameter that differs between a classifier and a file, and what to pass; empty if none does.
+
+    The weights are compared after the image size, because some networks have other weights for another size.
+    """
+    given, name = classifier.backbone, described.get("backbone")
+    given = given if isinstance(given, str) else type(given).__name__
+    own, fingerprint = prefix.backbone.fingerprint, described["fingerprint"]
+    if own != fingerprint and name is not None and name != given:
+        return f"backbone differs: the file has {name!r}, this classifier {given!r}; pass backbone={name!r}"
+    transform = prefix.backbone.inputs.transform
+    if repr(transform) != described["preprocess"]:
+        return _other_preprocessing(transform, described["preprocess"])
+    if own != fingerprint:
+        return (
+            f"backbone or weights differ: the file has weights with the fingerprint {fingerprint}, this classifier "
+            f"{given!r} with {own}; pass the backbone and weights of the saved classifier"
+        )
+    n_frozen = described["n_frozen"]
+    if classifier.n_frozen is not None and prefix.n_frozen != n_frozen:
+        return (
+            f"n_frozen differs: the file has {n_frozen}, this classifier {prefix.n_frozen}; pass n_frozen={n_frozen} "
+            "or None"
+        )
+    return ""
+
+
+def _other_preprocessing(own: ImageTransform | None, saved: str) -> str:
+    """The difference between a pre-processing and the text of another one."""
+    size = re.match(r"ImageTransform\(resize=(\d+), crop=\1,", saved)
+    if size and own is not None and repr(replace(own, resize=int(size[1]), crop=int(size[1]))) == saved:
+        here = own.crop if own.crop == own.resize else f"{own.crop} after a resize to {own.resize}"
+        return f"image_size differs: the file has {size[1]}, this classifier {here}; pass image_size={size[1]}"
+    return f"preprocess differs: the file has {saved}, this classifier {own}; pass preprocess={saved}, image_size=None"
 
 
 def _labelled(state: dict[str, torch.Tensor], described: dict[str, Any], classes: np.ndarray) -> Labelled:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skal.label import fitting
-from skal.label.audit import CONFIDENCES, SHARE, fewest_to_accept
+from skal.label.audit import FEWEST, SHARE, fewest_to_accept
 from skal.label.folder import list_images, read_fingerprint
 from skal.label.opening import expected_reserve
 from skal.label.project import Settings, find_settings, predict_command, project_beside
@@ -249,7 +249,7 @@ def _status(args: argparse.Namespace) -> int:
 def describe(status: Status) -> list[str]:
     """A status as readable lines."""
     recalls = {
-        found.label: f", recall {found.recall:.1%} on {found.n} audit images (interval {_range(found.interval)})"
+        found.label: f", recall {_rounded(found.recall)} on {found.n} audit images (interval {_range(found.interval)})"
         for found in status.recalls
     }
     lines = [
@@ -263,8 +263,8 @@ def describe(status: Status) -> list[str]:
         lines.append(f"accuracy: not available yet. {status.accuracy_hint}")
     else:
         lines.append(
-            f"accuracy: {status.accuracy:.1%}, 95 % interval {_range(status.interval)}: agreement with your labels on "
-            f"{status.n_audit} images of this folder that were drawn at random and not trained on"
+            f"accuracy: {_rounded(status.accuracy)}, 95 % interval {_range(status.interval)}: agreement with "
+            f"your labels on {status.n_audit} images of this folder that were drawn at random and not trained on"
         )
         lines.append(_acceptance(status))
     if status.unreadable:
@@ -275,22 +275,28 @@ def describe(status: Status) -> list[str]:
 
 
 def _acceptance(status: Status) -> str:
-    """The confidence above which predictions are right often enough, or why none is given."""
-    target = status.target or 0.95
-    often, found = f"right at least {in_percent(target)} of the time", status.acceptance
+    """The confidence above which predictions are right often enough, or what is missing to name one."""
+    target, found, surest = status.target or 0.95, status.acceptance, status.surest
     if found is not None:
-        return f"Predictions above {found.confidence:.0%} are shown to be {often} ({found.share:.0%} of the images)."
-    fewest = fewest_to_accept(target)
-    if status.n_audit < fewest:
         return (
-            f"Too few audit answers to say above which confidence predictions are {often}: {status.n_audit} of at "
-            f"least {fewest}."
+            f"Predictions above {in_percent(found.confidence)} are shown to be right at least {in_percent(target)} of "
+            f"the time ({_rounded(found.share)} of the images)."
         )
-    return f"Not even predictions above {CONFIDENCES[-1]:.0%} are shown to be {often}."
+    assert surest is not None  # known whenever an accuracy is
+    n, fewest = surest.n, fewest_to_accept(target)
+    missing = f"; at least {fewest} are needed" if n < fewest else ", which is not enough"
+    return (
+        f"{n} audit answers have a confidence above {in_percent(surest.confidence)}, {surest.n_right} of them right"
+        f"{missing} to show {in_percent(target)}."
+    )
 
 
 def _range(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.1%} to {interval[1]:.1%}"
+    return f"{_rounded(interval[0])} to {_rounded(interval[1])}"
+
+
+def _rounded(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -323,12 +329,15 @@ def _predict(args: argparse.Namespace) -> int:
                     shares = [f"{share:.6f}" for share in (own[k], row[k], *row)]
                     write_rows(file, [(path, classes[k], *yours, *shares)])
                 n += len(readable)
+    was_there = os.path.exists(args.output)
     os.replace(temporary, args.output)
     for path, reason in unreadable:
         print(f"not predicted: {path}: {reason}", file=sys.stderr)
     print(f"{n} images predicted, {len(unreadable)} left out; written to {args.output}")
+    if was_there:
+        print(f"Replaced {args.output}")
     if predictor.temperature is None:
-        print("Probabilities are not calibrated: calibration requires 30 audit answers.")
+        print(f"Probabilities are not calibrated: calibration requires {FEWEST} audit answers.")
     else:
         print(f"Probabilities are calibrated on the audit answers (temperature {predictor.temperature:.2f}).")
     for line in _newer(predictor.n_newer):
@@ -338,11 +347,16 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     project = StoredProject(args.project)
+    if args.format == "onnx":
+        print("Exporting takes about half a minute.", flush=True)
     n = project.export(args.format, args.output)
-    print(f"{n} labels: {args.output}")
     if args.format in ("model", "onnx"):
+        n_audit = sum(why == "audit" for _, _, _, why in project.rows())
+        print(f"model trained on {n} labels; {n_audit} more measure it: {args.output}")
         for line in _newer(project.n_newer):
             print(line)
+    else:
+        print(f"{n} labels: {args.output}")
     return 0
 
 

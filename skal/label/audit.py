@@ -273,7 +273,7 @@ def class_recalls(labels: Sequence[str | None], predictions: Sequence[str], know
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Predictions above a confidence, checked on the audit.
+    """Predictions above a confidence, compared with the audit answers.
 
     Parameters
     ----------
@@ -288,6 +288,25 @@ class Acceptance:
     n: int
     n_right: int
     share: float
+
+
+def count_above(confidences: Sequence[float], is_right: Sequence[bool], confidence: float) -> Acceptance:
+    """The predictions above a confidence, whether or not they are right often enough.
+
+    Parameters
+    ----------
+    confidences, is_right
+        As in :func:`accept_above`.
+    confidence : float
+
+    Examples
+    --------
+    >>> count_above([0.99, 0.97, 0.6, 0.5], [True, False, True, True], 0.95)
+    Acceptance(confidence=0.95, n=2, n_right=1, share=0.5)
+    """
+    above = np.asarray(confidences, dtype=float) >= confidence
+    n_right = int(np.asarray(is_right, dtype=bool)[above].sum())
+    return Acceptance(confidence, int(above.sum()), n_right, int(above.sum()) / max(len(above), 1))
 
 
 def fewest_to_accept(target: float, alpha: float = 0.05) -> int:
@@ -330,10 +349,8 @@ def accept_above(
     >>> accept_above([0.99] * 200 + [0.6] * 50, [True] * 200 + [False] * 50, 0.95)
     Acceptance(confidence=0.7, n=200, n_right=200, share=0.8)
     """
-    of_images, right = np.asarray(confidences, dtype=float), np.asarray(is_right, dtype=bool)
     for confidence in CONFIDENCES:
-        above = of_images >= confidence
-        n, n_right = int(above.sum()), int(right[above].sum())
-        if n and lower_bound(n_right, n, alpha / len(CONFIDENCES)) >= target:
-            return Acceptance(confidence, n, n_right, n / len(of_images))
+        found = count_above(confidences, is_right, confidence)
+        if found.n and lower_bound(found.n_right, found.n, alpha / len(CONFIDENCES)) >= target:
+            return found
     return None

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skal.label.audit import (
+    CONFIDENCES,
     FEWEST,
     Acceptance,
     ClassRecall,
     Estimate,
     accept_above,
     class_recalls,
+    count_above,
     estimate,
     is_complete,
 )
@@ -54,6 +56,8 @@ class Status:
     recalls : list of ClassRecall
     acceptance : Acceptance or None
         Confidence above which predictions are right often enough.
+    surest : Acceptance or None
+        The predictions above the highest confidence that is tested, whether or not they are right often enough.
     model : int
         Version of the current model; 0 if there is none.
     n_newer : int
@@ -100,6 +104,7 @@ class Status:
     target: float | None
     recalls: list[ClassRecall] = field(default_factory=list)
     acceptance: Acceptance | None = None
+    surest: Acceptance | None = None
     curve: list[dict[str, Any]] = field(default_factory=list)
     background: str = ""
     progress: float | None = None
@@ -220,6 +225,7 @@ def report(
         bounds=found.bounds,
         recalls=class_recalls(audit.labels, audit.predictions, snapshot.classes) if found.is_shown else [],
         acceptance=accept_above(audit.confidences, is_right, level) if found.is_shown else None,
+        surest=count_above(audit.confidences, is_right, CONFIDENCES[-1]) if found.is_shown else None,
         model=snapshot.version if snapshot.classes else 0,
         n_newer=n_newer(state, catalogue, snapshot),
         curve=[{"n_labels": model["n_labels"], "audit": model.get("audit")} for model in state.models],
@@ -252,9 +258,9 @@ def in_percent(target: float) -> str:
     Examples
     --------
     >>> in_percent(0.95), in_percent(0.975), in_percent(0.57)
-    ('95%', '97.5%', '57%')
+    ('95 %', '97.5 %', '57 %')
     """
-    return f"{100 * target:.6g}%"
+    return f"{100 * target:.6g} %"
 
 
 def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: State, is_whole: bool) -> str:
@@ -318,13 +324,20 @@ def _target_hint(test: StopTest, audit: Audit, next_look: int | None, state: Sta
     if next_look is None:
         return f"{before}A test is due. It runs once all images are read and a model has predicted them."
     needed = test.needed(next_look)
-    right = "even all right would not be enough" if needed is None else f"{needed} right needed"
-    if state.looks:
-        return f"{before}Next test at {next_look} audit answers ({right}); {audit.n_answered} so far."
-    return (
-        f"The target of {in_percent(test.target)} is first tested at {next_look} audit answers ({right}); "
-        f"{audit.n_answered} so far. This is the earliest possible stop."
-    )
+    if needed is None:
+        right = "even all right would not be enough"
+    else:
+        right = f"{'all' if needed == next_look else 'at least'} {needed} must be right then"
+    place = "Next test" if state.looks else f"First test of the target of {in_percent(test.target)}"
+    return f"{before}{place} at {next_look} audit answers: {right}. {_so_far(audit)}"
+
+
+def _so_far(audit: Audit) -> str:
+    """The audit answers so far; how many are right only when the accuracy is shown too."""
+    found = audit.estimate
+    if audit.is_complete and audit.is_predicted and found.is_shown:
+        return f"Now {found.n_right} of {found.n}; every new model is compared with all of them again."
+    return f"{audit.n_answered} answered so far."
 
 
 def _found(test: StopTest, look: dict[str, Any]) -> str:

@@ -202,9 +202,7 @@ def load_predictor(path: str | os.PathLike[str]) -> Predictor:
     if (folder / "project.json").is_file():
         return StoredProject(folder).predictor()
     if not (folder / "model.safetensors").is_file():
-        raise ValueError(
-            f"{str(path)!r} is neither a labelling project nor a model" if folder.exists() else _nothing(path)
-        )
+        raise ValueError(_nothing(path, "neither a labelling project nor a model"))
     try:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         network, temperature = dict(described["network"]), described["temperature"]
@@ -228,6 +226,8 @@ def _check_empty(target: Path, kind: str) -> None:
         raise ValueError(f"{str(target)!r} is not empty; choose a new or empty {kind}")
 
 
-def _nothing(path: str | os.PathLike[str]) -> str:
-    """Why a path is neither a project nor a model."""
-    return f"{str(path)!r} is not a labelling project" if os.path.exists(path) else f"{str(path)!r} does not exist"
+def _nothing(path: str | os.PathLike[str], kind: str = "not a labelling project") -> str:
+    """Why a path cannot be used, with the project of a folder of images if that is what was given."""
+    problem = f"{str(path)!r} is {kind}" if os.path.exists(path) else f"{str(path)!r} does not exist"
+    beside = Path(f"{Path(path)}.skal")
+    return f"{problem}; did you mean {str(beside)!r}?" if (beside / "project.json").is_file() else problem

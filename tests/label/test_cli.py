@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from skal import cli
-from skal.label.audit import accept_above, class_recalls, wilson_interval
+from skal.label.audit import CONFIDENCES, accept_above, class_recalls, count_above, wilson_interval
 from skal.label.project import Settings
 from skal.label.stopping import StopTest, highest_target
 from tests.label.conftest import CLASSES, draw, label_all, never, settled
@@ -24,28 +25,31 @@ def test_a_status_names_the_accuracy_the_recalls_and_the_confidence_to_accept(op
     assert cli.main(["status", str(project)]) == 0
     printed = capsys.readouterr().out
     low, high = status.interval
-    assert f"accuracy: {status.accuracy:.1%}, 95 % interval {low:.1%} to {high:.1%}" in printed
+    assert f"accuracy: {100 * status.accuracy:.1f} %, 95 % interval {100 * low:.1f} % to {100 * high:.1f} %" in printed
     assert f"agreement with your labels on {status.n_audit} images" in printed
     for found in status.recalls:
-        assert (
-            f"{found.label}: {status.per_class[found.label]}, recall {found.recall:.1%} on {found.n} audit" in printed
-        )
-    assert (
-        "Too few audit answers to say above which confidence predictions are right at least 95% of the time: "
-        in printed
-    )
+        recall = f"recall {100 * found.recall:.1f} % on {found.n} audit"
+        assert f"{found.label}: {status.per_class[found.label]}, {recall}" in printed
+    surest = status.surest
+    assert f"{surest.n} audit answers have a confidence above 95 %, {surest.n_right} of them right; " in printed
+    assert "at least 90 are needed to show 95 %." in printed
+    assert "%" not in printed.replace(" %", "")  # one way to write a percentage
 
 
 def test_too_few_audit_answers_are_told_from_a_confidence_that_is_not_reached():
-    def says(n_audit, **options):
-        found = SimpleNamespace(**{"n_audit": n_audit, "target": None, "acceptance": None, **options})
-        return cli._acceptance(found)
+    def says(n_above, n_right, target=None):
+        confidences, is_right = [0.99] * n_above + [0.4] * 30, np.arange(n_above + 30) < n_right
+        acceptance = accept_above(confidences, is_right, target or 0.95)
+        surest = count_above(confidences, is_right, CONFIDENCES[-1])
+        return cli._acceptance(SimpleNamespace(target=target, acceptance=acceptance, surest=surest))
 
-    assert says(89).endswith("right at least 95% of the time: 89 of at least 90.")
-    assert says(90) == "Not even predictions above 95% are shown to be right at least 95% of the time."
-    assert "right at least 80% of the time: 20 of at least 21." in says(20, target=0.8)
-    accepted = accept_above([0.99] * 90, [True] * 90, 0.95)
-    assert says(90, acceptance=accepted).startswith("Predictions above 50% are shown to be right")
+    start = "28 audit answers have a confidence above 95 %, 28 of them right"
+    assert says(28, 28, 0.9) == f"{start}; at least 44 are needed to show 90 %."
+    start = "120 audit answers have a confidence above 95 %, 118 of them right"
+    assert says(120, 118) == f"{start}, which is not enough to show 95 %."
+    assert says(90, 90) == (
+        "Predictions above 50 % are shown to be right at least 95 % of the time (75.0 % of the images)."
+    )
 
 
 def test_every_argument_is_described():
@@ -92,7 +96,7 @@ def test_without_an_audit_there_is_no_accuracy(quiet):
 def test_what_is_printed_is_worked_by_hand():
     (recall,) = class_recalls(["cat"] * 4, ["cat"] * 3 + ["dog"], ["cat"])
     low, high = wilson_interval(3, 4)
-    assert cli._range(recall.interval) == f"{100 * low:.1f}% to {100 * high:.1f}%" == "30.1% to 95.4%"
+    assert cli._range(recall.interval) == f"{100 * low:.1f} % to {100 * high:.1f} %" == "30.1 % to 95.4 %"
 
 
 @pytest.mark.parametrize("n_listed", [30, 90, 150, 176, 180, 3000])
@@ -106,7 +110,7 @@ def test_a_target_that_no_audit_could_show_is_named_at_the_start(n_listed, targe
         highest = highest_target(n_reserved)
         assert StopTest.plan(highest, n_reserved).looks
         assert not StopTest.plan(highest + 0.01, n_reserved).looks
-        assert f"{n_listed} images are too few to test the target of {target:.0%}" in lines[0]
+        assert f"{n_listed} images are too few to test the target of {100 * target:.0f} %" in lines[0]
         assert f"--target {highest:.2f} or less" in lines[0]
 
 

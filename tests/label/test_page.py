@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+from itertools import pairwise
 
 import pytest
 
@@ -243,10 +245,47 @@ def test_the_labels_of_the_curve_stand_beside_it(serve, opened, visit):
     assert max(ends) < page.evaluate("() => document.querySelector('svg.curve .band').getBBox().x")
 
 
+def test_the_dashed_line_of_the_curve_is_named_if_there_is_a_target(serve, opened, visit):
+    page = visit(serve(opened(batch_size=10_000)))
+    curve = [{"n_labels": n, "audit": [25 + n, 5, 0]} for n in (1030, 1060)]
+    for target, named in [(0.9, True), (None, False)]:
+        page.evaluate(_SHOWN, {"curve": curve, "target": target})
+        texts = page.locator("svg.curve text").all_text_contents()
+        assert ("target" in texts) == named
+        assert page.locator("svg.curve .target").count() == (2 if named else 0)
+    page.evaluate(_SHOWN, {"curve": curve})
+    boxes = page.evaluate(
+        "() => [...document.querySelectorAll('svg.curve text, svg.curve .target')].map((part) => part.getBBox())"
+        ".filter((box) => box.y > 110).map((box) => [box.x, box.x + box.width]).sort((one, other) => one[0] - other[0])"
+    )
+    assert len(boxes) == 4  # labels at both ends, and the line with its name between them
+    assert all(one[1] < other[0] for one, other in pairwise(boxes))
+
+
+def test_percentages_that_were_chosen_are_not_written_as_measured(serve, opened, visit):
+    page = visit(serve(opened(batch_size=10_000)))
+    text = page.evaluate(_SHOWN, {"acceptance": {"confidence": 0.95, "share": 0.5}, "target": 0.975})
+    assert "Predictions above 95 % are shown to be right at least 97.5 % of the time (50.0 % of the images)." in text
+
+
+@pytest.mark.parametrize("name", ["photos", "photographs-of-many-birds-in-the-winter-of-2025"])
+def test_a_narrow_header_is_one_line(serve, opened, visit, photos, tmp_path, name):
+    shutil.copytree(photos, tmp_path / "given" / name)
+    session = opened(folder=tmp_path / "given" / name, project=tmp_path / f"{name}-.skal", batch_size=10_000)
+    page = visit(serve(session), 360, 740)
+    label(page, 1)
+    page.wait_for_function("() => document.getElementById('saved').textContent === 'All saved'")
+    parts = page.locator("header > *")
+    middles = [box["y"] + box["height"] / 2 for box in (part.bounding_box() for part in parts.all())]
+    assert max(middles) - min(middles) < 3
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_recall_is_counted_and_newer_answers_are_said(serve, opened, visit):
     page = visit(serve(opened(batch_size=10_000)))
     recall = {"label": "owl", "n": 1, "n_right": 1, "recall": 1.0, "interval": [0.207, 1.0], "is_known": True}
     text = page.evaluate(_SHOWN, {"per_class": {"owl": 4}, "recalls": [recall], "n_newer": 7})
+    assert "Right in the audit" in text
     assert "1 of 1" in text
     assert "100.0 % of 1" not in text
     assert "Model 3; 7 newer answers will be in the next one." in text

@@ -178,7 +178,10 @@ def test_every_format_from_the_command_line(audited, tmp_path, form, capsys):
     files = {path.name for path in ([target] if target.is_file() else target.rglob("*")) if path.is_file()}
     n = {"csv": 1, "labelstudio": 1, "imagefolder": 60, "model": 2, "onnx": 2}[form]
     assert len(files) == n
-    assert str(target) in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert str(target) in out
+    assert ("Exporting takes about half a minute." in out) == (form == "onnx")
+    assert ("more measure it" in out) == (form in ("model", "onnx"))
     assert cli.main(["export", str(audited.project.path), "--format", form, "--output", str(target)]) == 2
 
 

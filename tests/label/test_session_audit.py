@@ -3,7 +3,7 @@
 import pytest
 
 from skal.label import report
-from skal.label.audit import wilson_interval
+from skal.label.audit import Estimate, wilson_interval
 from skal.label.stopping import StopTest
 from tests.label.conftest import CLASSES, draw, label_all, settled, truth
 
@@ -58,7 +58,11 @@ def test_the_target_is_tested_at_its_looks_alone(tmp_path, opened):
     session.fit()
     assert session.status().next_look == 50
     assert session.status().stop_hint.startswith(
-        "The target of 80% is first tested at 50 audit answers (46 right needed); 30 so far. This is the earliest"
+        "First test of the target of 80 % at 50 audit answers: at least 46 must be right then. Now "
+    )
+    n_right = round(30 * session.status().accuracy)
+    assert session.status().stop_hint.endswith(
+        f"Now {n_right} of 30; every new model is compared with all of them again."
     )
     label_all(session, 38)
     assert session._state.looks == []
@@ -69,8 +73,7 @@ def test_the_target_is_tested_at_its_looks_alone(tmp_path, opened):
     assert len(session._state.looks) == 1
     said = session.status().stop_hint
     assert f"Tested at 50: {look['n_right']} right, 46 were needed." in said
-    assert "earliest" not in said
-    assert session.status().is_reached == look["reached"] == said.startswith("The target of 80% is reached.")
+    assert session.status().is_reached == look["reached"] == said.startswith("The target of 80 % is reached.")
 
 
 def test_the_target_stays_as_it_was(quiet, tmp_path):
@@ -86,10 +89,11 @@ def test_the_target_stays_as_it_was(quiet, tmp_path):
 class Standing:
     """A minimal audit and log of a session, sufficient for the messages about the target."""
 
-    is_complete = True
+    is_complete = is_predicted = True
 
-    def __init__(self, n_answered, *looks, n_reserved=400):
+    def __init__(self, n_answered, *looks, n_reserved=400, n_wrong=0):
         self.n_answered, self.n_reserved = n_answered, n_reserved
+        self.estimate = Estimate(n_answered - n_wrong, n_wrong)
         keys = ("place", "n", "n_right", "reached")
         self.looks = [dict(zip(keys, look, strict=True)) for look in looks]
         self.n_looks = max((look["place"] for look in self.looks), default=-1) + 1
@@ -102,30 +106,37 @@ class Standing:
 def test_a_test_that_was_not_passed_is_said_with_what_was_needed():
     failed = (0, 100, 98, False)
     assert Standing(120, failed).says() == (
-        "Tested at 100: 98 right, 100 were needed. Next test at 200 audit answers (197 right needed); 120 so far."
+        "Tested at 100: 98 right, 100 were needed. Next test at 200 audit answers: at least 197 must be right then. "
+        "Now 120 of 120; every new model is compared with all of them again."
     )
     done = Standing(400, failed, (1, 200, 195, False), (2, 400, 389, False)).says()
-    assert done.startswith("Tested at 400: 389 right, 390 were needed. All tests of the target of 95% are done;")
+    assert done.startswith("Tested at 400: 389 right, 390 were needed. All tests of the target of 95 % are done;")
     passed = Standing(230, failed, (1, 200, 198, True)).says()
-    assert passed == "The target of 95% is reached. Tested at 200: 198 right, 197 were needed."
+    assert passed == "The target of 95 % is reached. Tested at 200: 198 right, 197 were needed."
 
 
-def test_only_the_first_test_is_the_earliest_possible_stop():
-    assert Standing(30).says() == (
-        "The target of 95% is first tested at 100 audit answers (100 right needed); 30 so far. "
-        "This is the earliest possible stop."
+def test_before_the_first_test_the_right_answers_so_far_are_said():
+    start = "First test of the target of 95 % at 100 audit answers: all 100 must be right then."
+    assert Standing(31, n_wrong=4).says() == (
+        f"{start} Now 27 of 31; every new model is compared with all of them again."
     )
-    assert "target of 97.5% is first tested" in Standing(0).says(target=0.975)
-    assert "earliest" not in Standing(120, (0, 100, 98, False)).says()
+    assert Standing(29).says() == f"{start} 29 answered so far."  # no accuracy is shown yet
+    later = Standing(31)
+    later.is_predicted = False
+    assert later.says() == f"{start} 31 answered so far."
+    assert "First test of the target of 97.5 % at" in Standing(0).says(target=0.975)
 
 
 def test_the_next_test_is_at_the_end_of_the_reserve_where_that_comes_first():
     """The draw may reserve fewer images than the plan expected, or more."""
     failed = (0, 100, 98, False)
-    assert "Next test at 190 audit answers (187 right needed)" in Standing(120, failed, n_reserved=190).says()
+    assert (
+        "Next test at 190 audit answers: at least 187 must be right then."
+        in Standing(120, failed, n_reserved=190).says()
+    )
     later = Standing(210, failed, (1, 200, 190, False), n_reserved=355).says(planned=333)
-    assert "Next test at 355 audit answers (346 right needed)" in later
-    assert "tested at 73 audit answers" in Standing(0, n_reserved=3).says(is_whole=False, planned=73)  # 3 read so far
+    assert "Next test at 355 audit answers: at least 346 must be right then." in later
+    assert "at 73 audit answers" in Standing(0, n_reserved=3).says(is_whole=False, planned=73)  # 3 read so far
     assert "even all right would not be enough" in Standing(0, n_reserved=50).says(planned=73)
     short = Standing(50, (0, 50, 50, False), n_reserved=50).says(planned=73)
     assert short.startswith("Tested at 50: 50 right, even all would not have been enough. All tests")

@@ -174,6 +174,15 @@ def test_unknown_formats_and_projects(project, tmp_path):
             look(tmp_path / "nowhere.skal")
 
 
+def test_the_project_of_a_folder_of_images_is_suggested(project, tmp_path):
+    for look, kind in [(StoredProject, "not a labelling project"), (load_predictor, "neither .* nor a model")]:
+        with pytest.raises(ValueError, match=rf"photos/?' is {kind}; did you mean '.*photos\.skal'\?$"):
+            look(f"{tmp_path / 'photos'}/")
+    shutil.rmtree(tmp_path / "photos")
+    with pytest.raises(ValueError, match=r"photos' does not exist; did you mean '.*photos\.skal'\?$"):
+        StoredProject(tmp_path / "photos")
+
+
 def test_a_stored_project_says_what_its_session_says(opened):
     session = opened(batch_size=10_000, target=0.6)
     label_all(session, 20)
@@ -193,7 +202,17 @@ def test_predict_from_a_project_and_from_an_exported_model(project, tmp_path, ca
     for i in range(70):
         draw(folder / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], 1000 + i)
     assert cli.main(["predict", str(project), str(folder), "--output", str(tmp_path / "a.csv")]) == 0
+    out = capsys.readouterr().out
+    assert f"70 images predicted, 0 left out; written to {tmp_path / 'a.csv'}\n" in out
+    assert "Replaced" not in out
+    assert "calibration requires 30 audit answers" in out
     assert cli.main(["export", str(project), "--format", "model", "--output", str(tmp_path / "model")]) == 0
+    found = StoredProject(project)
+    n_audit = 29 - found.snapshot.n_labels
+    assert sum(why == "audit" for *_, why in found.rows()) == n_audit > 0
+    assert capsys.readouterr().out.startswith(
+        f"model trained on {found.snapshot.n_labels} labels; {n_audit} more measure it: {tmp_path / 'model'}\n"
+    )
     assert cli.main(["predict", str(tmp_path / "model"), str(folder), "--output", str(tmp_path / "b.csv")]) == 0
     rows = read_csv(tmp_path / "a.csv")
     assert [{**row, "your_label": ""} for row in read_csv(tmp_path / "b.csv")] == rows  # it does not have the labels
@@ -210,6 +229,7 @@ def test_predict_from_a_project_and_from_an_exported_model(project, tmp_path, ca
     captured = capsys.readouterr()
     assert "not predicted: broken.jpg" in captured.err
     assert "70 images predicted, 1 left out" in captured.out
+    assert f"Replaced {tmp_path / 'a.csv'}\n" in captured.out
 
 
 def test_status(project, capsys):

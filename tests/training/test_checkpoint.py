@@ -1,13 +1,14 @@
 """A saved classifier: whole or refused by name, with labels of every type."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 
-from skal import FrozenPrefixClassifier
+from skal import FrozenPrefixClassifier, ImageTransform
 from skal._random import seeded
 from skal.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import SMALL, TinyConvNet
@@ -41,7 +42,9 @@ def test_an_incomplete_model_names_what_it_lacks(fitted, tmp_path):
     path = tmp_path / "net"
     fitted.save(path)
     state, described = read_checkpoint(path)
-    for name in described:
+    write_checkpoint(path, state, {key: value for key, value in described.items() if key != "backbone"})
+    clone(fitted).load(path)  # only an error needs the backbone's name
+    for name in described.keys() - {"backbone"}:
         write_checkpoint(path, state, {key: value for key, value in described.items() if key != name})
         with pytest.raises(ValueError, match=rf"net' is incomplete: \['{name}'\] are missing from its description"):
             clone(fitted).load(path)
@@ -108,10 +111,52 @@ def test_pickle_and_file(classifier, pixels, tmp_path):
     loaded.set_params(warm_start=True).fit(X, y)
     with seeded(1):
         other = TinyConvNet()
-    with pytest.raises(ValueError, match="was saved with another backbone"):
+    with pytest.raises(ValueError, match="backbone or weights differ: the file has weights with the fingerprint "):
         FrozenPrefixClassifier(other, preprocess=SMALL).load(tmp_path / "net.safetensors")
-    with pytest.raises(ValueError, match=r"crop=16.*crop=12"):
-        clone(classifier).set_params(preprocess=None, image_size=12).load(tmp_path / "net.safetensors")
     classifier.source.save(tmp_path / "profile.safetensors")
     with pytest.raises(ValueError, match="not a skal classifier file"):
         classifier.load(tmp_path / "profile.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        (
+            {"preprocess": None, "image_size": 12},
+            "image_size differs: the file has 16, this classifier 12; pass image_size=16",
+        ),
+        (
+            {"preprocess": ImageTransform(20, 16)},
+            "image_size differs: the file has 16, this classifier 16 after a resize to 20; pass image_size=16",
+        ),
+        (
+            {"preprocess": replace(SMALL, interpolation="bicubic")},
+            f"preprocess differs: the file has {SMALL}, this classifier {replace(SMALL, interpolation='bicubic')}; "
+            f"pass preprocess={SMALL}, image_size=None",
+        ),
+        ({"n_frozen": 1}, "n_frozen differs: the file has 2, this classifier 1; pass n_frozen=2 or None"),
+        ({"n_frozen": -1}, "n_frozen differs: the file has 2, this classifier 3; pass n_frozen=2 or None"),
+    ],
+)
+def test_the_parameter_that_does_not_fit_is_named(convnet, pixels, tmp_path, others, message):
+    made = FrozenPrefixClassifier(convnet, preprocess=SMALL, n_frozen=2, max_epochs=0, random_state=0)
+    made.fit(*pixels)
+    made.save(tmp_path / "net")
+    with pytest.raises(ValueError, match="net' does not fit this classifier: ") as error:
+        clone(made).set_params(**others).load(tmp_path / "net")
+    assert str(error.value).endswith(f": {message}")
+    for allowed in (None, 2, -2):
+        assert clone(made).set_params(n_frozen=allowed).load(tmp_path / "net").n_frozen_ == 2
+
+
+def test_another_network_is_named(pixels, tmp_path):
+    made = FrozenPrefixClassifier("squeezenet1_1", weights=None, image_size=32, max_epochs=0, random_state=0)
+    made.fit(*pixels).save(tmp_path / "net")
+    with pytest.raises(
+        ValueError, match="backbone differs: the file has 'squeezenet1_1', this classifier 'squeezenet1_0'; pass"
+    ):
+        clone(made).set_params(backbone="squeezenet1_0").load(tmp_path / "net")
+    with pytest.raises(ValueError, match=r"backbone or weights differ: .* this classifier 'squeezenet1_1'"):
+        clone(made).set_params(random_state=1).load(tmp_path / "net")
+    module = made.backbone_.layers.module  # the same network, given as a module
+    clone(made).set_params(backbone=module, preprocess=made.backbone_.inputs.transform).load(tmp_path / "net")

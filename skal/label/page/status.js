@@ -3,7 +3,8 @@
 const aside = document.getElementById("status");
 const SVG = "http://www.w3.org/2000/svg";
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)} %`; // measured
+const exact = (share) => `${Number((100 * share).toFixed(4))} %`; // chosen, such as a target
 
 function element(tag, text, className) {
   const made = document.createElement(tag);
@@ -43,8 +44,8 @@ function accuracy(status) {
   parts.push(element("p", what, "quiet"));
   if (status.acceptance) {
     const { confidence, share } = status.acceptance;
-    const often = `right at least ${percent(status.target ?? 0.95)} of the time`;
-    const sure = `Predictions above ${percent(confidence)} are shown to be ${often} (${percent(share)} of the images).`;
+    const often = `right at least ${exact(status.target ?? 0.95)} of the time`;
+    const sure = `Predictions above ${exact(confidence)} are shown to be ${often} (${percent(share)} of the images).`;
     parts.push(element("p", sure));
   }
   return [...parts, ...curve(status)];
@@ -96,7 +97,11 @@ function curve(status) {
   const lower = points.map((point, i) => `${x(point.n_labels)},${y(bounds[i][0])}`).reverse();
   add("polygon", { class: "band", points: [...upper, ...lower].join(" ") });
   add("polyline", { class: "line", points: points.map((p, i) => `${x(p.n_labels)},${y(shares[i])}`).join(" ") });
-  if (status.target) add("line", { class: "target", x1: left, x2: right, y1: y(status.target), y2: y(status.target) });
+  if (status.target) {
+    add("line", { class: "target", x1: left, x2: right, y1: y(status.target), y2: y(status.target) });
+    add("line", { class: "target", x1: 160, x2: 182, y1: 122, y2: 122 });
+    add("text", { x: 187, y: 126 }, "target");
+  }
   add("text", { x: 2, y: 16 }, "100 %");
   add("text", { x: 2, y: 108 }, `${Math.round(100 * floor)} %`);
   add("text", { x: left, y: 126 }, `${first} labels`);
@@ -117,7 +122,7 @@ function labels(status) {
   const recalls = new Map(status.recalls.map((recall) => [recall.label, recall]));
   const table = element("table");
   const head = element("tr");
-  for (const title of ["Class", "Labels", "Recall"]) {
+  for (const title of ["Class", "Labels", "Right in the audit"]) {
     const cell = element("th", title);
     cell.scope = "col";
     head.append(cell);
