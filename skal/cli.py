@@ -210,7 +210,8 @@ def _end(session: LabelSession, path: Path) -> None:
 
 def _newer(n: int) -> list[str]:
     """A note that the model lacks the last answers, as after a crash or a second Ctrl-C."""
-    return [f"{n} newer answers are not in this model; skal label trains on them when it stops"] if n else []
+    answers = "1 newer answer is" if n == 1 else f"{n} newer answers are"
+    return [f"{answers} not in this model; skal label trains on new answers when it stops"] if n else []
 
 
 def _greeting(status: Status, path: Path) -> list[str]:

@@ -168,7 +168,7 @@ def test_newer_answers_are_counted_wherever_the_model_is_used(project, photos, t
         label_all(session, 20)
         n_newer = session.status().n_training - n
         assert session.status().n_newer == n_newer > 0
-    said = f"{n_newer} newer answers are not in this model; skal label trains on them when it stops"
+    said = f"{n_newer} newer answers are not in this model; skal label trains on new answers when it stops"
     assert cli.main(["status", str(project)]) == 0
     assert said in capsys.readouterr().out
     assert predict(project, photos, tmp_path) == 0

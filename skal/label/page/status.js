@@ -163,7 +163,8 @@ function background(status) {
 
 function waiting({ model, n_newer: newer }) {
   if (!model) return "Waiting for labels.";
-  return newer ? `Model ${model}; ${newer} newer answers will be in the next one.` : `Model ${model} is up to date.`;
+  const answers = newer === 1 ? "1 newer answer" : `${newer} newer answers`;
+  return newer ? `Model ${model}; ${answers} will be in the next one.` : `Model ${model} is up to date.`;
 }
 
 function problems(status) {
