@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 import skal
-from skal import FrozenPrefixClassifier, SourceProfile
+from skal import FrozenPrefixClassifier, ImageTransform, SourceProfile
 from skal._random import seeded
 from skal.cli import _parser
 from skal.metrics import target_density
@@ -36,7 +36,8 @@ NETWORKS = {"alexnet", "efficientnet_lite0", "mobilenet_v2", "resnet18"}
 LEFT_OUT = {
     "examples/data": ".ci/run runs it",
     "distributed": "starts a cluster; tests of large pools use Dask",
-    "onnx": "tests/training/test_export.py runs it",
+    "onnx": "tests/training/test_export.py runs it, and a test below its preparation of images",
+    "LabelSession": "tests/label runs it",
 }
 
 
@@ -182,6 +183,21 @@ def test_snippets_run_on_toys(page, namespace):
         run += 1
     if not run:
         pytest.skip("nothing of this page can run on toys")
+
+
+@pytest.mark.parametrize("size", [(40, 31), (90, 240)])  # enlarged, and shrunk
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_images_are_prepared_without_skal_as_with_it(size, interpolation, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, size=(*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    code = next(code for code in SNIPPETS["docs/task_production.md"] if "def prepare" in code)
+    (function,) = (node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
+    namespace = {"Image": Image, "ImageOps": ImageOps, "np": np}
+    namespace["model"] = {"resize": 70, "image_size": 64, "interpolation": interpolation}
+    exec(compile(ast.Module([function], []), "prepare", "exec"), namespace)
+    plain = ImageTransform(70, 64, (0.0,) * 3, (1.0,) * 3, interpolation)
+    expected = plain(torch.from_numpy(noise[None]))[0]
+    np.testing.assert_allclose(namespace["prepare"](tmp_path / "noise.png"), expected, atol=2.01 / 255)
 
 
 def test_the_main_pages_run_on_toys(namespace):
