@@ -298,7 +298,7 @@ class FrozenPrefixClassifier(
         X_source, y_source : images and labels of another task or domain, default=None
             Like `sample_domain` and `X_unlabeled`, only for recipes that accept them. In a search, wrap data that is as
             long as X in a :class:`Pool`. Otherwise the search cuts it to the fold.
-        X_unlabeled : images of the task that nobody has labelled, default=None
+        X_unlabeled : unlabelled images of the task, default=None
         sample_domain : array-like of shape (n,), default=None
             As in :class:`DAN`.
 
