@@ -119,7 +119,7 @@ STUDIES = {
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
     "all_labels": Study(
-        [study("all_labels", f"--name {name} --images {{data}}/{name} {run} --seeds 1 --rates 0.003 0.01 "
+        [study("all_labels", f"--name {name} --images {{data}}/{name} {run} --seeds 2 --rates 0.003 0.01 "
                              "--output {work}/all_labels.csv")
          for run in (f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99")
          for name in ("scenes15", "textures10")]
