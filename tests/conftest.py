@@ -12,6 +12,7 @@ from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from torch import nn
+from torch.utils.data import Dataset
 
 from skal import ActiveClassifier, FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, adma_sampling
 from skal._random import seeded
@@ -29,6 +30,19 @@ def pytest_collection_modifyitems(items):
     for i, item in enumerate(slow):
         if not every or i % every:
             item.add_marker(pytest.mark.skip(reason="a long run; SKAL_SLOW=1 runs it"))
+
+
+class Images(Dataset):
+    """A data set of the given items."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
 
 
 class TinyConvNet(nn.Module):

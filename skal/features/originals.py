@@ -25,7 +25,7 @@ def originals(inputs: Inputs) -> Iterator[Inputs]:
     [True]
     """
     if isinstance(inputs, JoinedInputs):
-        for part in {id(part): part for part, _ in inputs.places}.values():
+        for part in inputs.parts:
             yield from originals(part)
     elif hasattr(inputs, "inputs"):
         yield from originals(inputs.inputs)

@@ -72,7 +72,7 @@ class Prefix:
 
     def activations(self, inputs: Inputs) -> Iterator[torch.Tensor]:
         """Activations at the cut, in blocks of rows. Stored activations are used for images that are not available."""
-        if isinstance(inputs, JoinedInputs) and any(isinstance(part, StoredActivations) for part, _ in inputs.places):
+        if isinstance(inputs, JoinedInputs) and any(isinstance(part, StoredActivations) for part in inputs.parts):
             for part, rows in inputs.runs(range(len(inputs))):
                 if isinstance(part, StoredActivations):
                     yield part.rows[torch.from_numpy(rows)]

@@ -81,7 +81,7 @@ def both_views(inputs: Inputs) -> tuple[Inputs, Inputs]:
     if isinstance(inputs, StoredActivations):
         return inputs, inputs.mirrored()
     if isinstance(inputs, JoinedInputs):
-        pairs = {id(part): both_views(part) for part in {id(part): part for part, _ in inputs.places}.values()}
+        pairs = {id(part): both_views(part) for part in inputs.parts}
         runs = [(pairs[id(part)], rows) for part, rows in inputs.runs(range(len(inputs)))]
         return JoinedInputs(*((pair[0], rows) for pair, rows in runs)), JoinedInputs(
             *((pair[1], rows) for pair, rows in runs)

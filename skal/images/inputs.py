@@ -204,6 +204,11 @@ class JoinedInputs:
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def parts(self) -> list[Inputs]:
+        """The distinct inputs that rows come from."""
+        return list({id(inputs): inputs for inputs, _ in self.places}.values())
+
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
         return [key for inputs, own in self.runs(rows) for key in inputs.keys(own)]
 
@@ -213,7 +218,7 @@ class JoinedInputs:
         return torch.cat(batches)
 
     def with_transform(self, transform: ImageTransform | None) -> JoinedInputs:
-        others = {id(inputs): inputs.with_transform(transform) for inputs, _ in self.places}
+        others = {id(part): part.with_transform(transform) for part in self.parts}
         return JoinedInputs(*((others[id(inputs)], [i]) for inputs, i in self.places))
 
     def runs(self, rows: Sequence[int] | np.ndarray) -> Iterator[tuple[Inputs, np.ndarray]]:

@@ -421,7 +421,7 @@ def _draw_views(n_views: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 def _drawn(held: torch.Tensor, rows: Any) -> torch.Tensor:
     """Activations of rows, each from a random view, selected from the activations of all views and rows."""
-    return held[0][rows] if len(held) == 1 else held[_draw_views(len(held), np.shape(rows)), rows]
+    return held[_draw_views(len(held), np.shape(rows)), rows]
 
 
 def _read(prefix: Prefix, views: tuple[Inputs, ...], rows: Any) -> torch.Tensor:

@@ -22,23 +22,13 @@ from skal.images.crops import RandomCrops
 from skal.images.forms import Pool, as_data, as_paths, is_images
 from skal.images.inputs import InputSpec
 from skal.images.transform import ImageTransform
+from tests.conftest import Images
 
 SPEC = InputSpec(ImageTransform(12, 10))
 FEATURES = InputSpec(None)
 NAN = float("nan")
 PIXELS = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), dtype=np.uint8)
 FLOATS = torch.rand(3, 3, 10, 10, generator=torch.Generator().manual_seed(0))
-
-
-class Images(Dataset):
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, i):
-        return self.items[i]
 
 
 class Endless(Dataset):

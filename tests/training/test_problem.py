@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 from skal._fitting import prefix_of
 from skal.training.batches import without_augmentation
 from skal.training.net import Options
 from skal.training.problem import Problem
+from tests.conftest import Images
 
 
 def test_weights_lie_between_the_probe_and_the_fine_tuned_net(classifier, pixels):
@@ -80,17 +81,6 @@ def test_activations_that_do_not_fit_the_memory_are_read_step_by_step(mirror, cl
     np.testing.assert_allclose(read.predict_proba(X), held.predict_proba(X), atol=1e-5)  # rows and views alike
 
 
-class Items(Dataset):
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, i):
-        return self.items[i]
-
-
 @pytest.mark.parametrize("n_frozen", [0, 1])
 @pytest.mark.parametrize("n_first", [5, 64, 128])  # in one batch, one block, and two blocks
 def test_images_of_different_sizes_are_named(n_frozen, n_first, classifier):
@@ -101,7 +91,7 @@ def test_images_of_different_sizes_are_named(n_frozen, n_first, classifier):
     classifier.set_params(n_frozen=n_frozen, max_epochs=1, source=None)
     message = "different sizes.* resize them to the same size|unlike others of its batch"
     with pytest.raises(ValueError, match=message):
-        classifier.fit(Items(items), y)
+        classifier.fit(Images(items), y)
     with pytest.raises(ValueError, match=message):
         classifier.fit(small, y[:n_first]).partial_fit(large, y[n_first:])
 
