@@ -166,21 +166,25 @@ class Modelling:
         return item.id in self._catalogue.items and (item.is_reserved or self._desk.can_be_asked(item))
 
     def _embed(self, chunk: list[Item], end: int) -> None:
+        with self._changed:
+            self._to_embed = end  # if the estimator fails, the next attempt is after a model has been fitted
         sound = self._sound(chunk)
         try:
             if sound:
                 fitting.embed(self._estimator, [self._catalogue.file(item.path) for item in sound])
         except Exception:
             for item in list(sound):
+                path = self._catalogue.file(item.path)
                 try:
-                    fitting.embed(self._estimator, [self._catalogue.file(item.path)])
+                    fitting.embed(self._estimator, [path])
                 except ValueError as error:
+                    if repr(path) not in str(error):  # not about this file
+                        raise
                     sound.remove(item)
                     with self._changed:
                         self._catalogue.drop(item.path, item.id, str(error))
         with self._changed:
             self._embedded.update(item.id for item in sound)
-            self._to_embed = end
 
     def _sound(self, items: list[Item]) -> list[Item]:
         """Images whose files have not changed. The others are set aside and read again."""
@@ -283,6 +287,7 @@ class Modelling:
         self._save(model)
         with self._changed:
             self.model, self.failure = model, None
+            self._to_embed = 0
             self.n_changes -= n_changes
             self.fitted = max(self.fitted, ticket)
             self._swap(snapshot)

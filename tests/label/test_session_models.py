@@ -33,6 +33,21 @@ def test_every_image_is_embedded_however_slowly_it_is_read(opened, monkeypatch):
     assert session.status().progress == 1
 
 
+def test_an_estimator_that_fails_is_not_a_fault_of_the_images(opened, estimator):
+    session = opened(estimator=estimator.set_params(n_frozen=9), audit=0)
+    settled(session)
+    status = session.status()
+    assert status.n_images == 60
+    assert status.unreadable == []
+    assert "n_frozen=9 is invalid" in status.failure
+    assert session._modelling.next_task() is None  # it is not tried again and again
+    estimator.set_params(n_frozen=2)
+    label_all(session, 12)
+    session.fit()
+    assert settled(session).status().failure is None
+    assert len(session._modelling._embedded) == 60 - 12
+
+
 def test_the_strategy_chooses_before_there_is_any_label(opened):
     session = settled(opened(audit=0))
     assert {q.why for q in session.upcoming(20)} == {"strategy"}
