@@ -112,9 +112,9 @@ STUDIES = {
          "tables/summary.csv": "baselines/summary.csv"},
     ),
     "depth": Study(
-        [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} --output {{work}}/depth.csv") for run in (
-            f"{MOBILENET} --image-size 97 --seeds 5",
-            f"{SQUEEZENET} --image-size 99 --n-frozen 0 6 12 17 22 --seeds 5")]
+        [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} {labels} --output {{work}}/depth.csv")
+         for run in (f"{MOBILENET} --image-size 97", f"{SQUEEZENET} --image-size 99 --n-frozen 0 6 12 17 22")
+         for labels in ("--seeds 5", "--labels all --seeds 2")]
         + [study("depth", "--labels --output {work}/depth.csv --table {work}/table.csv --figure {work}/depth.png")],
         {"depth.csv": "depth.csv", "table.csv": "depth_table.csv", "depth.png": "depth.png"},
     ),
