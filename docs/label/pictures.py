@@ -73,7 +73,7 @@ def main() -> None:
 
     folder = Path(tempfile.mkdtemp())
     write_photos(folder / "photos")
-    with LabelSession(folder / "photos", folder / "photos.skal", classes=list(KINDS), target=0.95) as session:
+    with LabelSession(folder / "photos", folder / "photos.skal", classes=list(KINDS), target=0.9) as session:
         label(session)
         server = Server(session)
         server.start()
