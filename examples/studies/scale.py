@@ -135,7 +135,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def draw(rows: pd.DataFrame, file: Path) -> None:
     """Draw seconds and memory against the pool size, on logarithmic scales."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharex=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharex=True)
     rows = rows[rows["pool"] == "memory map"].sort_values("images")
     for ax, what, label in zip(
         axes, ("seconds", "MiB"), ("seconds on one core", "MiB beyond the features"), strict=True
@@ -147,9 +147,8 @@ def draw(rows: pd.DataFrame, file: Path) -> None:
         ax.grid(alpha=0.3)
     sizes = np.array(sorted(rows["images"].unique()))
     axes[0].plot(sizes, sizes / sizes[0] * 0.02, "k:", label="linear")
-    axes[1].plot(sizes, sizes * D * 4 / 2**20, "k--", label="copy of the features")
-    for ax in axes:
-        ax.legend(fontsize=8)
+    copied = axes[1].plot(sizes, sizes * D * 4 / 2**20, "k--", label="copy of the features")
+    figure.legend(handles=[*axes[0].get_lines(), *copied], loc="outside right center")
     figure.savefig(file, dpi=120)
 
 
