@@ -79,9 +79,9 @@ def baselines() -> list[str]:
     cat_dog = task("cifar10 cat/dog", f"{cifar10} --classes 3 5")
     runs = [
         *(f"--seeds 3 {run}" for run in (scenes, textures)),
-        f"--seeds 3 {cat_dog}",
+        f"--seeds 10 {cat_dog}",
         f"--seeds 3 {task('caltech101 crayfish/lobster', f'{caltech} --classes crayfish lobster')}",
-        "--seeds 3 --name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
+        "--seeds 10 --name usps --arrays {data}/usps.npz --lenet {data}/mnist.npz",
         *(f"{few} {task(name, network=squeezenet)}" for name in ("scenes15", "textures10")),
         f"{few} {task('cifar10', cifar10)}",
         f"{few} {mobilenet}",
@@ -93,7 +93,7 @@ def baselines() -> list[str]:
     runs += [f"--probes --chosen-by anywhere --labels 1 2 5 10 --seeds 3 {run}" for run in (scenes, textures, cat_dog)]
     runs += [
         f"--seeds 3 {task('cifar10 car/truck', f'{cifar10} --classes 1 9')}",
-        "--seeds 3 --name mnist --arrays {data}/mnist.npz --lenet {data}/usps.npz",
+        "--seeds 10 --name mnist --arrays {data}/mnist.npz --lenet {data}/usps.npz",
     ]
     output = "--output {work}/records.csv"
     tables = study("baselines", f"{output} --tables {{work}}/tables")
