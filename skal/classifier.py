@@ -85,7 +85,8 @@ class FrozenPrefixClassifier(
     max_seconds : float or None, default=None
         Time limit of a fit, in seconds. The fit ends with the weights reached by then, and the learning rate decays to
         zero over this time. Activations that are not cached are always computed completely, so a fit may take longer.
-        Fits with a time limit are not reproducible.
+        As many images of `X_unlabeled` are used as half of the time allows. Fits with a time limit are not
+        reproducible.
     batch_size : int, default=32
         Images per training step.
     optimizer : type, default=torch.optim.AdamW

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -43,7 +42,9 @@ class FineTuning(Recipe):
     From there, the head and the trainable layers are fine-tuned on the labelled images only. Finally the pseudo-labels
     are computed again from the trained features and the head is fitted once more. Labelled images in the pool are
     ignored. The pool is not used if the fit solves for new classes only or all labels are of one class. It is also not
-    used, with a warning, if its images are of a different kind than the labelled ones.
+    used, with a warning, if its images are of a different kind than the labelled ones. Under a time limit
+    (`max_seconds`) the first solution takes at most half of the time, with as many pool images as that allows, and the
+    second is omitted if it would take as long.
 
     References
     ----------
@@ -83,12 +84,12 @@ class FineTuning(Recipe):
 
     def train(self, problem: Problem, *, X_unlabeled: Any = None) -> Trained:
         """Solve the head, train the trainable layers and the head, and average the weights with the initial ones."""
-        start, with_pool, began = problem.start(), None, time.monotonic()
+        start, with_pool = problem.start(), None
         if X_unlabeled is not None and problem.solves_all:
             pool = sampled(problem, X_unlabeled, self.max_unlabeled)
             with_pool = start_with_pool(pool, problem, start) if len(pool) else None
-            start = with_pool or start
-        seconds = time.monotonic() - began
+            start = start if with_pool is None else with_pool.start
+        again = with_pool if with_pool is not None and 2 * with_pool.seconds < problem.seconds_left else None
         shares, chosen = None, np.arange(len(problem.y))
         if self.replay == "misclassified":
             chosen = np.flatnonzero(~(problem.is_old & _is_right(problem)))
@@ -96,15 +97,20 @@ class FineTuning(Recipe):
             shares = replay_shares(problem.is_old, float(self.replay))
         if problem.is_single_class and len(problem.absent):
             chosen = chosen[:0]  # training on one class would forget the others; only its row of the head is solved
-        net = problem.net(start.suffix, len(chosen), penalty=start.penalty, share_of=shares if len(chosen) else None)
+        net = problem.net(
+            start.suffix,
+            len(chosen),
+            penalty=start.penalty,
+            share_of=shares if len(chosen) else None,
+            reserved=0.0 if again is None else again.seconds,
+        )
         if len(chosen):
             net.fit(problem.rows(chosen, crops=len(problem.y) >= _MANY), None)
         else:
             net.initialize()
         start.settle(net.module_)
-        is_time = problem.deadline is None or time.monotonic() + 2 * seconds < problem.deadline
-        if with_pool is not None and len(net.history) and is_time:
-            refit_head(pool, problem, net.module_)
+        if again is not None and len(net.history):
+            refit_head(again.pool, problem, net.module_)
         return Trained(net, problem.classes)
 
 

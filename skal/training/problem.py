@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -190,6 +191,11 @@ class Problem:
         return weights
 
     @property
+    def seconds_left(self) -> float:
+        """Seconds until training must end: infinite without a time limit, 0 after it."""
+        return math.inf if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
     def is_single_class(self) -> bool:
         """Whether all images have the same label, so that there is nothing to distinguish."""
         return len(np.unique(self.y)) < 2
@@ -328,6 +334,7 @@ class Problem:
         share_of: np.ndarray | None = None,
         net_class: Callable[..., SuffixNet] = SuffixNet,
         n_parts: int = 1,
+        reserved: float = 0.0,
     ) -> SuffixNet:
         """The skorch net that trains a suffix, or a module around it.
 
@@ -343,6 +350,8 @@ class Problem:
         net_class : callable, default=SuffixNet
         n_parts : int, default=1
             Number of nets among which the epochs and steps of one fit are divided.
+        reserved : float, default=0.0
+            Seconds of the time limit that are left for what follows the training.
         """
         made_here = {"iterator_train", "train_split"} & set(self.options.net_params or {})
         if made_here and net_class is not SuffixNet:
@@ -356,7 +365,7 @@ class Problem:
             hidden=None if self.hidden is None else torch.from_numpy(self.hidden),
             share_of=share_of,
             device=self.prefix.device,
-            deadline=self.deadline,
+            deadline=None if self.deadline is None else self.deadline - reserved,
             net_class=net_class,
             n_parts=n_parts,
         )

@@ -126,7 +126,7 @@ class SelectiveJoint(Recipe):
         start = problem.start()
         n_near = np.full(n_target, min(self.n_neighbors, n_source))
         counts, borrowed_in, models, histories = [], [], [], []
-        for _ in range(self.n_iterations):
+        for n_left in reversed(range(self.n_iterations)):
             lists = [nearest[i, : n_near[i]] for i in range(n_target)]
             borrowed = np.unique(np.concatenate(lists))
             kept, sizes = np.unique(source.y[borrowed], return_counts=True)
@@ -142,6 +142,7 @@ class SelectiveJoint(Recipe):
                 penalty=start.penalty,
                 net_class=JointNet,
                 n_parts=self.n_iterations,
+                reserved=problem.seconds_left * n_left / (n_left + 1) if problem.deadline else 0.0,
             )
             net.fit(PairedRows(problem.rows(), lists, targets, problem.load(source.inputs)), None)
             histories += net.history.to_list()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,27 @@ _NEIGHBORS, _ODDS, _FEWEST = 15, 5.0, 10
 #: Second condition of this test: number of neighbours in the pool, the share of pool images than which labelled images
 #: must be farther from them, and the number of pool images compared.
 _NEAREST, _FARTHER, _COMPARED = 5, 0.7, 1000
+#: Under a time limit, number of pool images that the head is first fitted to, and the factor from one attempt to the
+#: next. The time grows at most with the square of the number.
+_FIRST, _GROWTH = 250, 4
+
+
+@dataclass(frozen=True)
+class PoolStart:
+    """A start whose head is also fitted to the pool.
+
+    Parameters
+    ----------
+    start : Start
+    pool : Inputs
+        The pool images that were used: all, or as many as the time limit allows.
+    seconds : float
+        Estimated time of :func:`refit_head` on them.
+    """
+
+    start: Start
+    pool: Inputs
+    seconds: float
 
 
 def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
@@ -88,28 +110,43 @@ def is_of_another_kind(labelled: np.ndarray, pool: np.ndarray) -> bool:
     return float(is_farther.float().mean()) > _FARTHER
 
 
-def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> Start | None:
-    """A start whose head is also fitted to the pool; its suffix is modified in place.
+def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> PoolStart | None:
+    """Fit the head of a start also to the pool, in place, in at most half of the time that is left.
 
-    Returns None, with a warning, if the pool is of a different kind than the labelled images.
+    Under a time limit the head is fitted to a part of the pool, and again to a larger one as long as there is time.
+    Returns None if no time is left, or, with a warning, if the pool is of a different kind than the labelled images.
     """
     suffix, n = start.suffix, len(problem.y)
-    features = torch.cat([problem.features(suffix), _pool_features(problem, suffix, pool)])
-    before = suffix.mean
-    read = _read(suffix, features)
-    centered = _centered(read)
-    if is_of_another_kind(centered[:n], centered[n:]):
-        warnings.warn(
-            "X_unlabeled is not used for training: its images appear to be of a different kind, as the labelled images "
-            "are close to each other and far from them",
-            UserWarning,
-            stacklevel=2,
-        )
-        suffix.mean = before
+    began = time.monotonic()
+    labelled = problem.features(suffix)
+    per_image = (time.monotonic() - began) / n
+    pooled = _pool_features(problem, suffix, pool)
+    if problem.seconds_left == 0:
         return None
+    before, size = suffix.mean, len(pool) if problem.deadline is None else min(_FIRST, len(pool))
+    while True:
+        began = time.monotonic()
+        rows = np.arange(size) * len(pool) // size
+        read = _read(suffix, torch.cat([labelled, pooled[rows]]))
+        centered = _centered(read)
+        if is_of_another_kind(centered[:n], centered[n:]):
+            warnings.warn(
+                "X_unlabeled is not used for training: its images appear to be of a different kind, as the labelled "
+                "images are close to each other and far from them",
+                UserWarning,
+                stacklevel=2,
+            )
+            suffix.mean = before
+            return None
+        penalty = _fit_head(suffix, read, problem)
+        seconds = time.monotonic() - began
+        if size == len(pool) or _GROWTH**2 * seconds > problem.seconds_left / 2:
+            break
+        size = min(_GROWTH * size, len(pool))
     # Training continues on labelled images only.
-    penalty = replace(_fit_head(suffix, read, problem), n=n, C=default_C(n))
-    return replace(start, penalty=penalty, probe=copy.deepcopy(suffix))
+    started = replace(start, penalty=replace(penalty, n=n, C=default_C(n)), probe=copy.deepcopy(suffix))
+    used = pool if size == len(pool) else JoinedInputs((pool, rows))
+    return PoolStart(started, used, seconds + per_image * size)
 
 
 def refit_head(pool: Inputs, problem: Problem, suffix: Suffix) -> None:

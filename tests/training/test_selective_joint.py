@@ -16,6 +16,7 @@ from torch import nn
 from skal import ActiveClassifier, FrozenPrefixClassifier, Query, SelectiveJoint, random_sampling
 from skal._random import seeded
 from skal.selective import FilterBankDescriptor, SymmetricKLNeighbors
+from skal.training import Problem
 from skal.training.batches import LabelledRows
 from skal.training.selective_joint import JointNet, PairedRows, TwoHeads, more_neighbors
 from tests.conftest import SMALL
@@ -180,6 +181,15 @@ def test_retrieval_is_kept_in_a_cache_folder(joint, pixels, source, tmp_path, mo
         clone(joint).set_params(cache=True).fit(X[:12], y[:12], X_source=source[0], y_source=source[1]).neighbors_,
         first,
     )
+
+
+def test_iterations_share_a_time_limit(joint, pixels, source, monkeypatch):
+    X, y = pixels
+    net, reserved = Problem.net, []
+    monkeypatch.setattr(Problem, "net", lambda *args, **options: reserved.append(options) or net(*args, **options))
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    joint.set_params(max_seconds=60).fit(X[:12], y[:12], X_source=source[0], y_source=source[1])
+    assert [options.get("reserved", 0) for options in reserved] == [40, 30, 0, 0]  # the last net is not trained
 
 
 @pytest.mark.parametrize("head_init", ["linear_probe", "random"])

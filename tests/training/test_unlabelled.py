@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skal import ActiveClassifier, FineTuning, FrozenPrefixClassifier, Pool, Query, random_sampling
 from skal.experiment import Task, run_experiment
-from skal.training import pseudo_labels
+from skal.training import pseudo_labels, unlabelled
 from skal.training.unlabelled import is_of_another_kind
 
 
@@ -70,14 +70,41 @@ def test_a_query_takes_what_the_end_of_the_fit_has_computed(classifier, few):
     np.testing.assert_allclose(features, classifier.transform(pool[::-1]), atol=1e-6)
 
 
-def test_without_time_the_head_is_not_solved_again(classifier, few, monkeypatch):
-    X, y, pool, _ = few
-    again = []
-    monkeypatch.setattr("skal.training.fine_tuning.refit_head", lambda *args: again.append(args))
-    classifier.set_params(max_seconds=60).fit(X, y, X_unlabeled=pool)
-    assert len(again) == 1
-    classifier.set_params(max_seconds=1e-3).fit(X, y, X_unlabeled=pool)
-    assert len(again) == 1
+class Clock:
+    """A clock that moves only while the head is fitted to the pool: quadratically in the number of images."""
+
+    def __init__(self, monkeypatch, seconds_per_250):
+        self.now, self.sizes = 100.0, []
+        fit_head = unlabelled._fit_head
+
+        def timed(suffix, read, problem):
+            self.sizes.append(len(read) - len(problem.y))
+            self.now += seconds_per_250 * (self.sizes[-1] / 250) ** 2
+            return fit_head(suffix, read, problem)
+
+        monkeypatch.setattr(unlabelled, "_fit_head", timed)
+        monkeypatch.setattr(unlabelled.time, "monotonic", lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"),
+    [
+        (None, [3000, 3000]),
+        (1000, [250, 1000, 3000, 3000]),  # 1 + 16 + 144 seconds, and 144 again after training
+        (200, [250, 1000, 1000]),  # the whole pool might take 256 seconds
+        (40, [250, 1000]),  # after which there are 23 seconds, and the second solution would take 16
+        (20, [250, 250]),
+        (1, [250]),
+    ],
+)
+def test_the_pool_takes_half_of_a_time_limit(mlp, monkeypatch, limit, sizes):
+    classifier, rng = FrozenPrefixClassifier(mlp, max_epochs=2, min_steps=0, random_state=0), np.random.default_rng(0)
+    pool = rng.normal(size=(3000, 7)).astype(np.float32)
+    X, y = rng.normal(size=(20, 7)).astype(np.float32), np.arange(20) % 2
+    clock = Clock(monkeypatch, 1.0)
+    classifier.set_params(max_seconds=limit).fit(X, y, X_unlabeled=pool)
+    assert clock.sizes == sizes
+    assert len(classifier.net_.history) == (0 if limit == 1 else 2)
 
 
 def test_labelled_images_in_the_pool_are_left_out(classifier, few):
