@@ -21,7 +21,7 @@ from skal.gradients.cached import cached_output_change
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs
 from skal.source import SourceProfile
-from skal.training.final import final_features
+from skal.training.final import final_and_inner, final_features
 from skal.training.suffix import Suffix
 
 
@@ -145,14 +145,24 @@ class PredictionMixin:
             If a layer does not exist; the message lists the existing ones.
         """
         prefix, inputs = self._checked(X)
-        current = self.__sklearn_is_fitted__() and not pretrained
-        trained = self.net_.module_.to(prefix.device).body if current else None
-        graph = prefix.backbone.layers
-        is_final = [current and pooled and graph.resolve(layer) is graph.features for layer in layers]
-        others = [layer for layer, final in zip(layers, is_final, strict=True) if not final]
-        found = iter(prefix.layer_activations(inputs, others, pooled=pooled, trained=trained) if others else ())
-        # Predictions use the final representation too, so it is cached and the trainable layers run once for both.
-        return [self._transformed(prefix, inputs) if final else next(found) for final in is_final]
+        if pretrained or not self.__sklearn_is_fitted__():
+            return prefix.layer_activations(inputs, layers, pooled=pooled)
+        graph, suffix = prefix.backbone.layers, self.net_.module_.to(prefix.device)
+        nodes = {layer: graph.resolve(layer) for layer in layers}
+        final = [layer for layer, node in nodes.items() if pooled and node is graph.features]
+        inner = [layer for layer, node in nodes.items() if layer not in final and graph.is_before(prefix.cut, node)]
+        found: dict[int | str, np.ndarray] = {}
+        # Predictions use the final representation too, so it is cached and the trainable layers run once for all.
+        if final and inner and prefix.cache is not None:
+            features, values = final_and_inner(prefix, inputs, suffix, self._final, inner, pooled)
+            found = dict.fromkeys(final, features) | dict(zip(inner, values, strict=True))
+        elif final:
+            found = dict.fromkeys(final, self._transformed(prefix, inputs))
+        others = [layer for layer in nodes if layer not in found]
+        if others:
+            values = prefix.layer_activations(inputs, others, pooled=pooled, trained=suffix.body)
+            found |= dict(zip(others, values, strict=True))
+        return [found[layer] for layer in layers]
 
     def source_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the source classes under the pre-trained network and its own head.

@@ -20,7 +20,7 @@ from skal.features.views import both_views
 from skal.images.forms import as_data
 from skal.images.inputs import Inputs, JoinedInputs, TensorInputs
 
-_INFERENCE_BATCH = 256
+INFERENCE_BATCH = 256
 _SILENT = 512  # most images without a progress bar: a query reads the pool in blocks of this size
 
 
@@ -157,7 +157,7 @@ class Prefix:
                 found[cut].add(pool(at_cut, pooled).flatten(1))
             if suffix is not None:
                 with torch.inference_mode():
-                    for batch in at_cut.split(_INFERENCE_BATCH):
+                    for batch in at_cut.split(INFERENCE_BATCH):
                         for node, values in zip(after, suffix(batch.to(self.device)), strict=True):
                             found[node].add(pool(values, pooled).flatten(1))
         return [found[node].rows.numpy() for node in nodes]
@@ -189,4 +189,4 @@ def mean_of_views(views: Sequence[torch.Tensor]) -> torch.Tensor:
 def run_batched(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, device: str) -> torch.Tensor:
     """Run part of a network on many rows in inference mode, batch by batch."""
     with torch.inference_mode():
-        return torch.cat([run(batch.to(device)).cpu() for batch in x.split(_INFERENCE_BATCH)])
+        return torch.cat([run(batch.to(device)).cpu() for batch in x.split(INFERENCE_BATCH)])

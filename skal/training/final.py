@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
+import numpy as np
 import torch
 
 from skal.backbones.backbone import hash_tensors
 from skal.features.activations import BLOCK
+from skal.features.gathered import Gathered
 from skal.features.memory import ActivationCache
-from skal.features.prefix import Prefix, mean_of_views, run_batched
+from skal.features.pooling import flat, pool
+from skal.features.prefix import INFERENCE_BATCH, Prefix, mean_of_views, run_batched
 from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.training.suffix import Suffix
@@ -44,9 +47,7 @@ def final_features(prefix: Prefix, inputs: Inputs, suffix: Suffix, known: Activa
         for views in prefix.viewed(inputs):
             yield mean_of_views([run_batched(suffix.features, block, prefix.device) for block in views])
         return
-    keyed = KeyedInputs(inputs)
-    context = f" {prefix.n_frozen} {prefix.mirrors} "
-    space = prefix.backbone.space + f"{context}{hash_tensors(suffix.body.state_dict().items())}".encode()
+    keyed, space = KeyedInputs(inputs), _space(prefix, suffix)
     blocks = [range(start, min(start + BLOCK, len(keyed))) for start in range(0, len(keyed), BLOCK)]
     missing = [row for rows in blocks for row in _missing(known, space, keyed.names, rows)]
     computed = _computed(prefix, keyed, suffix, missing, space, known)
@@ -57,6 +58,54 @@ def final_features(prefix: Prefix, inputs: Inputs, suffix: Suffix, known: Activa
     for rows in blocks:
         found = known.get(space, keyed.names[rows.start : rows.stop])
         yield torch.stack([next(fresh) if row in lacking else found[row - rows.start] for row in rows])
+
+
+def final_and_inner(
+    prefix: Prefix, inputs: Inputs, suffix: Suffix, known: ActivationCache, layers: Sequence[int | str], pooled: bool
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Final representations, and activations at layers between the cut and the end, from one pass.
+
+    Parameters
+    ----------
+    prefix, inputs, suffix, known
+        As in :func:`final_features`. Representations that are not known are cached.
+    layers : sequence of int or str
+    pooled : bool
+        Whether the activations at these layers are averaged over space.
+
+    Returns
+    -------
+    final : ndarray of shape (n, n_features)
+    inner : list of ndarray of shape (n, D)
+        Of the images that are not mirrored.
+    """
+    keyed, space = KeyedInputs(inputs), _space(prefix, suffix)
+    if not _missing(known, space, keyed.names, range(len(keyed))):
+        inner = prefix.layer_activations(keyed, layers, pooled=pooled, trained=suffix.body)
+        return torch.cat([*final_features(prefix, keyed, suffix, known)]).numpy(), inner
+    graph = prefix.backbone.layers
+    nodes = [graph.resolve(layer) for layer in layers]
+    run = graph.segment(prefix.cut, [*nodes, graph.features], root=suffix.to(prefix.device).body).eval()
+    final, found, done = Gathered(len(keyed)), [Gathered(len(keyed)) for _ in nodes], 0
+    for first, *others in prefix.viewed(keyed):
+        own = []
+        with torch.inference_mode():
+            for batch in first.split(INFERENCE_BATCH):
+                *values, features = run(batch.to(prefix.device))
+                own.append(flat(features).cpu())
+                for rows, value in zip(found, values, strict=True):
+                    rows.add(pool(value, pooled).flatten(1))
+        views = [torch.cat(own), *(run_batched(suffix.features, view, prefix.device) for view in others)]
+        final.add(mean_of_views(views))
+        known.put(space, keyed.names[done : done + len(first)], final.rows[done : done + len(first)].clone())
+        done += len(first)
+    return final.rows.numpy(), [rows.rows.numpy() for rows in found]
+
+
+def _space(prefix: Prefix, suffix: Suffix) -> bytes:
+    """What final representations depend on besides the image."""
+    context = f" {prefix.n_frozen} {prefix.mirrors} "
+    return prefix.backbone.space + f"{context}{hash_tensors(suffix.body.state_dict().items())}".encode()
 
 
 def _missing(known: ActivationCache, space: bytes, names: list[bytes], rows: range) -> list[int]:

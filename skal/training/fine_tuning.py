@@ -74,7 +74,7 @@ class FineTuning(Recipe):
         self.max_unlabeled = max_unlabeled
 
     def default_depth(self, backbone: Backbone, n_labels: int) -> int:
-        """Seven eighths of the layers; two thirds from 20 labels, where a fit takes at least twice as long.
+        """Seven eighths of the layers; two thirds from 20 labels, where a fit takes about twice as long.
 
         From 500 labels nothing is frozen, which takes longer by another factor of three. All classes share these
         layers, so the total number of labels decides.

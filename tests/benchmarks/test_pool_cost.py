@@ -51,7 +51,7 @@ def test_a_query_of_uherding_beside_max_herding(taught, capsys):
     ratio = times["uherding_sampling"] / times["max_herding_sampling"]
     with capsys.disabled():
         print(f"\n{times}: UHerding {ratio:.2f} x MaxHerding")
-    assert ratio < 1.5
+    assert ratio < 1.3
 
 
 def test_a_fit_with_the_pool_beside_one_without(taught, capsys):
@@ -65,11 +65,9 @@ def test_a_fit_with_the_pool_beside_one_without(taught, capsys):
 
 
 def test_a_fit_beside_the_same_steps_in_plain_pytorch(taught, capsys):
-    """The steps of AdamW on the same suffix and batches, without skorch, without relative steps and history."""
+    """The steps of AdamW on the same suffix and batches, without skorch, relative steps and history."""
     _, pool, y = taught
-    net = FrozenPrefixClassifier(
-        "efficientnet_lite0", image_size=SIZE, n_frozen=-3, random_state=0, relative_lr=False, lr=1e-4
-    )
+    net = FrozenPrefixClassifier("efficientnet_lite0", image_size=SIZE, n_frozen=-3, random_state=0)
     fitted = seconds(lambda: net.fit(pool[:100], y[:100]), 3)
     probe = seconds(lambda: net.linear_probe().fit(pool[:100], y[:100]), 3)
     n_steps = 4 * len(net.net_.history)

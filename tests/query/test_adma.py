@@ -7,6 +7,7 @@ import pytest
 import torch
 from modAL.models import ActiveLearner, Committee
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
@@ -202,15 +203,25 @@ def test_named_layers_source_argument_and_pipeline(toy):
     assert_picks(adma(doubled, toy.X, 12, **options), scores, fragile, 12)
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("n_frozen", [-2, -3, 0])
 @pytest.mark.parametrize("batch", ["top", "herding"])
-def test_the_trainable_layers_run_once(batch, pixels, classifier):
-    """One pass gives patterns, probabilities and the features for herding, if layer A is frozen."""
+def test_the_trainable_layers_run_once(batch, n_frozen, mirror, pixels, classifier):
+    """One pass gives patterns, probabilities and the features for herding, whether or not layer A is frozen."""
     X, y = pixels
-    net = classifier.set_params(n_frozen=-2).fit(X[:20], y[:20])
+    net = classifier.set_params(n_frozen=n_frozen, mirror=mirror).fit(X[:20], y[:20])
     rows = []
     net.net_.module_.body.get_submodule("conv3").register_forward_hook(lambda _, args, out: rows.append(len(out)))
     indices_of(Query(adma_sampling, batch=batch, lam=0.5, t=1))(net, X, 3)
-    assert sum(rows) == len(X)
+    assert sum(rows) == len(X) * (2 if mirror else 1)
+    rows.clear()
+    pair = net.source.layers_[0]
+    before, after = clone(net).set_params(cache=False).fit(X[:20], y[:20]).activations(X, pair, pooled=True)
+    net._final.clear()
+    for _ in range(2):  # computed together, and from the known final representations
+        current = net.activations(X, pair, pooled=True)
+        assert_allclose(current[0], before, atol=1e-5)
+        assert_allclose(current[1], after, atol=1e-5)
 
 
 def test_a_seed_draws_the_sample_of_a_large_pool(toy, monkeypatch):

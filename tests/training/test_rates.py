@@ -87,7 +87,7 @@ def test_a_search_over_depth_meets_no_cliff(backbone, depths):
     net.set_params(random_state=0)
     search = GridSearchCV(net, {"n_frozen": depths}, cv=2, error_score="raise").fit(X, y)
     for fold in range(2):
-        assert min(search.cv_results_[f"split{fold}_test_score"]) > 0.3  # a guess has a third
+        assert min(search.cv_results_[f"split{fold}_test_score"]) > 0.5  # a guess has a third
     for depth in depths:
         losses = net.set_params(n_frozen=depth).fit(X, y).net_.history[:, "train_loss"]
         assert np.isfinite(losses).all()
