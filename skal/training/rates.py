@@ -12,6 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 _SHARE = 1e-2
 #: Minimum size of a tensor, so that weights initialised to zero still move.
 _LEAST = 1e-3
+#: Size of normalised inputs below which the statistics of a normalisation do not fit them. Networks with trained
+#: statistics have .3 and more, also on images of another kind.
+_FITS = 0.1
 
 
 def typical_sizes(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -65,6 +68,9 @@ class RelativeSteps:
     averages are filled, its steps are the signs of single gradients, and would move all layers of a deep suffix in the
     wrong direction at once.
 
+    A normalisation with running statistics whose inputs are far smaller than these, as in a network with random
+    weights, has a shift that moves in proportion. It would otherwise exceed the signal after one step.
+
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
@@ -87,9 +93,12 @@ class RelativeSteps:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module, n_warmup: int = 0):
-        sizes = typical_sizes(module)
-        self.weights = [(weight, sizes[name]) for name, weight in module.named_parameters() if name in sizes]
+        named = typical_sizes(module)
+        sizes = {weight: named[name] for name, weight in module.named_parameters() if name in named}
+        self.weights = list(sizes.items())
         self.before = [torch.empty_like(weight) for weight, _ in self.weights]
+        norms = [part for part in module.modules() if isinstance(part, _NormBase) and part.bias in sizes]
+        self.norms = [(part.weight, part.bias, sizes[part.bias]) for part in norms]
         self.n_warmup = n_warmup
         self.n_steps = 0
         optimizer.register_step_pre_hook(self._remember)
@@ -103,6 +112,20 @@ class RelativeSteps:
     @torch.no_grad()
     def _rescale(self, *_: Any) -> None:
         self.n_steps += 1
+        if self.n_steps == 1:
+            for scale, shift, size in self.norms:
+                size.mul_(_fit(scale, shift))
         share = min(1.0, self.n_steps / self.n_warmup) if self.n_warmup else 1.0
         for (weight, size), before in zip(self.weights, self.before, strict=True):
             torch.lerp(before, weight, size * share, out=weight)
+
+
+def _fit(scale: torch.Tensor, shift: torch.Tensor) -> float:
+    """Size of a normalisation's inputs after normalising, if it is far below 1; otherwise 1.
+
+    The gradient of the scale is that of the shift times the normalised input.
+    """
+    if scale.grad is None or shift.grad is None or not shift.grad.any():
+        return 1.0
+    ratio = float(scale.grad.norm() / shift.grad.norm())
+    return ratio if ratio < _FITS else 1.0

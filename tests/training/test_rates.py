@@ -62,6 +62,18 @@ def test_every_channel_moves_by_the_same_share(uneven, n_warmup):
         )
 
 
+@pytest.mark.parametrize(("size", "moved"), [(1.0, 1.0), (1e-3, 1e-3)])
+def test_a_shift_moves_with_what_the_normalisation_is_given(size, moved):
+    """Inputs of ±size under running statistics of mean 0 and variance 1; a scale of 1."""
+    norm = nn.BatchNorm1d(1, eps=0).eval()
+    optimizer = torch.optim.SGD(norm.parameters(), lr=0.01)
+    RelativeSteps(optimizer, norm)
+    (norm(torch.tensor([[size], [-size]])) * torch.tensor([[1.0], [0.0]])).sum().backward()
+    optimizer.step()
+    np.testing.assert_allclose(norm.bias.item(), -0.01 * moved, rtol=1e-5)
+    np.testing.assert_allclose(norm.weight.item(), 1 - 0.01 * size, rtol=1e-5)
+
+
 def test_the_warm_up_ends():
     layer = nn.utils.skip_init(nn.Linear, 1, 1, bias=False)
     nn.init.ones_(layer.weight)
@@ -76,8 +88,10 @@ def test_the_warm_up_ends():
     np.testing.assert_allclose(values, [1.0, 0.95, 0.85, 0.75], rtol=1e-5)  # steps of 0.1: a half, then whole ones
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "depths"), [("mobilenet_v2", [0, 8, 20, 35, 45, 51]), ("resnet18", [0, 8, 16])])
+@pytest.mark.parametrize(
+    ("backbone", "depths"),
+    [("mobilenet_v2", [0, 8, 20, 35, 45, 51]), pytest.param("resnet18", [0, 2, 7, 8, 16], marks=pytest.mark.slow)],
+)
 def test_a_search_over_depth_meets_no_cliff(backbone, depths):
     rng = np.random.default_rng(0)
     y = np.arange(24) % 3
