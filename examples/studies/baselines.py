@@ -32,7 +32,6 @@ from _common import (
     add_images_option,
     add_network_options,
     equally,
-    lenet,
     load_digits,
     load_task,
     network,
@@ -182,8 +181,8 @@ def main() -> None:
     done = set(map(tuple, rows[keys].to_numpy().tolist())) if len(rows) else set()
     X, y, X_test, y_test = data_of(args)
     if args.lenet:
-        net = FrozenPrefixClassifier(lenet(), image_size=28)
-        net.set_params(backbone=trained_lenet(*load_digits(args.lenet)[:2], args.output.parent / "lenet.safetensors"))
+        source = args.output.parent / f"lenet_{args.lenet.stem}.safetensors"
+        net = FrozenPrefixClassifier(trained_lenet(*load_digits(args.lenet)[:2], source), image_size=28)
     else:
         net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size))
     F, F_test = (unit(net.activations(images, [-2], pooled=True)[0]) for images in (X, X_test))
