@@ -65,7 +65,8 @@ for step in range(3):
     print(f"{40 * (step + 1)} labels: query {seconds:.1f} s, {len(learner.estimator.classes_)} classes")
 
 # %%
-# The first 40 queried images of 50,000. Time grows linearly with the pool.
+# The first 40 queried images of 50,000. :doc:`Time and memory up to a million images </speed>` are measured for every
+# strategy that scales.
 
 contact_sheet(first, [""] * 40)
 plt.show()

@@ -35,8 +35,7 @@ module = nn.Sequential(
 )  # fmt: skip
 
 # %%
-# Train it on the digits 0 to 4. This is the source task. Networks such as ``"mobilenet_v2"`` or ``"timm:resnet18"``
-# come pre-trained.
+# Train it on the digits 0 to 4. This is the source task.
 
 digits = load_digits()
 images = (digits.images * 15.9).astype(np.uint8)
@@ -62,16 +61,23 @@ print(load_backbone(module, preprocess=pixels).layers.weight_layers)
 # Adapt it to the digits 5 to 9 with few labels, at several depths. The module is copied and never modified.
 
 X, y = images[~is_source], digits.target[~is_source]
+n_labels = [10, 25, 50, 100]
 accuracy = {}
 for n_frozen in (5, 3, 0):
-    accuracy[n_frozen] = []
-    for n_labels in (10, 25, 50, 100):
-        net = FrozenPrefixClassifier(module, n_frozen=n_frozen, preprocess=pixels, random_state=0)
-        accuracy[n_frozen].append(net.fit(X[:n_labels], y[:n_labels]).score(X[400:], y[400:]))
+    net = FrozenPrefixClassifier(module, n_frozen=n_frozen, preprocess=pixels, random_state=0)
+    accuracy[f"n_frozen={n_frozen}"] = [net.fit(X[:n], y[:n]).score(X[400:], y[400:]) for n in n_labels]
+
+# %%
+# A network of timm is cut in the same way. It comes pre-trained; here its weights are random, so that this page
+# downloads nothing.
+
+net = FrozenPrefixClassifier("timm:test_resnet", weights=None, image_size=64, random_state=0)
+accuracy["timm, random weights"] = [net.fit(X[:n], y[:n]).score(X[400:], y[400:]) for n in n_labels]
+print(net.backbone_.layers.weight_layers)
 
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-for n_frozen, scores in accuracy.items():
-    ax.plot([10, 25, 50, 100], scores, marker="o", label=f"n_frozen={n_frozen}")
+for name, scores in accuracy.items():
+    ax.plot(n_labels, scores, marker="o", label=name)
 ax.set(xlabel="labels", ylabel="accuracy", title="Digits 5 to 9, from a network of the digits 0 to 4")
 ax.legend()
 plt.show()

@@ -36,7 +36,7 @@ NETWORKS = {"alexnet", "efficientnet_lite0", "mobilenet_v2", "resnet18"}
 LEFT_OUT = {
     "examples/data": ".ci/run runs it",
     "distributed": "starts a cluster; tests of large pools use Dask",
-    "onnx": "tests/training/test_export.py runs it, and a test below its preparation of images",
+    "onnx": "tests/label/test_predictor.py runs the program, tests/training/test_export.py the export",
     "LabelSession": "tests/label runs it",
 }
 

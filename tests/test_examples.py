@@ -271,7 +271,7 @@ def test_scale(run, example, tmp_path):
     assert (rows[["seconds", "MiB"]] >= 0).all(axis=None)
     run("scale", *arguments, "--table", tmp_path / "table.csv", "--figure", tmp_path / "scale.png")
     pd.testing.assert_frame_equal(pd.read_csv(output), rows)
-    assert "seconds 1,000" in pd.read_csv(tmp_path / "table.csv")
+    assert "1,000 images (s)" in pd.read_csv(tmp_path / "table.csv")
     assert (tmp_path / "scale.png").stat().st_size > 0
     assert all(number >= 0 for number in module.query(features, "coreset", 300, dask=True))
 

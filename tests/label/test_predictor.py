@@ -14,6 +14,7 @@ from skal.label.predictor import calibration
 from skal.label.stored import FORMATS, StoredProject, load_predictor
 from tests.label.conftest import CLASSES, draw, label_all, never, settled
 from tests.label.test_stored import read_csv
+from tests.test_docs import SNIPPETS
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +149,8 @@ def test_a_class_that_is_renamed_while_a_model_is_trained(audited, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter's own packages
-def test_onnx_gives_the_calibrated_probabilities(audited, images, tmp_path):
+def test_onnx_gives_the_calibrated_probabilities(audited, images, tmp_path, monkeypatch):
+    """Also with the program of the docs, which needs no skal."""
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     audited.rename_class("red", "scarlet")
@@ -168,6 +170,12 @@ def test_onnx_gives_the_calibrated_probabilities(audited, images, tmp_path):
     for n in (1, 9):
         (proba,) = session.run(["probabilities"], {"images": plain(torch.from_numpy(pixels[:n])).numpy()})
         assert_allclose(proba, wanted[:n], atol=1e-4)
+    (program,) = [code for code in SNIPPETS["docs/task_production.md"] if "onnxruntime" in code]
+    monkeypatch.chdir(tmp_path)
+    names = {"paths": paths}
+    exec(compile(program, "docs/task_production.md", "exec"), names)
+    assert_allclose(names["proba"], wanted, atol=0.02)  # pixels are rounded when resized
+    assert names["labels"] == [described["classes"][k] for k in names["proba"].argmax(axis=1)]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the exporter's own packages
