@@ -147,7 +147,8 @@ STUDIES = {
         [profile(129, "--two-patterns"),
          study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 129 --two-patterns --rounds 15 "
                              "--batch 15 --output {work}/study")],
-        {f"study/{name}": f"scenes15_study/{name}" for name in ("areas.csv", "curves.png", "records.csv")},
+        {f"study/{name}": f"scenes15_study/{name}" for name in (
+            "areas.csv", "accuracy.csv", "macro_auc.csv", "records.csv", "curves.png", "queried.png", "sheet.png")},
     ),
     "distinctive_fashion": Study(
         [study("distinctive_batches", "--sizes 50 150 --output {work}/batches.csv")],
