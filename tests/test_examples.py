@@ -156,6 +156,19 @@ def test_baselines(run, images, tmp_path, chosen_by):
     assert "of 1 below)" in summary["skal, pool: over regression"][0]
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_penalty(run, images, tmp_path, k):
+    output = tmp_path / "penalty.csv"
+    module = run("penalty", "--images", images, "--labels", k, "--seeds", 2, "--output", output)
+    rows = pd.read_csv(output)
+    run("penalty", "--output", output, "--table", tmp_path / "table.csv")
+    wide = rows.pivot(index="seed", columns="method", values="accuracy")
+    assert (wide["best"] == wide[[f"C = {value:g}" for value in module.C]].max(axis=1)).all()
+    if k == 1:
+        assert (wide[["cross-validated", "with a prior", "C = 1"]].sub(wide["rule"], axis=0) == 0).all(axis=None)
+    assert pd.read_csv(tmp_path / "table.csv")["labels"].tolist() == [k]
+
+
 def test_pool_curves(run, images, tmp_path):
     output = tmp_path / "curves"
     task = ["--images", images, "--rounds", 2, "--seeds", 1, "--output", output]

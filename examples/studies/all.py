@@ -100,6 +100,20 @@ def baselines() -> list[str]:
     return [*(study("baselines", f"{run} {output}") for run in runs), tables]
 
 
+def penalty_runs() -> list[str]:
+    """Random labels of five tasks, and labels that strategies have chosen of three."""
+    tasks = [
+        f"--name {name} --images {{data}}/{name} {MOBILENET} --image-size 97" for name in ("scenes15", "textures10")
+    ]
+    tasks.append(f'--name "cifar10 cat/dog" --arrays {{data}}/cifar10.npz --classes 3 5 {MOBILENET} --image-size 97')
+    digits = [
+        f"--name {one} --arrays {{data}}/{one}.npz --lenet {{data}}/{other}.npz"
+        for one, other in (("usps", "mnist"), ("mnist", "usps"))
+    ]
+    chosen = [f"{task} --labels 2 5 10 --chosen-by {by}" for by in ("uherding", "margin") for task in tasks]
+    return [*tasks, *digits, *chosen]
+
+
 STUDIES = {
     "quickstart": Study(
         ["examples/quickstart.py --rounds 10 --seeds 3 --output {work}/fashion"],
@@ -110,6 +124,11 @@ STUDIES = {
         baselines(),
         {"records.csv": "baselines/records.csv", "tables/table.csv": "baselines/table.csv",
          "tables/summary.csv": "baselines/summary.csv"},
+    ),
+    "penalty": Study(
+        [*(study("penalty", f"{run} --seeds 3 --output {{work}}/penalty.csv") for run in penalty_runs()),
+         study("penalty", "--output {work}/penalty.csv --table {work}/table.csv")],
+        {"penalty.csv": "baselines/penalty.csv", "table.csv": "baselines/penalty_table.csv"},
     ),
     "depth": Study(
         [study("depth", f"--name scenes15 --images {{data}}/scenes15 {run} {labels} --output {{work}}/depth.csv")

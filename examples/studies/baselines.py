@@ -139,6 +139,7 @@ def summary(wide: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_of(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Training and test images and labels, at most 2,000 of each."""
     if args.arrays is None:
         X, y, X_test, y_test = load_task(args.images)
     elif args.lenet:
@@ -154,8 +155,8 @@ def data_of(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return X[some], y[some], X_test[some_test], y_test[some_test]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`data_of`, :func:`network_of` and :func:`labelled` need."""
     add_images_option(parser)
     add_network_options(parser)
     parser.add_argument("--arrays", type=Path, help="npz file with X_train, y_train, X_test and y_test")
@@ -163,9 +164,22 @@ def main() -> None:
     parser.add_argument("--classes", nargs="+", help="classes of the task (default: all)")
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5, 10, 20], help="labels per class")
     parser.add_argument("--chosen-by", choices=["random", "anywhere", *CHOSEN_BY], default="random")
-    parser.add_argument("--probes", action="store_true", help="of skal's methods, run only the head")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--name", default="fashion_mnist", help="name of the data in the table (default: %(default)s)")
+
+
+def network_of(args: argparse.Namespace) -> FrozenPrefixClassifier:
+    """The network by name, or a LeNet trained on other digits, whose weights are stored beside the output."""
+    if not args.lenet:
+        return FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size))
+    file = args.output.parent / f"lenet_{args.lenet.stem}.safetensors"
+    return FrozenPrefixClassifier(trained_lenet(*load_digits(args.lenet)[:2], file), image_size=28)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_task_options(parser)
+    parser.add_argument("--probes", action="store_true", help="of skal's methods, run only the head")
     parser.add_argument("--output", type=Path, default=Path("baselines.csv"))
     parser.add_argument("--tables", type=Path, help="only write the tables of --output to this folder")
     args = parser.parse_args()
@@ -180,11 +194,7 @@ def main() -> None:
     keys = ["data", "network", "labels", "chosen by", "seed", "method"]
     done = set(map(tuple, rows[keys].to_numpy().tolist())) if len(rows) else set()
     X, y, X_test, y_test = data_of(args)
-    if args.lenet:
-        source = args.output.parent / f"lenet_{args.lenet.stem}.safetensors"
-        net = FrozenPrefixClassifier(trained_lenet(*load_digits(args.lenet)[:2], source), image_size=28)
-    else:
-        net = FrozenPrefixClassifier(**network(args.backbone, args.weights, args.image_size))
+    net = network_of(args)
     F, F_test = (unit(net.activations(images, [-2], pooled=True)[0]) for images in (X, X_test))
 
     def own(few: np.ndarray, pool: Any = None, **settings: Any) -> np.ndarray:
