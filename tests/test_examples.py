@@ -157,9 +157,10 @@ def test_baselines(run, images, tmp_path, chosen_by):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_penalty(run, images, tmp_path, k):
-    output = tmp_path / "penalty.csv"
-    module = run("penalty", "--images", images, "--labels", k, "--seeds", 2, "--output", output)
+def test_penalty(example, run, images, tmp_path, k):
+    example("baselines")  # whose toy network it uses
+    output, module = tmp_path / "penalty.csv", example("penalty")
+    run("penalty", "--images", images, "--labels", k, "--seeds", 2, "--output", output)
     rows = pd.read_csv(output)
     run("penalty", "--output", output, "--table", tmp_path / "table.csv")
     wide = rows.pivot(index="seed", columns="method", values="accuracy")
