@@ -163,11 +163,11 @@ STUDIES = {
     ),
     "grid_search": Study([study("grid_search", "--compare --output {work}/grid")], {}),
     "adma": Study(
-        [profile(97, "--two-patterns"),
-         study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 97 --two-patterns --rounds 10 "
-                             "--batch 15 --seeds 2 --output {work}/study")],
+        [profile(129, "--two-patterns"),
+         study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 129 --two-patterns --rounds 15 "
+                             "--batch 15 --output {work}/study")],
         {f"study/{name}": f"scenes15_study/{name}" for name in (
-            "areas.csv", "accuracy.csv", "macro_auc.csv", "records.csv", "curves.png", "queried.png")},
+            "areas.csv", "accuracy.csv", "macro_auc.csv", "records.csv", "curves.png")},
     ),
     "distinctive_fashion": Study(
         [study("distinctive_batches", "--sizes 50 150 --output {work}/batches.csv")],
