@@ -35,8 +35,8 @@ _NEIGHBORS, _ODDS, _FEWEST = 15, 5.0, 10
 #: Second condition of this test: number of neighbours in the pool, the share of pool images than which labelled images
 #: must be farther from them, and the number of pool images compared.
 _NEAREST, _FARTHER, _COMPARED = 5, 0.7, 1000
-#: Under a time limit, number of pool images that the head is first fitted to, and the factor from one attempt to the
-#: next. The time grows at most with the square of the number.
+#: Under a time limit, number of pool images that the head is first fitted to (at least five per labelled image), and
+#: the factor from one attempt to the next. The time grows at most with the square of the number.
 _FIRST, _GROWTH = 250, 4
 
 
@@ -123,26 +123,26 @@ def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> PoolStart |
     pooled = _pool_features(problem, suffix, pool)
     if problem.seconds_left == 0:
         return None
-    before, size = suffix.mean, len(pool) if problem.deadline is None else min(_FIRST, len(pool))
+    size = len(pool) if problem.deadline is None else min(max(_FIRST, 5 * n), len(pool))
+    rows, before = np.arange(size) * len(pool) // size, suffix.mean
+    centered = _centered(_read(suffix, torch.cat([labelled, pooled[rows]])))
+    if is_of_another_kind(centered[:n], centered[n:]):
+        warnings.warn(
+            "X_unlabeled is not used for training: its images appear to be of a different kind, as the labelled images "
+            "are close to each other and far from them",
+            UserWarning,
+            stacklevel=2,
+        )
+        suffix.mean = before
+        return None
     while True:
         began = time.monotonic()
-        rows = np.arange(size) * len(pool) // size
-        read = _read(suffix, torch.cat([labelled, pooled[rows]]))
-        centered = _centered(read)
-        if is_of_another_kind(centered[:n], centered[n:]):
-            warnings.warn(
-                "X_unlabeled is not used for training: its images appear to be of a different kind, as the labelled "
-                "images are close to each other and far from them",
-                UserWarning,
-                stacklevel=2,
-            )
-            suffix.mean = before
-            return None
-        penalty = _fit_head(suffix, read, problem)
+        penalty = _fit_head(suffix, _read(suffix, torch.cat([labelled, pooled[rows]])), problem)
         seconds = time.monotonic() - began
         if size == len(pool) or _GROWTH**2 * seconds > problem.seconds_left / 2:
             break
         size = min(_GROWTH * size, len(pool))
+        rows = np.arange(size) * len(pool) // size
     # Training continues on labelled images only.
     started = replace(start, penalty=replace(penalty, n=n, C=default_C(n)), probe=copy.deepcopy(suffix))
     used = pool if size == len(pool) else JoinedInputs((pool, rows))
