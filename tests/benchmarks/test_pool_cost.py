@@ -44,10 +44,11 @@ def test_a_query_of_uherding_beside_max_herding(taught, capsys):
         learner.estimator._final.clear()
         return strategy(learner, pool[100:], 10, random_state=0)
 
-    times = {
-        strategy.__name__: seconds(lambda s=strategy: query(s), 3)
-        for strategy in (max_herding_sampling, uherding_sampling)
-    }
+    times = dict.fromkeys(("max_herding_sampling", "uherding_sampling"), np.inf)
+    for _ in range(5):  # in turn, so that both meet the same load of the machine
+        for strategy in (max_herding_sampling, uherding_sampling):
+            taken = seconds(lambda s=strategy: query(s))
+            times[strategy.__name__] = min(taken, times[strategy.__name__])
     ratio = times["uherding_sampling"] / times["max_herding_sampling"]
     with capsys.disabled():
         print(f"\n{times}: UHerding {ratio:.2f} x MaxHerding")
@@ -64,12 +65,15 @@ def test_a_fit_with_the_pool_beside_one_without(taught, capsys):
     assert with_pool < 2 * alone
 
 
-def test_a_fit_beside_the_same_steps_in_plain_pytorch(taught, capsys):
-    """The steps of AdamW on the same suffix and batches, without skorch, relative steps and history."""
+@pytest.mark.parametrize("relative_lr", [False, True])
+def test_a_fit_beside_the_same_steps_in_plain_pytorch(taught, relative_lr, capsys):
+    """The steps of AdamW on the same suffix and batches, without skorch and history, and without relative steps."""
     _, pool, y = taught
-    net = FrozenPrefixClassifier("efficientnet_lite0", image_size=SIZE, n_frozen=-3, random_state=0)
-    fitted = seconds(lambda: net.fit(pool[:100], y[:100]), 3)
-    probe = seconds(lambda: net.linear_probe().fit(pool[:100], y[:100]), 3)
+    net = FrozenPrefixClassifier(
+        "efficientnet_lite0", image_size=SIZE, n_frozen=-3, random_state=0, relative_lr=relative_lr, lr=1e-4
+    )
+    probe = net.linear_probe()
+    net.fit(pool[:100], y[:100])
     n_steps = 4 * len(net.net_.history)
     suffix, x = net.net_.module_, torch.cat([*net._checked(pool[:100])[0].activations(net._checked(pool[:100])[1])])
     target = torch.from_numpy(y[:100])
@@ -86,10 +90,15 @@ def test_a_fit_beside_the_same_steps_in_plain_pytorch(taught, capsys):
             nn.functional.cross_entropy(suffix(x[rows]), target[rows]).backward()
             optimizer.step()
 
-    bare = seconds(plain, 3)
+    fit, head, bare = np.full(3, np.inf)
+    for _ in range(5):  # in turn, so that all meet the same load of the machine
+        fit = min(fit, seconds(lambda: net.fit(pool[:100], y[:100])))
+        head = min(head, seconds(lambda: probe.fit(pool[:100], y[:100])))
+        bare = min(bare, seconds(plain))
+    ratio = (fit - head) / bare
     with capsys.disabled():
-        print(f"\n{n_steps} steps: {fitted - probe:.2f} s in fit, {bare:.2f} s plain: {(fitted - probe) / bare:.2f} x")
-    assert (fitted - probe) / bare < 1.15
+        print(f"\n{relative_lr=}, {n_steps} steps: {fit - head:.2f} s in fit, {bare:.2f} s plain: {ratio:.2f} x")
+    assert ratio < 1.15
 
 
 def test_a_pool_of_100000_features(capsys):
