@@ -22,23 +22,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 
+from skal.training.head import HeadPenalty, default_C
+
 C = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0])
 KEYS = ["chosen by", "data", "labels", "seed"]
 
 
-def rule(n: int) -> float:
-    """The default C of skal's head for n images."""
-    return max(1.0, n / 20)
-
-
 def log_proba(F: np.ndarray, y: np.ndarray, F_test: np.ndarray, C: float) -> pd.DataFrame:
     """Log probabilities of the classes, of a regression on the subspace that the labelled images span."""
-    center = F.mean(axis=0)
-    Z, Z_test = F - center, F_test - center
-    scale = np.sqrt((Z**2).sum(axis=1).mean())
+    penalty = HeadPenalty.of(F)
+    Z, Z_test = ((features - penalty.center) / penalty.scale for features in (F, F_test))
     basis, _ = np.linalg.qr(Z.T)
-    model = LogisticRegression(C=C, max_iter=500, class_weight="balanced").fit(Z @ basis / scale, y)
-    return pd.DataFrame(model.predict_log_proba(Z_test @ basis / scale), columns=model.classes_)
+    model = LogisticRegression(C=C, max_iter=500, class_weight="balanced").fit(Z @ basis, y)
+    return pd.DataFrame(model.predict_log_proba(Z_test @ basis), columns=model.classes_)
 
 
 def held_out(F: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray | None:
@@ -61,12 +57,12 @@ def compare(F: np.ndarray, y: np.ndarray, F_test: np.ndarray, y_test: np.ndarray
         return float((log_proba(F, y, F_test, strength).idxmax(axis=1).to_numpy() == y_test).mean())
 
     fixed = dict(zip(C, map(accuracy, C), strict=True))
-    found = {"rule": accuracy(rule(len(y)))}
+    found = {"rule": accuracy(default_C(len(y)))}
     likelihood = held_out(F, y, seed)
     if likelihood is None:
         found |= {"cross-validated": found["rule"], "with a prior": found["rule"]}
     else:
-        prior = -(np.log(C / rule(len(y))) ** 2) / 2
+        prior = -(np.log(C / default_C(len(y))) ** 2) / 2
         found["cross-validated"] = fixed[C[likelihood.argmax()]]
         found["with a prior"] = fixed[C[(likelihood + prior).argmax()]]
     return found | {f"C = {value:g}": fixed[value] for value in C} | {"best": max(fixed.values())}

@@ -80,9 +80,10 @@ def final_and_inner(
         Of the images that are not mirrored.
     """
     keyed, space = KeyedInputs(inputs), _space(prefix, suffix)
-    if not _missing(known, space, keyed.names, range(len(keyed))):
+    ready = known.get(space, keyed.names)
+    if len(ready) == len(keyed):
         inner = prefix.layer_activations(keyed, layers, pooled=pooled, trained=suffix.body)
-        return torch.cat([*final_features(prefix, keyed, suffix, known)]).numpy(), inner
+        return torch.stack([ready[row] for row in range(len(keyed))]).numpy(), inner
     graph = prefix.backbone.layers
     nodes = [graph.resolve(layer) for layer in layers]
     run = graph.segment(prefix.cut, [*nodes, graph.features], root=suffix.to(prefix.device).body).eval()

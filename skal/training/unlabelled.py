@@ -124,8 +124,9 @@ def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> PoolStart |
     if problem.seconds_left == 0:
         return None
     size = len(pool) if problem.deadline is None else min(max(_FIRST, 5 * n), len(pool))
-    rows, before = np.arange(size) * len(pool) // size, suffix.mean
-    centered = _centered(_read(suffix, torch.cat([labelled, pooled[rows]])))
+    rows, before = _spread(size, len(pool)), suffix.mean
+    read = _read(suffix, torch.cat([labelled, pooled[rows]]))
+    centered = _centered(read)
     if is_of_another_kind(centered[:n], centered[n:]):
         warnings.warn(
             "X_unlabeled is not used for training: its images appear to be of a different kind, as the labelled images "
@@ -137,12 +138,13 @@ def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> PoolStart |
         return None
     while True:
         began = time.monotonic()
-        penalty = _fit_head(suffix, _read(suffix, torch.cat([labelled, pooled[rows]])), problem)
+        penalty = _fit_head(suffix, read, problem)
         seconds = time.monotonic() - began
         if size == len(pool) or _GROWTH**2 * seconds > problem.seconds_left / 2:
             break
         size = min(_GROWTH * size, len(pool))
-        rows = np.arange(size) * len(pool) // size
+        rows = _spread(size, len(pool))
+        read = _read(suffix, torch.cat([labelled, pooled[rows]]))
     # Training continues on labelled images only.
     started = replace(start, penalty=replace(penalty, n=n, C=default_C(n)), probe=copy.deepcopy(suffix))
     used = pool if size == len(pool) else JoinedInputs((pool, rows))
@@ -181,6 +183,11 @@ def _read(suffix: Suffix, features: torch.Tensor) -> np.ndarray:
     """Features of all images as the head reads them, centred by their mean. Moves the suffix to the CPU."""
     suffix.cpu().center_by(features)
     return suffix.scaled(features).numpy()
+
+
+def _spread(size: int, n: int) -> np.ndarray:
+    """Positions of `size` of `n` rows at equal distances."""
+    return np.arange(size) * n // size
 
 
 def _centered(read: np.ndarray) -> np.ndarray:
