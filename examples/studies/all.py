@@ -163,8 +163,8 @@ STUDIES = {
     ),
     "grid_search": Study([study("grid_search", "--compare --output {work}/grid")], {}),
     "adma": Study(
-        [profile(129, "--two-patterns"),
-         study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 129 --two-patterns --rounds 15 "
+        [profile(97, "--two-patterns"),
+         study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 97 --two-patterns --rounds 10 "
                              "--batch 15 --output {work}/study")],
         {f"study/{name}": f"scenes15_study/{name}" for name in (
             "areas.csv", "accuracy.csv", "macro_auc.csv", "records.csv", "curves.png")},
