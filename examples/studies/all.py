@@ -165,7 +165,7 @@ STUDIES = {
     "adma": Study(
         [profile(97, "--two-patterns"),
          study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 97 --two-patterns --rounds 10 "
-                             "--batch 15 --output {work}/study")],
+                             "--batch 15 --seeds 2 --output {work}/study")],
         {f"study/{name}": f"scenes15_study/{name}" for name in (
             "areas.csv", "accuracy.csv", "macro_auc.csv", "records.csv", "curves.png")},
     ),
@@ -188,7 +188,7 @@ STUDIES = {
     ),
     "exploration_cifar10": Study(
         [study("continuous_exploration", "--npz {data}/cifar10.npz --known 5 --novel 5 --steps 12 --iterations 50 "
-                                         "--output {work}/exploration")],
+                                         "--initialisations 5 --output {work}/exploration")],
         {"exploration/records.csv": "exploration_cifar10/records.csv",
          "exploration/table.csv": "exploration_cifar10/table.csv",
          "exploration/exploration.png": "exploration_cifar10/curves.png"},

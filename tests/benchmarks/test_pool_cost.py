@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.model_selection import KFold
 from torch import nn
 
 from skal import FrozenPrefixClassifier
@@ -53,6 +55,26 @@ def test_a_query_of_uherding_beside_max_herding(taught, capsys):
     with capsys.disabled():
         print(f"\n{times}: UHerding {ratio:.2f} x MaxHerding")
     assert ratio < 1.3
+
+
+def test_a_round_beside_one_that_refits_for_the_temperature(taught, capsys):
+    """A fit and a query of UHerding, and the same with three more fits on folds of the labelled images.
+
+    Refits of the whole network are the direct way to held-out probabilities; skal solves probes on cached features.
+    """
+    learner, pool, y = taught
+    folds = [train for train, _ in KFold(3, shuffle=True, random_state=0).split(np.arange(100))]
+
+    def refits():
+        for rows in folds:
+            clone(learner.estimator).fit(pool[rows], y[rows])
+
+    fit = seconds(learner.fit, 2)
+    query = seconds(lambda: uherding_sampling(learner, pool[100:], 10, random_state=0), 2)
+    direct = fit + query + seconds(refits, 2)
+    with capsys.disabled():
+        print(f"\nround {fit + query:.2f} s, with refits {direct:.2f} s: {(fit + query) / direct:.2f} x")
+    assert fit + query < 0.5 * direct
 
 
 def test_a_fit_with_the_pool_beside_one_without(taught, capsys):
