@@ -205,7 +205,7 @@ def _end(session: LabelSession, path: Path) -> None:
     if status.model:
         for line in _newer(status.n_newer):
             print(line)
-        print(f"To use the model: {predict_command(path)}")
+        print(f"To use the model: {predict_command(path)}\nFor other programs: skal export --help")
 
 
 def _newer(n: int) -> list[str]:
@@ -265,7 +265,7 @@ def describe(status: Status) -> list[str]:
     else:
         lines.append(
             f"accuracy: {_rounded(status.accuracy)}, 95 % interval {_range(status.interval)}: agreement with "
-            f"your labels on {status.n_audit} images of this folder that were drawn at random and not trained on"
+            f"your labels on {status.n_audit} images of this folder that were drawn at random; no model learns these labels"
         )
         lines.append(_acceptance(status))
     if status.unreadable:
@@ -280,8 +280,8 @@ def _acceptance(status: Status) -> str:
     target, found, surest = status.target or 0.95, status.acceptance, status.surest
     if found is not None:
         return (
-            f"Predictions above {in_percent(found.confidence)} are shown to be right at least {in_percent(target)} of "
-            f"the time ({_rounded(found.share)} of the images)."
+            f"Of the predictions with a confidence above {in_percent(found.confidence)}, at least {in_percent(target)} "
+            f"are right, as the audit shows. They are {_rounded(found.share)} of its images."
         )
     assert surest is not None  # known whenever an accuracy is
     n, fewest = surest.n, fewest_to_accept(target)
@@ -348,6 +348,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     project = StoredProject(args.project)
+    project.check_export(args.format, args.output)
     if args.format == "onnx":
         print("Exporting takes about half a minute.", flush=True)
     n = project.export(args.format, args.output)

@@ -13,8 +13,8 @@ def fit_temperature(proba: ArrayLike, targets: ArrayLike) -> float:
     """The temperature under which the predictions fit the labels best.
 
     It minimises the mean cross-entropy of ``softmax(log(proba) / T)`` [1]_. Each label counts as
-    :math:`(n + 1) / (n + K)` for its class and :math:`1 / (n + K)` for each other one, the targets of [2]_ for K
-    classes. As a result, n right answers out of n do not make a model certain.
+    :math:`(n + 1) / (n + 2)` for its class, the target of [2]_ with right and wrong as the two cases, and the rest is
+    divided evenly among the other classes. As a result, n right answers out of n do not make a model certain.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def fit_temperature(proba: ArrayLike, targets: ArrayLike) -> float:
     n, n_classes = proba.shape
     if targets.min() < 0 or targets.max() >= n_classes:
         raise ValueError(f"targets must be between 0 and {n_classes - 1}, not {targets.min()} to {targets.max()}")
-    wanted = np.full((n, n_classes), 1 / (n + n_classes))
-    wanted[np.arange(n), targets] = (n + 1) / (n + n_classes)
+    wanted = np.full((n, n_classes), 1 / (n + 2) / max(n_classes - 1, 1))
+    wanted[np.arange(n), targets] = (n + 1) / (n + 2)
     logits = np.log(np.maximum(proba, _TINY))
 
     def cross_entropy(log_temperature: float) -> float:

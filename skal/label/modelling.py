@@ -110,13 +110,13 @@ class Modelling:
         self.doing = ""
         chunk, end = self._chunk()
         if self.wanted > self.fitted or (self._is_due and not (chunk and self._share.is_for_embedding)):
-            self.doing = "training a model"
+            self.doing = "Training a model."
             return self._fit
         if chunk:
-            self.doing = "computing features of the images"
+            self.doing = "Computing features of the images."
             return partial(self._embed, chunk, end)
         if self._explores():
-            self.doing = "choosing the first images"
+            self.doing = "Choosing the first images."
             return self._explore
         return None
 

@@ -267,7 +267,7 @@ class LabelSession(Questions, Actions):
         with self._changed:
             doing = self._modelling.doing
             if not self._reading.is_done:
-                doing = f"reading the folder, {self._reading.n_left} files left" + (f"; {doing}" if doing else "")
+                doing = f"Reading the folder, {self._reading.n_left} files left. {doing}".rstrip()
             found = report(
                 self._state,
                 self._catalogue,

@@ -100,10 +100,8 @@ class StoredProject:
         ValueError
             If the format is unknown, the file or folder is not empty, or there is no model yet.
         """
-        if form not in FORMATS:
-            raise ValueError(f"format={form!r} is not one of {FORMATS}")
+        self.check_export(form, target)
         rows = list(self.rows())
-        _check_empty(Path(target), "file" if form in ("csv", "labelstudio") else "folder")
         if form == "csv":
             with open(target, "w", newline="", encoding="utf-8") as file:
                 write_rows(file, [("path", "label", "why", "image"), *((p, name, why, i) for i, p, name, why in rows)])
@@ -113,6 +111,18 @@ class StoredProject:
         else:
             return self._to_folders(rows, Path(target)) if form == "imagefolder" else self._model_to(Path(target), form)
         return len(rows)
+
+    def check_export(self, form: str, target: str | os.PathLike[str]) -> None:
+        """Raise the errors of :meth:`export`, before any work is done."""
+        if form not in FORMATS:
+            raise ValueError(f"format={form!r} is not one of {FORMATS}")
+        _check_empty(Path(target), "file" if form in ("csv", "labelstudio") else "folder")
+        if form in ("model", "onnx"):
+            self._check_model()
+        if form == "onnx":
+            from skal.label.onnx_file import check_exporter
+
+            check_exporter()
 
     def _to_folders(self, rows: list[tuple[str, str, str, str]], folder: Path) -> int:
         """One folder per class, with audit images separate so that nobody trains on them by mistake."""
@@ -132,15 +142,12 @@ class StoredProject:
 
     def _model_to(self, folder: Path, form: str) -> int:
         """Write the model with a description, in skal's format or as ONNX."""
-        self._check_model()
-        if form == "onnx":
-            from skal.label.onnx_file import check_exporter, write_onnx
-
-            check_exporter()
         temperature, n_calibration = calibration(self.state, self.snapshot)
         predictor = Predictor(self._load_model(), self.renames, temperature)
         folder.mkdir(parents=True, exist_ok=True)
         if form == "onnx":
+            from skal.label.onnx_file import write_onnx
+
             further = write_onnx(predictor, folder / "model.onnx")
         else:
             transform = predictor.model.backbone_.inputs.transform
@@ -158,7 +165,7 @@ class StoredProject:
             "interval": status.interval,
             "n_audit": status.n_audit,
         }
-        (folder / "model.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+        (folder / "model.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         return self.snapshot.n_labels
 
     def predictor(self) -> Predictor:

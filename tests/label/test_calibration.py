@@ -38,12 +38,26 @@ def test_few_answers_help_already():
     assert np.mean(np.array(gains) > 0) > 0.9
 
 
-def test_all_right_is_not_certain():
-    """Laplace's rule of succession, for a model that is always right and confident."""
+@pytest.mark.parametrize("n_classes", [2, 6, 50])
+@pytest.mark.parametrize("confidence", [0.7, 0.999])
+def test_all_right_is_not_certain(confidence, n_classes):
+    """Laplace's rule of succession, for a model that is always right, whatever the number of classes."""
     for n in (30, 100):
-        proba = np.tile([0.999, 0.001], (n, 1))
+        proba = np.tile([confidence, *[(1 - confidence) / (n_classes - 1)] * (n_classes - 1)], (n, 1))
         sure = calibrate(proba, fit_temperature(proba, np.zeros(n, dtype=int)))
         assert_allclose(sure[:, 0], (n + 1) / (n + 2), rtol=1e-3)
+
+
+def test_a_model_that_is_too_unsure_gains_with_many_classes():
+    """30 answers and 20 classes, nearly all right: a mean of 50 sessions."""
+    gains = []
+    for seed in range(50):
+        proba, labels, _ = drawn(30, 0.4, seed, n_classes=20)
+        new, answers, _ = drawn(500, 0.4, 1000 + seed, n_classes=20)
+        better = calibrate(new, fit_temperature(proba, labels))
+        gains.append(log_loss(answers, new, labels=range(20)) - log_loss(answers, better, labels=range(20)))
+    assert np.mean(gains) > 0.1
+    assert min(gains) > 0
 
 
 def test_the_best_class_stays():

@@ -48,7 +48,8 @@ def test_too_few_audit_answers_are_told_from_a_confidence_that_is_not_reached():
     start = "120 audit answers have a confidence above 95 %, 118 of them right"
     assert says(120, 118) == f"{start}, which is not enough to show 95 %."
     assert says(90, 90) == (
-        "Predictions above 50 % are shown to be right at least 95 % of the time (75.0 % of the images)."
+        "Of the predictions with a confidence above 50 %, at least 95 % are right, as the audit shows. "
+        "They are 75.0 % of its images."
     )
 
 

@@ -168,7 +168,7 @@ def test_what_is_not_saved_is_said_until_a_server_that_was_started_again_has_it(
     label(page, 2)
     client.server.stop()
     page.keyboard.press(key)
-    banner_says(page, "skal label is not responding. If it has stopped, start it again")
+    banner_says(page, "skal label has stopped or does not respond. Saved answers are on disk. To continue, start it again")
     assert page.inner_text("#saved") == "1 not saved yet"
     again = serve(session, port=client.server.port)
     banner_says(page, f"skal label was restarted. To continue here, open {again.server.link}")
@@ -265,7 +265,7 @@ def test_the_dashed_line_of_the_curve_is_named_if_there_is_a_target(serve, opene
 def test_percentages_that_were_chosen_are_not_written_as_measured(serve, opened, visit):
     page = visit(serve(opened(batch_size=10_000)))
     text = page.evaluate(_SHOWN, {"acceptance": {"confidence": 0.95, "share": 0.5}, "target": 0.975})
-    assert "Predictions above 95 % are shown to be right at least 97.5 % of the time (50.0 % of the images)." in text
+    assert "Of the predictions with a confidence above 95 %, at least 97.5 % are right, as the audit shows." in text
 
 
 @pytest.mark.parametrize("name", ["photos", "photographs-of-many-birds-in-the-winter-of-2025"])

@@ -6,7 +6,7 @@ const meta = (page, name) => page.querySelector(`meta[name="${name}"]`).content;
 const link = meta(document, "link");
 let token = meta(document, "write-token");
 
-const GONE = `skal label is not responding. If it has stopped, start it again and open ${link}`;
+const GONE = `skal label has stopped or does not respond. Saved answers are on disk. To continue, start it again and open ${link}`;
 const STARTED_AGAIN = `skal label was restarted. To continue here, open ${link} in this browser.`;
 
 export const isAboutConnection = (message) => message === GONE || message === STARTED_AGAIN;

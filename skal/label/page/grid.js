@@ -29,6 +29,7 @@ export async function start() {
   }
   cells.replaceChildren(...questions.map(cell));
   accept.disabled = questions.length === 0;
+  count();
   hint.textContent = questions.length
     ? `${questions.length} images predicted as ${label}, most confident first. Mark the wrong ones, accept the rest.`
     : "No unlabelled image is predicted as this class yet. Choose another class, or keep labelling.";
@@ -44,7 +45,10 @@ function cell(question) {
   button.setAttribute("aria-label", `${question.path}, mark as wrong`);
   const text = document.createElement("span");
   text.textContent = `${Math.round(100 * question.probability)} %`;
-  button.append(picture(question.id, 240, "", () => button.remove()), text);
+  button.append(picture(question.id, 240, "", () => {
+    button.remove();
+    count();
+  }), text);
   button.addEventListener("click", () => toggle(button));
   return button;
 }
@@ -52,15 +56,25 @@ function cell(question) {
 function toggle(button) {
   const wrong = button.getAttribute("aria-pressed") !== "true";
   button.setAttribute("aria-pressed", String(wrong));
+  count();
   say(wrong ? "Wrong" : "Right");
 }
 
-// Accepting applies only to what is visible.
+// Ids of the images in the grid that are marked as wrong, or not.
+function ids(isWrong) {
+  return [...cells.children]
+    .filter((button) => (button.getAttribute("aria-pressed") === "true") === isWrong)
+    .map((button) => button.dataset.id);
+}
+
+function count() {
+  const n = ids(false).length;
+  accept.firstChild.data = n ? `Accept ${n} ` : "Accept ";
+}
+
 async function send() {
-  const all = [...cells.children];
-  if (!all.length) return;
-  const rejected = all.filter((button) => button.getAttribute("aria-pressed") === "true").map((b) => b.dataset.id);
-  const images = all.map((button) => button.dataset.id).filter((id) => !rejected.includes(id));
+  if (!cells.children.length) return;
+  const [images, rejected] = [ids(false), ids(true)];
   const seconds = Math.round(performance.now() - shownAt) / 1000;
   accept.disabled = true;
   try {

@@ -40,13 +40,13 @@ function accuracy(status) {
   if (status.bounds[0] !== status.bounds[1]) {
     parts.push(element("p", `counting unsure ones as wrong or right: ${percent(status.bounds[0])} to ${percent(status.bounds[1])}`));
   }
-  const what = `Agreement with your labels on ${status.n_audit} images of this folder, drawn at random and not trained on.`;
+  const what = `Agreement with your labels on ${status.n_audit} images of this folder, drawn at random. No model learns these labels.`;
   parts.push(element("p", what, "quiet"));
   if (status.acceptance) {
     const { confidence, share } = status.acceptance;
-    const often = `right at least ${exact(status.target ?? 0.95)} of the time`;
-    const sure = `Predictions above ${exact(confidence)} are shown to be ${often} (${percent(share)} of the images).`;
-    parts.push(element("p", sure));
+    const often = `at least ${exact(status.target ?? 0.95)} are right, as the audit shows`;
+    const they = `They are ${percent(share)} of its images.`;
+    parts.push(element("p", `Of the predictions with a confidence above ${exact(confidence)}, ${often}. ${they}`));
   }
   return [...parts, ...curve(status)];
 }
@@ -111,6 +111,7 @@ function curve(status) {
 
 function stop(status) {
   const parts = [element("p", status.stop_hint)];
+  if (status.model) parts.push(element("p", "Ctrl-C in the terminal ends the session and prints how to use the model.", "quiet"));
   if (status.seconds_left !== null) {
     const minutes = Math.max(1, Math.round(status.seconds_left / 60));
     parts.push(element("p", `About ${minutes} min of labelling until then.`, "quiet"));
@@ -122,7 +123,8 @@ function labels(status) {
   const recalls = new Map(status.recalls.map((recall) => [recall.label, recall]));
   const table = element("table");
   const head = element("tr");
-  for (const title of ["Class", "Labels", "Right in the audit"]) {
+  const columns = ["Class", "Labels", ...(status.recalls.length ? ["Right in the audit"] : [])];
+  for (const title of columns) {
     const cell = element("th", title);
     cell.scope = "col";
     head.append(cell);
@@ -131,7 +133,8 @@ function labels(status) {
     const row = element("tr");
     const recall = recalls.get(name);
     const found = recall ? `${recall.n_right} of ${recall.n}` : "";
-    row.append(element("td", name), element("td", n), element("td", recall && !recall.is_known ? "audit only" : found));
+    row.append(element("td", name), element("td", n));
+    if (columns.length > 2) row.append(element("td", recall && !recall.is_known ? "audit only" : found));
     if (recall) row.title = `${percent(recall.recall)}, 95 % interval ${percent(recall.interval[0])} to ${percent(recall.interval[1])}`;
     return row;
   });
