@@ -264,8 +264,8 @@ def describe(status: Status) -> list[str]:
         lines.append(f"accuracy: not available yet. {status.accuracy_hint}")
     else:
         lines.append(
-            f"accuracy: {_rounded(status.accuracy)}, 95 % interval {_range(status.interval)}: agreement with "
-            f"your labels on {status.n_audit} images of this folder that were drawn at random; no model learns these labels"
+            f"accuracy: {_rounded(status.accuracy)}, 95 % interval {_range(status.interval)}: agreement with your "
+            f"labels on {status.n_audit} images of this folder that were drawn at random; no model learns these labels"
         )
         lines.append(_acceptance(status))
     if status.unreadable:

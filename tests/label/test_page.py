@@ -168,7 +168,7 @@ def test_what_is_not_saved_is_said_until_a_server_that_was_started_again_has_it(
     label(page, 2)
     client.server.stop()
     page.keyboard.press(key)
-    banner_says(page, "skal label has stopped or does not respond. Saved answers are on disk. To continue, start it again")
+    banner_says(page, "skal label has stopped or does not respond. Saved answers are on disk. To continue, start")
     assert page.inner_text("#saved") == "1 not saved yet"
     again = serve(session, port=client.server.port)
     banner_says(page, f"skal label was restarted. To continue here, open {again.server.link}")

@@ -111,11 +111,11 @@ function curve(status) {
 
 function stop(status) {
   const parts = [element("p", status.stop_hint)];
-  if (status.model) parts.push(element("p", "Ctrl-C in the terminal ends the session and prints how to use the model.", "quiet"));
   if (status.seconds_left !== null) {
     const minutes = Math.max(1, Math.round(status.seconds_left / 60));
     parts.push(element("p", `About ${minutes} min of labelling until then.`, "quiet"));
   }
+  if (status.model) parts.push(element("p", "Ctrl-C in the terminal ends the session and prints how to use the model.", "quiet"));
   return parts;
 }
 
