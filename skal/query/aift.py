@@ -161,7 +161,7 @@ def aift_sampling(
     n, generator = context.n, context.generator
     if isinstance(patches, Integral) and not is_images(context.rows(np.arange(1))):
         raise ValueError(
-            f"patches={patches!r} crops images, but X_pool contains features; pass a function that returns their patches"
+            f"patches={patches!r} crops images, but X_pool contains features; pass a function that makes patches"
         )
     crops = RandomCrops(n, int(patches), generator) if isinstance(patches, Integral) else None
     scores = np.zeros(n)
