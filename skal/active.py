@@ -37,6 +37,8 @@ class Learner:
         rows.
     """
 
+    on_transformed = False  # modAL's learners may compare rows after the steps of a Pipeline; this one does not
+
     def __init__(self, estimator: BaseEstimator, X: Any, y: np.ndarray, fit_params: dict[str, Any] | None = None):
         self.estimator = estimator
         self._X = X
@@ -86,7 +88,7 @@ def labelling_rounds(
     estimator: BaseEstimator,
     query: Callable[..., Any],
     X: Any,
-    y: np.ndarray,
+    y: ArrayLike,
     *,
     n_queries: int,
     batch_size: int,
@@ -110,7 +112,7 @@ def labelling_rounds(
         The keywords ``random_state``, ``n_initial`` and ``y_pool`` are filled in if the strategy has them and they are
         not set: with a seed per round, the number of labels before the first query, and the labels of the pool.
     X, y : array-like of length n
-        The pool and its labels.
+        The pool and its labels, by position: an index is ignored.
     n_queries : int
     batch_size : int
         Labels per query. The last query takes what is left.
@@ -136,6 +138,7 @@ def labelling_rounds(
     for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
         check_count(name, value, least)
     query = Query.of(query)
+    y = check_labels(estimator, X, y)
     learner = Learner(estimator, X, y, with_pool(estimator, X, fit_params or {}, use_pool))
     left = np.arange(_num_samples(X))
     given = check_initial(initial, n_initial, len(left))
