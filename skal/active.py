@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags, _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from skal._learners import gains_methods_by_fit
 from skal._targets import check_labels
 from skal._validation import check_count
 from skal.images.forms import unwrap
@@ -60,6 +62,8 @@ class Learner:
         return self.estimator.predict(X)
 
     def predict_proba(self, X: Any) -> np.ndarray:
+        if gains_methods_by_fit(self.estimator):
+            raise NotFittedError(f"{type(self.estimator).__name__} is not fitted yet")
         return self.estimator.predict_proba(X)
 
     def fit(self) -> None:
@@ -211,6 +215,13 @@ def _has(name: str) -> Callable[[Any], bool]:
     return check
 
 
+class _FitsAndPredicts(HasMethods):
+    """An object that has the methods, or gains them by its fit."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return super().is_satisfied_by(val) or gains_methods_by_fit(val)
+
+
 class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """A classifier trained by a simulated labelling loop: `fit` receives all labels but trains on the queried ones.
 
@@ -271,7 +282,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "estimator": [HasMethods(["fit", "predict"])],
+        "estimator": [_FitsAndPredicts(["fit", "predict"])],
         "query": [callable, None],
         "n_queries": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],

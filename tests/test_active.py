@@ -12,7 +12,7 @@ from modAL.uncertainty import classifier_margin, margin_sampling
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits, load_iris
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, StackingClassifier
 from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
@@ -233,6 +233,17 @@ def test_ranked_batches_of_modal(strategy, n_initial):
         learner.teach(X[fitted.queried_[:10]], NAMES[fitted.queried_[:10]])
     left = np.setdiff1d(np.arange(150), fitted.queried_[:n_initial])
     np.testing.assert_array_equal(left[learner.query(X[left], n_instances=5)[0]], fitted.queried_[n_initial:][:5])
+
+
+@pytest.mark.parametrize("strategy", [uherding_sampling, margin_sampling, random_sampling])
+@pytest.mark.parametrize("n_initial", [0, 30])
+def test_an_estimator_may_have_predict_only_after_its_fit(strategy, n_initial):
+    stacking = StackingClassifier([("a", LogisticRegression(max_iter=2000))], cv=2)
+    for estimator in (stacking, make_pipeline(StandardScaler(), stacking)):
+        fitted = active(strategy, estimator, n_initial=n_initial, batch_size=20).fit(X, NAMES)
+        assert len(set(fitted.queried_)) == n_initial + 80
+        assert fitted.score(X, NAMES) > 0.6  # without labels, modAL's margin sampling takes the first rows of a class
+        assert fitted.predict_proba(X).shape == (150, 3)
 
 
 def test_the_learner_looks_like_modals(classifier, pixels):
