@@ -212,6 +212,12 @@ def test_labels_and_rows_are_those_of_their_positions(form, frame):
     assert learner.estimator.score(pool, Y) > 0.9
 
 
+@pytest.mark.parametrize("n_initial", [0, 3])
+def test_an_empty_pool_is_named(n_initial):
+    with pytest.raises(ValueError, match="X is empty: there is nothing to label"):
+        active(n_initial=n_initial).fit(X[:0], Y[:0])
+
+
 def test_labels_that_are_no_classes_are_named_before_any_work():
     for labels, message in [(Y[:-1], "different lengths"), (np.linspace(0, 1, 150), "Unknown label type")]:
         with pytest.raises(ValueError, match=message):
