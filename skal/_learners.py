@@ -40,6 +40,11 @@ def labels_of(learner: Any) -> Any:
     return getattr(_first(learner), "y_training", None)
 
 
+def gains_methods_by_fit(estimator: Any) -> bool:
+    """Whether an estimator has no method ``predict`` before its fit, unlike its class, as a StackingClassifier."""
+    return not hasattr(estimator, "predict") and hasattr(type(estimator), "predict")
+
+
 def _first(learner: Any) -> Any:
     return learner.learner_list[0] if _is_committee(learner) else learner
 

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags, _safe_indexing, check_random_state, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
+from skal._learners import gains_methods_by_fit
 from skal._targets import check_labels
 from skal._validation import check_count
 from skal.images.forms import unwrap
@@ -36,6 +38,8 @@ class Learner:
         Further arguments of the estimator's fit. Those whose name begins with ``sample_`` are reduced to the labelled
         rows.
     """
+
+    on_transformed = False  # modAL's learners may compare rows after the steps of a Pipeline; this one does not
 
     def __init__(self, estimator: BaseEstimator, X: Any, y: np.ndarray, fit_params: dict[str, Any] | None = None):
         self.estimator = estimator
@@ -58,6 +62,8 @@ class Learner:
         return self.estimator.predict(X)
 
     def predict_proba(self, X: Any) -> np.ndarray:
+        if gains_methods_by_fit(self.estimator):
+            raise NotFittedError(f"{type(self.estimator).__name__} is not fitted yet")
         return self.estimator.predict_proba(X)
 
     def fit(self) -> None:
@@ -86,7 +92,7 @@ def labelling_rounds(
     estimator: BaseEstimator,
     query: Callable[..., Any],
     X: Any,
-    y: np.ndarray,
+    y: ArrayLike,
     *,
     n_queries: int,
     batch_size: int,
@@ -110,7 +116,7 @@ def labelling_rounds(
         The keywords ``random_state``, ``n_initial`` and ``y_pool`` are filled in if the strategy has them and they are
         not set: with a seed per round, the number of labels before the first query, and the labels of the pool.
     X, y : array-like of length n
-        The pool and its labels.
+        The pool and its labels, by position: an index is ignored.
     n_queries : int
     batch_size : int
         Labels per query. The last query takes what is left.
@@ -136,42 +142,52 @@ def labelling_rounds(
     for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
         check_count(name, value, least)
     query = Query.of(query)
+    y = check_labels(estimator, X, y)
+    if len(y) == 0:
+        raise ValueError("X is empty: there is nothing to label")
     learner = Learner(estimator, X, y, with_pool(estimator, X, fit_params or {}, use_pool))
-    left = np.arange(_num_samples(X))
-    given = check_initial(initial, n_initial, len(left))
+    given = check_initial(initial, n_initial, len(y))
     n_initial = n_initial or len(given)
-    sizes = ([n_initial] if n_initial else []) + [batch_size] * n_queries
-    needed = int(np.searchsorted(np.cumsum(sizes), len(left))) + 1  # rounds until the pool is empty
-    sizes = sizes[:needed]
-    warm = any(name.split("__")[-1] == "warm_start" and value for name, value in estimator.get_params().items())
+    sizes = _sizes(len(y), n_initial, batch_size, n_queries)
+    continues = any(_parameters(estimator, "warm_start").values())
+    left = np.arange(len(y))
     for t, size in enumerate(sizes):
-        size = min(size, len(left))
         generator = np.random.RandomState() if seed is None else np.random.RandomState(np.random.MT19937([seed, t]))
         start = time.perf_counter()
         if t < len(known):
-            chosen = np.flatnonzero(np.isin(left, known[t]))
-            chosen = chosen[np.argsort([list(known[t]).index(row) for row in left[chosen]])]
-        elif n_initial and t == 0:
-            chosen = given if len(given) else generator.permutation(len(left))[:size]
+            queried = np.asarray(known[t])
+        elif t == 0 and n_initial:
+            queried = given if len(given) else generator.permutation(len(y))[:size]
         else:
             seed_of_round = generator.randint(2**31 - 1)
             of_loop = {"random_state": seed_of_round, "n_initial": n_initial, "y_pool": y[left]}
             further = {name: value for name, value in of_loop.items() if query.takes(name)}
             answer = query(learner, _safe_indexing(X, left), size, **further)
-            chosen = np.asarray(answer[0] if isinstance(answer, tuple) else answer)
-            if chosen.shape != (size,) or len(set(chosen)) < size or not (0 <= min(chosen) <= max(chosen) < len(left)):
-                raise ValueError(
-                    f"{query} returned {chosen} instead of {size} distinct positions from 0 to {len(left) - 1}"
-                )
-        queried = left[chosen]
+            queried = left[_positions(answer, query, size, len(left))]
         asked = time.perf_counter()
         learner.labelled = np.concatenate([learner.labelled, queried])
-        left = np.delete(left, chosen)
-        last = t == len(sizes) - 1
-        if (warm or t >= len(known) - 1) and (last or len(np.unique(y[learner.labelled])) > 1):
+        left = np.setdiff1d(left, queried)
+        is_needed = continues or t >= len(known) - 1  # a known round is fitted only if a later fit starts from it
+        is_last = t == len(sizes) - 1
+        if is_needed and (is_last or len(np.unique(y[learner.labelled])) > 1):
             learner.fit()
         if t >= len(known):
             yield Round(learner, queried, asked - start, time.perf_counter() - asked)
+
+
+def _sizes(n: int, n_initial: int, batch_size: int, n_queries: int) -> list[int]:
+    """Labels of each round, until the budget or the pool of n rows is used up."""
+    budget = ([n_initial] if n_initial else []) + [batch_size] * n_queries
+    sizes = np.diff(np.minimum(np.cumsum(budget), n), prepend=0)
+    return sizes[sizes > 0].tolist()
+
+
+def _positions(answer: Any, query: Query, size: int, n: int) -> np.ndarray:
+    """The positions that a strategy returned. Raises a ValueError unless they are `size` distinct ones below n."""
+    found = np.asarray(answer[0] if isinstance(answer, tuple) else answer)
+    if found.shape != (size,) or len(set(found)) < size or not (0 <= min(found) <= max(found) < n):
+        raise ValueError(f"{query} returned {found} instead of {size} distinct positions from 0 to {n - 1}")
+    return found
 
 
 def with_pool(estimator: BaseEstimator, X: Any, fit_params: dict[str, Any], use_pool: bool | str) -> dict[str, Any]:
@@ -206,6 +222,13 @@ def _has(name: str) -> Callable[[Any], bool]:
         return True
 
     return check
+
+
+class _FitsAndPredicts(HasMethods):
+    """An object that has the methods, or gains them by its fit."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return super().is_satisfied_by(val) or gains_methods_by_fit(val)
 
 
 class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
@@ -268,7 +291,7 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "estimator": [HasMethods(["fit", "predict"])],
+        "estimator": [_FitsAndPredicts(["fit", "predict"])],
         "query": [callable, None],
         "n_queries": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -427,6 +450,10 @@ def with_seeds(estimator: BaseEstimator, random_state: np.random.RandomState | N
     """Set every unset ``random_state``, at any depth and in place, from a generator. None changes nothing."""
     if random_state is None:
         return estimator
-    unset = [name for name, value in sorted(estimator.get_params().items()) if value is None]
-    seeds = {name: random_state.randint(2**31 - 1) for name in unset if name.split("__")[-1] == "random_state"}
-    return estimator.set_params(**seeds)
+    unset = [name for name, value in _parameters(estimator, "random_state").items() if value is None]
+    return estimator.set_params(**{name: random_state.randint(2**31 - 1) for name in unset})
+
+
+def _parameters(estimator: BaseEstimator, name: str) -> dict[str, Any]:
+    """The parameters of this name at any depth, sorted."""
+    return {path: value for path, value in sorted(estimator.get_params().items()) if path.split("__")[-1] == name}

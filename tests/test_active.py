@@ -3,12 +3,16 @@
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
-from modAL.uncertainty import margin_sampling
+import torch
+from modAL.batch import ranked_batch, uncertainty_batch_sampling
+from modAL.models import ActiveLearner
+from modAL.uncertainty import classifier_margin, margin_sampling
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits, load_iris
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, StackingClassifier
 from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
@@ -185,6 +189,67 @@ def test_known_rounds_are_continued_as_if_never_stopped(classifier, pixels, warm
             np.testing.assert_array_equal(round.queried, queried)
         np.testing.assert_array_equal(rest[-1].learner.labelled, whole[-1].learner.labelled)
         np.testing.assert_allclose(rest[-1].learner.predict_proba(X), expected, atol=1e-6)
+
+
+LABELS = {
+    "list": lambda y: y.tolist(),
+    "Series": lambda y: pd.Series(y, index=np.random.RandomState(0).permutation(len(y))),
+    "Series with a repeated index": lambda y: pd.Series(y, index=np.zeros(len(y))),
+    "categories": lambda y: pd.Series(y, dtype="category"),
+    "tensor": torch.from_numpy,
+}
+
+
+@pytest.mark.parametrize("frame", [False, True])
+@pytest.mark.parametrize("form", LABELS)
+def test_labels_and_rows_are_those_of_their_positions(form, frame):
+    labels = LABELS[form](Y)
+    pool = pd.DataFrame(X, columns=list("abcd"), index=np.random.RandomState(1).permutation(150)) if frame else X
+    rounds = labelling_rounds(LogisticRegression(), random_sampling, pool, labels, n_queries=3, batch_size=10, seed=0)
+    for learner, *_ in rounds:
+        np.testing.assert_array_equal(learner.y_training, Y[learner.labelled])
+        np.testing.assert_array_equal(learner.X_training, X[learner.labelled])
+    assert learner.estimator.score(pool, Y) > 0.9
+
+
+@pytest.mark.parametrize("n_initial", [0, 3])
+def test_an_empty_pool_is_named(n_initial):
+    with pytest.raises(ValueError, match="X is empty: there is nothing to label"):
+        active(n_initial=n_initial).fit(X[:0], Y[:0])
+
+
+def test_labels_that_are_no_classes_are_named_before_any_work():
+    for labels, message in [(Y[:-1], "different lengths"), (np.linspace(0, 1, 150), "Unknown label type")]:
+        with pytest.raises(ValueError, match=message):
+            next(labelling_rounds(None, random_sampling, X, labels, n_queries=1, batch_size=1))
+
+
+def ranked_by_margin(classifier, X, n_instances=1):
+    return ranked_batch(classifier, X, 1 - classifier_margin(classifier, X), n_instances, "euclidean", None)
+
+
+@pytest.mark.parametrize("n_initial", [0, 10])
+@pytest.mark.parametrize("strategy", [uncertainty_batch_sampling, ranked_by_margin])
+def test_ranked_batches_of_modal(strategy, n_initial):
+    fitted = active(strategy, n_initial=n_initial).fit(X, NAMES)
+    n_labels = n_initial + 20
+    assert len(set(fitted.queried_)) == n_labels
+    learner = ActiveLearner(LogisticRegression(max_iter=2000), query_strategy=Query(strategy))
+    if n_initial:
+        learner.teach(X[fitted.queried_[:10]], NAMES[fitted.queried_[:10]])
+    left = np.setdiff1d(np.arange(150), fitted.queried_[:n_initial])
+    np.testing.assert_array_equal(left[learner.query(X[left], n_instances=5)[0]], fitted.queried_[n_initial:][:5])
+
+
+@pytest.mark.parametrize("strategy", [uherding_sampling, margin_sampling, random_sampling])
+@pytest.mark.parametrize("n_initial", [0, 30])
+def test_an_estimator_may_have_predict_only_after_its_fit(strategy, n_initial):
+    stacking = StackingClassifier([("a", LogisticRegression(max_iter=2000))], cv=2)
+    for estimator in (stacking, make_pipeline(StandardScaler(), stacking)):
+        fitted = active(strategy, estimator, n_initial=n_initial, batch_size=20).fit(X, NAMES)
+        assert len(set(fitted.queried_)) == n_initial + 80
+        assert fitted.score(X, NAMES) > 0.6  # without labels, modAL's margin sampling takes the first rows of a class
+        assert fitted.predict_proba(X).shape == (150, 3)
 
 
 def test_the_learner_looks_like_modals(classifier, pixels):

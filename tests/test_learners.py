@@ -5,13 +5,16 @@ import pytest
 from modAL.models import ActiveLearner, Committee
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import BaggingClassifier
+from sklearn.ensemble import BaggingClassifier, StackingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from skal import output_change
-from skal._learners import estimators_of, labelled_rows, labels_of
+from skal._learners import estimators_of, gains_methods_by_fit, labelled_rows, labels_of
 from skal.active import Learner
-from skal.query import STRATEGIES, coreset_sampling
+from skal.query import STRATEGIES, coreset_sampling, uherding_sampling
 from tests.reference import indices_of
 
 
@@ -29,6 +32,19 @@ class Adapted(LogisticRegression):
 def test_an_estimator_is_itself_whatever_its_parameters_are_called():
     for estimator in (Adapted(), CalibratedClassifierCV(LogisticRegression()), BaggingClassifier(), None):
         assert estimators_of(estimator) == [estimator]
+
+
+def test_a_stack_gains_predict_by_its_fit():
+    stack = StackingClassifier([("a", LogisticRegression())], cv=2)
+    for estimator in (stack, make_pipeline(stack)):
+        assert gains_methods_by_fit(estimator)
+        pool = np.array([[0.0], [0.2], [5.0]])
+        assert len(indices_of(uherding_sampling)(ActiveLearner(estimator), pool, 2, random_state=0)) == 2
+        assert not gains_methods_by_fit(clone(estimator).fit([[0.0], [0.1], [1.0], [1.1]], [0, 0, 1, 1]))
+    for estimator in (LogisticRegression(), StandardScaler(), SVC(), None):
+        assert not gains_methods_by_fit(estimator)
+    with pytest.raises(ValueError, match="SVC has no method predict_proba"):
+        uherding_sampling(SVC(), pool, 2)
 
 
 def test_learners_are_those_of_modal_and_objects_that_have_an_estimator():

@@ -5,18 +5,22 @@ import pickle
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from modAL.models import ActiveLearner, Committee
+from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import _safe_indexing
 
 import skal.query
 from skal import ActiveClassifier, Query, SourceProfile
+from skal.active import Learner
 from skal.query import STRATEGIES
-from tests.conftest import SMALL
+from tests.conftest import SMALL, Images
 from tests.reference import Given, PlainQuery, indices_of, plain_versions
 
 PLAIN, ALTERNATIVES = plain_versions()
@@ -120,6 +124,29 @@ def test_files_are_a_pool(name, classifier, files):
     classifier.fit(X[:12], y[:12])
     of_array = query_of(name)(classifier, X[12:], 4)
     np.testing.assert_array_equal(query_of(name)(classifier, list(X[12:]), 4), of_array)
+
+
+ODD = 1.5 * np.arange(40)[::-1]  # an index whose labels are not positions
+FORMS = {
+    "list of arrays": lambda pixels, paths: list(pixels),
+    "list of PIL images": lambda pixels, paths: [Image.fromarray(image) for image in pixels],
+    "data set": lambda pixels, paths: Images([(Image.fromarray(image), 0) for image in pixels]),
+    "paths": lambda pixels, paths: paths,
+    "Series of paths": lambda pixels, paths: pd.Series(paths, index=ODD),
+    "Index of paths": lambda pixels, paths: pd.Index(paths),
+    "frame of paths": lambda pixels, paths: pd.DataFrame({"path": paths}, index=ODD),
+}
+
+
+def test_any_form_of_images_gives_the_same_batch(name, classifier, pixels, files):
+    X, y = pixels
+    classifier.fit(X[:12], y[:12])
+    batches = {}
+    for form, images in {"array": X, **{form: make(X, files[0]) for form, make in FORMS.items()}}.items():
+        learner = Learner(classifier, images, y)
+        learner.labelled = np.arange(12)
+        batches[form] = query_of(name)(learner, _safe_indexing(images, np.arange(12, 40)), 4).tolist()
+    assert batches == dict.fromkeys(batches, batches["array"])
 
 
 def test_the_earlier_steps_of_a_pipeline_are_applied(name, classifier, pixels):

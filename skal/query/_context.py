@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 
-from skal._learners import estimators_of, labelled_rows, labels_of
+from skal._learners import estimators_of, gains_methods_by_fit, labelled_rows, labels_of
 from skal.query._batch import cover, kernel_width, top
 from skal.query._features import Features, features_of
 from skal.query._pool import is_dask, n_rows, rows_of, score_pool, with_known_size
@@ -104,6 +104,8 @@ class Context:
         ValueError
             If the estimator has no ``predict_proba``.
         """
+        if any(gains_methods_by_fit(estimator) for estimator in self.estimators):
+            return None
         for estimator in self.estimators:
             if not hasattr(estimator, "predict_proba"):
                 raise ValueError(

@@ -64,7 +64,7 @@ def features_of(
     X_pool: Any,
     X_source: Any = None,
     *,
-    own_source: Any = None,
+    own_sources: Sequence[Any] = (),
     layer: str | int | None = None,
     pooled: bool = True,
 ) -> Features:
@@ -77,8 +77,8 @@ def features_of(
     ----------
     learner : ActiveLearner, Committee or estimator
     X_pool, X_source : array-like
-    own_source : array-like, default=None
-        A source as the network itself received it, after the earlier steps of a Pipeline.
+    own_sources : sequence of array-like, default=()
+        Sets of source images as the network itself received them, after the earlier steps of a Pipeline.
     layer : str or int, default=None
         If given, features are the pre-trained network's activations at this layer.
     pooled : bool, default=True
@@ -95,7 +95,7 @@ def features_of(
     for estimator in estimators:
         own = feature_maps(estimator, X_pool) if layer is None else [_at_layer(estimator, X_pool, layer, pooled)]
         maps += [partial(_checked, type(estimator).__name__, one) for one in own]
-        if own_source is not None:
+        if own_sources:
             network, _ = last_step(estimator, X_pool)
             of_source.append(partial(_checked, "the source", network.transform))
     features = partial(_side_by_side, maps)
@@ -103,8 +103,8 @@ def features_of(
     none = pool[[]]
     labelled = none if X_labelled is None else tensor_of(features(X_labelled)).to(none)
     source = none if X_source is None else tensor_of(features(X_source)).to(none)
-    if own_source is not None:
-        source = tensor_of(_side_by_side(of_source, own_source)).to(none)
+    if own_sources:
+        source = torch.cat([tensor_of(_side_by_side(of_source, one)) for one in own_sources]).to(none)
     n_classes = max(len(getattr(estimator, "classes_", ())) for estimator in estimators)
     return Features(pool, labelled, source, n_classes)
 

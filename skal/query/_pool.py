@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy import sparse
 from sklearn.utils import _safe_indexing
 from tqdm import tqdm
 
@@ -55,6 +57,18 @@ def n_rows(X: Any) -> int:
 def rows_of(X: Any, rows: np.ndarray) -> Any:
     """Some rows of a pool, loaded into memory if it is a Dask array."""
     return np.asarray(X[rows]) if is_dask(X) else _safe_indexing(X, rows)
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Rows of several parts of the same form, in one: an array, sparse matrix or data frame, or else a list."""
+    first = parts[0]
+    if any(sparse.issparse(part) for part in parts):
+        return sparse.vstack(parts, format="csr")
+    if isinstance(first, pd.DataFrame):
+        return pd.concat(parts)
+    if isinstance(first, np.ndarray) and (first.ndim > 1 or first.dtype != object):
+        return np.concatenate(parts)
+    return [row for part in parts for row in part]  # images may be of several sizes, or in tuples with their labels
 
 
 def is_dask(X: Any) -> bool:

@@ -7,10 +7,12 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import Interval
 
 from skal.images.crops import RandomCrops
+from skal.images.forms import as_data, is_images
 from skal.query._batch import top
 from skal.query._context import Context
 from skal.query._registry import strategy
@@ -137,7 +139,8 @@ def aift_sampling(
     Raises
     ------
     ValueError
-        If the pool is empty or smaller than `n_instances`, or a parameter is out of range.
+        If the pool is empty or smaller than `n_instances`, a parameter is out of range, or the rows to crop are not
+        images.
 
     References
     ----------
@@ -156,12 +159,18 @@ def aift_sampling(
     """
     context = Context(learner, X_pool, n_instances, random_state)
     n, generator = context.n, context.generator
+    if isinstance(patches, Integral) and not is_images(context.rows(np.arange(1))):
+        raise ValueError(
+            f"patches={patches!r} crops images, but X_pool contains features; pass a function that makes patches"
+        )
     crops = RandomCrops(n, int(patches), generator) if isinstance(patches, Integral) else None
     scores = np.zeros(n)
     for start in range(0, n, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, n))
         images = context.rows(rows)
         if crops is not None:
+            if isinstance(images, pd.DataFrame):
+                images = as_data(images)  # its column of images, since iterating over a frame gives names of columns
             of_image = crops.of(rows, images)
         else:
             of_image = list(np.asarray(patches(images) if callable(patches) else images))

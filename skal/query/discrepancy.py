@@ -237,12 +237,12 @@ def _rescaled(values: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
 def _with_source(context: Context, X_source: Any, profile: SourceProfile | None) -> tuple[Features, torch.Tensor]:
     """Features of the target, and of the source."""
     network, _ = last_step(context.estimators[0], context.X_pool)
-    own = None
+    own: list[Any] = []
     if X_source is None and profile is None:
-        own = getattr(network, "data_", {}).get("X_source")
+        own = _own_sources(network)
         profile = getattr(network, "source", None)
-    if X_source is not None or own is not None:
-        features = context.features(X_source=X_source, own_source=own)
+    if X_source is not None or own:
+        features = context.features(X_source=X_source, own_sources=own)
         return features, features.source
     if profile is None:
         raise ValueError(
@@ -252,3 +252,13 @@ def _with_source(context: Context, X_source: Any, profile: SourceProfile | None)
     features = context.features(layer=layer, pooled=profile.pooled)
     centers = np.tile(profile.centers_[layer], (1, len(context.estimators)))  # features of a committee are concatenated
     return features, torch.from_numpy(centers)
+
+
+def _own_sources(network: Any) -> list[Any]:
+    """The sets of source images that a network was adapted from; several if `X_source` was a tuple of sets."""
+    data = getattr(network, "data_", {})
+    X, y = data.get("X_source"), data.get("y_source")
+    if X is None:
+        return []
+    are_sets = isinstance(X, tuple) and isinstance(y, tuple) and np.ndim(y[0]) > 0
+    return list(X) if are_sets else [X]

@@ -8,13 +8,12 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from modAL.utils.data import data_vstack
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skal.query._context import Context
 from skal.query._pipeline import Steps, last_step
-from skal.query._pool import n_rows, rows_of
+from skal.query._pool import joined, n_rows, rows_of
 from skal.query._registry import strategy
 
 #: Constraints of the keywords shared by EMOC of images and EMOC of sets.
@@ -129,7 +128,7 @@ def draw_reference(context: Context, n_reference: int) -> Any:
     if rows[-1] >= context.n:
         parts.append(rows_of(labelled, rows[rows >= context.n] - context.n))
     parts = [part for part in parts if n_rows(part)]
-    return parts[0] if len(parts) == 1 else data_vstack(parts)
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def change_scorer(estimator: Any, X_pool: Any, X_reference: Any, **options: Any) -> Callable[..., np.ndarray] | None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 
 from skal._threads import one_blas_thread
@@ -98,21 +99,28 @@ def uherding_sampling(
 def temperature(context: Context) -> float:
     """Temperature that maximises the cross-validated likelihood of the labels.
 
-    1 if a class has fewer than 3 labels, the learner is a committee, or the estimator cannot be fitted to a fold, such
-    as one that is calibrated on folds of its own.
+    1 if a class has fewer than 3 labels, the learner is a committee, or a fold is too small for the estimator, such as
+    one that is calibrated on folds of its own.
     """
     X, y = context.X_labelled, context.y_labelled
     if X is None or y is None or len(context.estimators) > 1:
         return 1.0
+    y = np.asarray(y)
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2 or counts.min() < _FOLDS:
         return 1.0
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=context.generator)
-    try:
-        with one_blas_thread():
-            proba = cross_val_predict(_quick(context.estimators[0]), X, y, cv=folds, method="predict_proba")
-    except ValueError:
-        return 1.0
+    quick = _quick(context.estimators[0])
+    proba = np.empty((len(y), len(classes)))  # every fold is fitted to all classes
+    with one_blas_thread():
+        for fitted_to, rest in folds.split(y, y):
+            # Not cross_val_predict, which numbers the classes, while a class_weight names them.
+            fold = clone(quick)
+            try:
+                found = fold.fit(_safe_indexing(X, fitted_to), y[fitted_to]).predict_proba(_safe_indexing(X, rest))
+            except ValueError:  # it was fitted to all labelled images, so a fold is too small for it
+                return 1.0
+            proba[rest] = found
     own = np.searchsorted(classes, y)
 
     def loss(log_temperature: float) -> float:

@@ -1,6 +1,7 @@
 """AIFT's score compared with the matrix of the paper, and its patches."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
@@ -97,6 +98,13 @@ def test_crops_have_the_form_of_their_image(form):
 def test_crops_of_an_even_image_are_even():
     crops = RandomCrops(1, 6, np.random.RandomState(0)).of(np.arange(1), np.full((1, 16, 16, 3), 77, dtype=np.uint8))
     assert (crops[0] == 77).all()
+
+
+def test_features_are_not_cropped():
+    model = LogisticRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0, 1])
+    for pool in (np.zeros((5, 2)), pd.DataFrame(np.zeros((5, 2)), columns=["a", "b"])):
+        with pytest.raises(ValueError, match="patches=16 crops images, but X_pool contains features"):
+            aift_sampling(model, pool, 2)
 
 
 def test_files_of_several_sizes(tmp_path, classifier, pixels):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from skal import DAN, FrozenPrefixClassifier, SourceProfile
+from skal import DAN, FrozenPrefixClassifier, SelectiveJoint, SourceProfile
 from skal.active import Learner
 from skal.numerics.points import Points
 from skal.query import discrepancy as module
@@ -52,6 +52,28 @@ def test_the_source_is_what_the_classifier_was_adapted_from(strategy, mlp, sampl
     learner.labelled = np.arange(10)
     own = strategy(learner, X[10:], 6)
     np.testing.assert_array_equal(own, strategy(learner, X[10:], 6, X_source=source))
+
+
+@pytest.mark.parametrize("strategy", [mmd_sampling, discrepancy_coreset_sampling])
+def test_a_source_of_several_sets_is_all_of_their_images(strategy, convnet, source_images, pixels):
+    X_source, y_source = source_images
+    sets = {"X_source": (X_source[:5], X_source[5:]), "y_source": (y_source[:5], list(y_source[5:]))}
+    recipe = SelectiveJoint(3, n_iterations=2)
+    joint = FrozenPrefixClassifier(
+        convnet, preprocess=SMALL, n_frozen=1, recipe=recipe, max_epochs=1, min_steps=0, random_state=0
+    )
+    joint.fit(pixels[0][:12], pixels[1][:12], **sets)
+    pool = pixels[0][12:]
+    np.testing.assert_array_equal(strategy(joint, pool, 6), strategy(joint, pool, 6, X_source=X_source))
+
+
+def test_a_source_may_be_a_tuple_of_images(convnet, source_images, pixels):
+    X_source, y_source = source_images
+    dan = FrozenPrefixClassifier(
+        convnet, preprocess=SMALL, n_frozen=1, recipe=DAN(), max_epochs=1, min_steps=0, random_state=0
+    )
+    dan.fit(*pixels, X_source=tuple(X_source), y_source=tuple("rgbyo"[k] for k in y_source))
+    np.testing.assert_array_equal(mmd_sampling(dan, pixels[0], 6), mmd_sampling(dan, pixels[0], 6, X_source=X_source))
 
 
 def test_a_profile_is_a_source(convnet, source_images, pixels):

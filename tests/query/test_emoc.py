@@ -3,16 +3,22 @@
 from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 import pytest
 from modAL.models import ActiveLearner, Committee
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils import _safe_indexing
 
 from skal import Query
 from skal import query as strategies
+from skal.active import Learner
 from skal.gradients.change import output_change
+from tests.conftest import Images
 from tests.gradients.networks import close
 from tests.query.vectors import CLASSES, POOL, REFERENCE, blank, oracle_each, vectors
 from tests.reference import indices_of
@@ -90,6 +96,36 @@ def test_emoc_sampling_draws_its_references(fitted):
     few = [emoc(fitted, POOL, 20, n_reference=1, random_state=seed).tolist() for seed in (0, 0, 1, 2, 3, 4)]
     assert few[0] == few[1]
     assert len({tuple(picks) for picks in few}) > 1
+
+
+@pytest.mark.parametrize("form", [pd.DataFrame, np.ndarray.tolist, sparse.csr_matrix])
+@pytest.mark.parametrize("strategy", [emoc, emoc_sets])
+def test_references_of_any_form_of_features(strategy, form):
+    both = np.concatenate([POOL, vectors(24, 0)])
+    dense = FunctionTransformer(lambda X: np.asarray(X.toarray() if sparse.issparse(X) else X))
+    pipeline = make_pipeline(dense, blank()).fit(vectors(24, 0), CLASSES[np.arange(24) % 3])
+    picks = []
+    for X in (both, form(both)):
+        learner = Learner(pipeline, X, CLASSES[np.arange(44) % 3])
+        learner.labelled = np.arange(20, 44)
+        picks.append(strategy(learner, X[:20], 5, n_reference=44, random_state=0))
+    assert_array_equal(*picks)
+
+
+@pytest.mark.parametrize("strategy", [emoc, emoc_sets])
+def test_references_of_several_sizes(strategy, classifier, pixels):
+    X, y = pixels
+    classifier.fit(X, y)
+    images = [Image.fromarray(image).resize((16 + i % 3, 20)) for i, image in enumerate(X)]
+    objects = np.empty(40, dtype=object)
+    objects[:] = images
+    picks = []
+    for pool in (images, objects, Images(images)):
+        learner = Learner(classifier, pool, y)
+        learner.labelled = np.arange(20, 40)
+        picks.append(strategy(learner, _safe_indexing(pool, np.arange(20)), 5, random_state=0))
+    assert_array_equal(picks[0], picks[1])
+    assert_array_equal(picks[0], picks[2])
 
 
 @pytest.mark.parametrize("strategy", [strategies.emoc_sampling, strategies.emoc_set_sampling])

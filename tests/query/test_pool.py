@@ -6,14 +6,16 @@ import time
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 from joblib import parallel_config
+from scipy import sparse
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
 from skal import ActiveClassifier, Query, adma_sampling
 from skal.query import STRATEGIES, max_herding_sampling
-from skal.query._pool import score_pool
+from skal.query._pool import joined, score_pool
 from skal.query._workers import WorkerPoints
 
 dask = pytest.importorskip("dask")
@@ -34,6 +36,20 @@ def test_blocks_and_bar(capsys):
     seen.clear()
     np.testing.assert_allclose(score_pool(total, da.from_array(X, chunks=(400, 2))), X.sum(axis=1))
     assert sorted(seen) == [100, 400, 400, 400]
+
+
+def test_rows_of_the_same_form_are_joined():
+    X = np.arange(12.0).reshape(6, 2)
+    frame = pd.DataFrame(X, columns=["a", "b"], index=[0] * 6)
+    pd.testing.assert_frame_equal(joined([frame[:2], frame[2:]]), frame)
+    table = joined([sparse.csr_matrix(X[:2]), sparse.csr_matrix(X[2:])])
+    np.testing.assert_array_equal(table[[5]].toarray(), X[[5]])
+    objects = np.array([["a", 1], ["b", None]], dtype=object)
+    for whole in (X, objects, np.array(["a.png", "long.png"])):
+        np.testing.assert_array_equal(joined([whole[:1], whole[1:]]), whole)
+    names = ["a.png", "b.png", "c.png"]
+    for form in (list, pd.Series, pd.Index, partial(np.array, dtype=object)):
+        assert joined([form(names[:2]), form(names[2:])]) == names
 
 
 def test_unknown_chunks():

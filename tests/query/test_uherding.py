@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
 
 from skal.active import Learner
 from skal.query import margin_sampling, uherding_sampling
 from skal.query._context import Context
 from skal.query.uherding import temperature, tempered
+from tests.conftest import on_features, toy_mlp
 
 
 @pytest.fixture
@@ -39,6 +44,47 @@ def test_a_near_duplicate_leaves_the_batch(taught):
     margin = margin_sampling(learner, pool, 8, random_state=0)
     assert set(paper) == set(margin)  # the kernel is so narrow that no image covers another
     assert len(set(twin) & set(margin)) < 4
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression(), on_features(net=toy_mlp(n_in=3))])
+def test_the_temperature_does_not_depend_on_the_names_of_the_classes(taught, estimator):
+    X, numbers = taught[0].X_training, taught[0].y_training
+
+    def found(classes, y):
+        weights = dict(zip(classes, [1, 3, 2], strict=True))
+        learner = Learner(clone(estimator).set_params(class_weight=weights), X, y)
+        learner.labelled = np.arange(12)
+        return temperature(Context(learner, taught[1], 3, 0))
+
+    expected = found([0, 1, 2], numbers)
+    assert expected != 1
+    assert found([4, 5, 6], numbers + 4) == expected
+    assert found(["a", "b", "c"], np.array(["a", "b", "c"])[numbers]) == expected
+
+
+def test_the_temperature_maximises_the_likelihood_of_cross_validated_probabilities(taught):
+    learner, pool = taught
+    folds = StratifiedKFold(3, shuffle=True, random_state=np.random.RandomState(0))
+    X, y = learner.X_training, learner.y_training
+    proba = cross_val_predict(LogisticRegression(), X, y, cv=folds, method="predict_proba")
+    temperatures = np.exp(np.linspace(-3, 3, 6001))
+    losses = [log_loss(y, tempered(proba, T)) for T in temperatures]
+    assert temperature(Context(learner, pool, 3, 0)) == pytest.approx(temperatures[np.argmin(losses)], rel=2e-3)
+
+
+@pytest.mark.parametrize("reject", ["fit", "predict_proba"])
+def test_other_errors_of_an_estimator_in_a_fold_are_raised(taught, reject, monkeypatch):
+    learner, pool = taught
+    monkeypatch.setattr(LogisticRegression, reject, lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        temperature(Context(learner, pool, 3, 0))
+
+
+def test_an_estimator_with_more_neighbours_than_a_fold_has_rows_has_no_temperature(taught):
+    X, y = taught[0].X_training, taught[0].y_training
+    learner = Learner(KNeighborsClassifier(9), X, y)
+    learner.labelled = np.arange(12)
+    assert temperature(Context(learner, taught[1], 3, 0)) == 1.0
 
 
 def test_an_estimator_that_cannot_be_fitted_to_a_fold_has_no_temperature(taught):
