@@ -127,6 +127,7 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
         "fingerprint": classifier.backbone_.fingerprint,
         "backbone": classifier.backbone if isinstance(classifier.backbone, str) else None,
         "n_features_in": getattr(classifier, "n_features_in_", None),
+        "feature_names_in": list(getattr(classifier, "feature_names_in_", [])),
         "preprocess": repr(classifier.backbone_.inputs.transform),
         "recipe": classifier._trained_by,
         "data": sorted(classifier.data_),
@@ -185,9 +186,10 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     load_models(models, {name: values for name, values in state.items() if not name.startswith("labelled.")}, path)
     nothing = Labelled.none(classes)
     problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), expected_classes=classes)
-    width = described["n_features_in"]
+    width, names = described["n_features_in"], described.get("feature_names_in")  # names are absent in older files
     return {
         **({} if width is None else {"n_features_in_": width}),
+        **({"feature_names_in_": np.array(names, dtype=object)} if names else {}),
         "net_": problem.finished_net(models[-1]),
         "classes_": classes,
         "trained_classes_": classes[described["trained_classes"]],

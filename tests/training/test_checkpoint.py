@@ -4,8 +4,10 @@ import pickle
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
 from skal import FrozenPrefixClassifier, ImageTransform
@@ -42,9 +44,10 @@ def test_an_incomplete_model_names_what_it_lacks(fitted, tmp_path):
     path = tmp_path / "net"
     fitted.save(path)
     state, described = read_checkpoint(path)
-    write_checkpoint(path, state, {key: value for key, value in described.items() if key != "backbone"})
-    clone(fitted).load(path)  # only an error needs the backbone's name
-    for name in described.keys() - {"backbone"}:
+    optional = {"backbone", "feature_names_in"}  # the first is only for an error, the second is absent in older files
+    write_checkpoint(path, state, {key: value for key, value in described.items() if key not in optional})
+    clone(fitted).load(path)
+    for name in described.keys() - optional:
         write_checkpoint(path, state, {key: value for key, value in described.items() if key != name})
         with pytest.raises(ValueError, match=rf"net' is incomplete: \['{name}'\] are missing from its description"):
             clone(fitted).load(path)
@@ -98,6 +101,21 @@ def test_a_failed_save_leaves_the_old_model(fitted, pixels, tmp_path, monkeypatc
         fitted.save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["net"]
     clone(fitted).load(path)
+
+
+def test_names_of_columns_survive(mlp, tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(20, 7)), np.arange(20) % 2
+    table = pd.DataFrame(X, columns=list("abcdefg"))
+    fitted = FrozenPrefixClassifier(mlp, max_epochs=1, min_steps=0, random_state=0).fit(table, y)
+    fitted.save(tmp_path / "net")
+    loaded = clone(fitted).fit(X, y).load(tmp_path / "net")
+    assert_array_equal(loaded.feature_names_in_, fitted.feature_names_in_)
+    assert loaded.feature_names_in_.dtype == object
+    assert_array_equal(loaded.predict(table), fitted.predict(table))
+    with pytest.raises(ValueError, match="feature names should match"):
+        loaded.predict(table[list("gfedcba")])
+    fitted.fit(X, y).save(tmp_path / "net")
+    assert not hasattr(loaded.load(tmp_path / "net"), "feature_names_in_")
 
 
 def test_pickle_and_file(classifier, pixels, tmp_path):
