@@ -1,9 +1,10 @@
-"""Validation of labels and sample weights."""
+"""Validation of labels and weights."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from numbers import Number
+from numbers import Number, Real
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,14 @@ def _kind(label: Any) -> str:
         if isinstance(label, kind):
             return name
     return type(label).__name__
+
+
+def check_class_weight(class_weight: Any) -> None:
+    """Raise a ValueError that names the first weight of a dict that is not a finite number of at least 0."""
+    weights = class_weight if isinstance(class_weight, dict) else {}
+    for label, weight in weights.items():
+        if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
+            raise ValueError(f"class_weight[{label!r}] is {weight!r}, which is not a finite number of at least 0")
 
 
 def check_sample_weight(sample_weight: Any, y: np.ndarray) -> np.ndarray | None:
