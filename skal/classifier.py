@@ -145,7 +145,7 @@ class FrozenPrefixClassifier(
     ----------
     classes_ : ndarray of shape (n_classes,)
     net_ : skorch.NeuralNetClassifier
-        The trained suffix. Its ``history`` holds the loss of each epoch.
+        The trained suffix. Its ``history`` holds the loss of each epoch. A pickle leaves out its optimiser.
     backbone_ : Backbone
         The pre-trained network M0.
     n_frozen_ : int

@@ -1,5 +1,6 @@
 """A saved classifier: whole or refused by name, with labels of every type."""
 
+import copy
 import pickle
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from skorch.callbacks import LRScheduler
+from torch import nn
 
 from skal import FrozenPrefixClassifier, ImageTransform
 from skal._random import seeded
@@ -134,6 +137,37 @@ def test_pickle_and_file(classifier, pixels, tmp_path):
     classifier.source.save(tmp_path / "profile.safetensors")
     with pytest.raises(ValueError, match="not a skal classifier file"):
         classifier.load(tmp_path / "profile.safetensors")
+
+
+def test_a_pickle_holds_the_weights_once_and_no_optimizer():
+    X, y = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32), np.arange(40) % 2
+    with seeded(0):
+        net = nn.Sequential(nn.Linear(7, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 2))
+    schedule = LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)
+    fitted = FrozenPrefixClassifier(
+        net, n_frozen=1, max_epochs=2, random_state=0, net_params={"callbacks": [("own", schedule)]}
+    ).fit(X, y)
+    fitted.set_params(net_params=None)  # skorch trains with the given callback itself
+    weights = sum(weight.nbytes for weight in fitted.net_.module_.parameters())
+    backbones = len(pickle.dumps(fitted.backbone)) + len(pickle.dumps(fitted.backbone_))
+    assert len(pickle.dumps(fitted)) < backbones + 1.5 * weights
+
+    again = pickle.loads(pickle.dumps(fitted)).net_
+    assert again.history == fitted.net_.history
+    assert dict(again.callbacks_)["own"].lr_scheduler_ is None
+    assert dict(fitted.net_.callbacks_)["own"].lr_scheduler_ is not None
+    assert fitted.net_.optimizer_.state
+    assert again.module is again.module_
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda fitted: pickle.loads(pickle.dumps(fitted))])
+def test_a_copy_continues_as_the_original_would(classifier, pixels, way):
+    X, y = pixels
+    classifier.fit(X[:20], y[:20])
+    same = way(classifier)
+    for fitted in (classifier, same):
+        fitted.partial_fit(X[20:], y[20:])
+    assert_array_equal(same.predict_proba(X), classifier.predict_proba(X))
 
 
 @pytest.mark.parametrize(
