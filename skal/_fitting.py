@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -11,14 +12,15 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _num_samples, validate_data
+from torch.utils.data import Subset, TensorDataset
 
 from skal._device import find_device
 from skal._random import draw_seed, seeded
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
 from skal.features.prefix import Prefix
-from skal.images.forms import as_data, is_images, unwrap
+from skal.images.forms import as_data, as_paths, is_images, unwrap
 from skal.images.inputs import Inputs
 from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
@@ -85,6 +87,8 @@ def train(
             "sample_weight cannot be combined with sample_domain; pass the source as X_source and y_source"
         )
     X, y, data = _arranged(recipe, X, y, data, estimator.data_ if continues else {}, replays)
+    if data.get("X_unlabeled") is not None:
+        data = _with_pool(shape, data)
     if X is None:
         if sample_weight is not None:
             raise ValueError(f"sample_weight applies to labelled target images, but {type(recipe).__name__} has none")
@@ -104,6 +108,12 @@ def train(
         labelled, is_old = estimator.seen_.followed_by(new)
     elif continues:
         is_old = np.isin(new.content, estimator.seen_.content)
+    validation = None
+    if (estimator.net_params or {}).get("train_split") is not None:
+        expected_classes = np.unique(np.concatenate([labelled.y, [] if classes is None else expected_classes]))
+        held_out = _held_out(estimator.net_params["train_split"], labelled, is_old)
+        rest = np.setdiff1d(np.arange(len(is_old)), held_out)
+        validation, labelled, is_old = labelled.rows(held_out), labelled.rows(rest), is_old[rest]
     prefix = replace(prefix, mirrors=_mirrors(estimator, prefix, labelled.inputs, data.get("X_unlabeled"), continues))
     problem = Problem(
         prefix,
@@ -115,6 +125,7 @@ def train(
         expected_classes,
         _last_fit(estimator, new) if continues else None,
         deadline,
+        validation,
     )
     if len(labelled.y):
         problem.held  # noqa: B018 (computed before `seeded`, which only one thread can enter at a time)
@@ -254,6 +265,36 @@ def _arranged(
             f"pass {'it' if len(lost) == 1 else 'them'} again"
         )
     return X, y, data
+
+
+def _held_out(split: Any, labelled: Labelled, is_old: np.ndarray) -> np.ndarray:
+    """Rows of the images that skorch's `train_split` holds out, of those that no fit was trained on.
+
+    The split is made before the head is solved, so that the images are as new to the head as to the other layers.
+    """
+    new = np.flatnonzero(~is_old)
+    targets = np.unique(labelled.y[new], return_inverse=True)[1]
+    rows = TensorDataset(torch.from_numpy(new), torch.from_numpy(targets))
+    _, valid = split(rows, targets)
+    if not isinstance(valid, Subset) or valid.dataset is not rows:
+        raise ValueError(f"train_split={split!r} must divide the labelled images, as skorch.dataset.ValidSplit does")
+    return new[np.asarray(valid.indices)]
+
+
+def _with_pool(estimator: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """The data with a pool that fits the labelled images, and with absolute paths; without it if it is empty."""
+    pool = data["X_unlabeled"]
+    if _num_samples(pool) == 0:
+        return {name: value for name, value in data.items() if name != "X_unlabeled"}
+    paths = as_paths(pool) if is_images(pool) else None
+    if paths is not None:  # they keep their meaning if the working directory changes
+        pool = np.array([*map(os.path.abspath, paths)])
+    elif not is_images(pool):
+        try:
+            validate_data(estimator, pool, reset=False, skip_check_array=True)
+        except ValueError as error:
+            raise ValueError(f"X_unlabeled: {error}") from error
+    return {**data, "X_unlabeled": pool}
 
 
 def _last_fit(estimator: Any, new: Labelled) -> LastFit:

@@ -1,8 +1,10 @@
 """Fits that continue: warm_start, partial_fit and modAL's teach, with classes that appear later."""
 
+import os
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from modAL.models import ActiveLearner
@@ -13,7 +15,7 @@ from skal import (
     FrozenPrefixClassifier,
 )
 from skal._random import seeded
-from tests.conftest import TinyConvNet, blobs, first_rows, on_features, on_pixels
+from tests.conftest import TinyConvNet, blobs, first_rows, on_features, on_pixels, toy_mlp
 
 
 def test_warm_start_continues_and_grows(classifier, pixels):
@@ -229,3 +231,82 @@ def test_warm_start_learns_the_classes_that_appear_with_few_labels(convnet, pixe
         warm.fit(X[:n], y[:n])
     probe = on_pixels(net=convnet, max_epochs=0).fit(X, y)
     assert warm.score(X, y) >= probe.score(X, y) - 0.05
+
+
+@pytest.mark.parametrize("way", ["warm_start", "partial_fit"])
+def test_a_probe_learns_from_further_images_of_its_classes(way):
+    X, y = blobs(200)
+    probe = on_features(max_epochs=0, warm_start=way == "warm_start").fit(X[:9], y[:9])
+    whole = on_features(max_epochs=0).fit(X, y)
+    if way == "warm_start":
+        probe.fit(X, y)
+    else:
+        probe.partial_fit(X[9:], y[9:])
+    np.testing.assert_allclose(probe.predict_proba(X), whole.predict_proba(X), atol=1e-4)
+
+
+def test_a_probe_learns_from_corrected_labels():
+    X, y = blobs(90)
+    wrong = y.copy()
+    wrong[:12] = np.where(y[:12] == "ant", "bee", "ant")
+    probe = on_features(max_epochs=0).fit(X, wrong).partial_fit(X[:12], y[:12])
+    np.testing.assert_allclose(probe.predict_proba(X), on_features(max_epochs=0).fit(X, y).predict_proba(X), atol=1e-4)
+
+
+def test_a_network_whose_features_are_not_finite_is_named():
+    net = toy_mlp()
+    with torch.no_grad():
+        net[0].weight[0, 0] = torch.nan
+    X, y = blobs()
+    for data in ({}, {"X_unlabeled": X}):
+        with pytest.raises(ValueError, match="features of the labelled images are not finite; check its weights"):
+            on_features(net=net).fit(X[:20], y[:20], **data)
+
+
+def test_training_that_diverges_with_a_pool_ends():
+    X, y = blobs()
+    with pytest.raises(ValueError, match="diverged"):
+        on_features(n_frozen=0, lr=1e12, min_steps=20).fit(X[:20], y[:20], X_unlabeled=X)
+
+
+@pytest.mark.parametrize("way", ["fit", "partial_fit"])
+def test_an_empty_pool_is_none(way):
+    X, y = blobs()
+    last = getattr(on_features(), way)(X, y, X_unlabeled=X[:0])
+    np.testing.assert_array_equal(last.predict_proba(X), on_features().fit(X, y).predict_proba(X))
+
+
+def test_errors_of_the_pool_name_it():
+    X, y = blobs()
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    with pytest.raises(ValueError, match=r"X_unlabeled: The feature names should match"):
+        on_features().fit(frame, y, X_unlabeled=frame[list("fedcba")])
+    with pytest.raises(ValueError, match=r"X_unlabeled: X has 5 features, but .* 6"):
+        on_features().fit(X, y, X_unlabeled=X[:, :5])
+    with pytest.raises(ValueError, match=r"X_unlabeled: Input contains NaN"):
+        on_features().fit(X, y, X_unlabeled=np.full((4, 6), np.nan))
+
+
+def test_relative_paths_keep_their_meaning(files, tmp_path, monkeypatch):
+    paths, y = files
+    monkeypatch.chdir(tmp_path)
+    names = np.array([os.path.basename(path) for path in paths])
+    net = on_pixels(cache=False).fit(names[:20], y[:20], X_unlabeled=names)
+    net = pickle.loads(pickle.dumps(net))
+    absolute = on_pixels(cache=False).fit(paths[:20], y[:20], X_unlabeled=paths).partial_fit(paths[20:], y[20:])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    net.partial_fit(paths[20:], y[20:])
+    np.testing.assert_array_equal(net.predict_proba(paths), absolute.predict_proba(paths))
+
+
+def test_subsets_of_a_pool_that_the_results_of_a_fit_cannot_hold_are_predicted():
+    X, y = blobs(300)
+    net = on_features().fit(X, y)
+    whole = net.predict_proba(X)
+    net._final.clear()
+    net._final.max_bytes = 4 * 4 * 100 * net._n_features_out
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        rows = rng.permutation(300)[: rng.integers(20, 100)]
+        np.testing.assert_allclose(net.predict_proba(X[rows]), whole[rows], atol=1e-6)

@@ -94,7 +94,7 @@ class PixelInputs:
 
 
 class PathInputs:
-    """Image files, decoded in threads when needed. Sizes may differ."""
+    """Image files by their absolute paths, decoded in threads when needed. Sizes may differ."""
 
     def __init__(self, paths: np.ndarray, transform: ImageTransform):
         self.paths = paths
@@ -105,7 +105,7 @@ class PathInputs:
 
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
         names, failures = [], []
-        for path in map(os.path.abspath, self.paths[rows]):
+        for path in self.paths[rows].tolist():
             try:
                 info = os.stat(path)
             except OSError as error:
@@ -269,7 +269,7 @@ class InputSpec:
                 raise ValueError(f"X contains {len(paths)} file paths, but this network takes {self.allowed}")
             problems = [(str(path), file_problem(path)) for path in paths]
             _raise_for([(path, why) for path, why in problems if why is not None], len(paths))
-            return PathInputs(paths, self.transform)
+            return PathInputs(np.array([*map(os.path.abspath, paths)]), self.transform)
         if is_items(X):
             return self._check_items(X)
         if issparse(X):

@@ -105,7 +105,7 @@ def spread(S: sparse.csr_array, seeds: np.ndarray, alpha: float) -> np.ndarray:
     enough = _TOLERANCE * (1 - alpha) * max(float(given.max(initial=0)), 1e-300)
     while True:
         before, scores = scores, alpha * (S @ scores) + given
-        if np.abs(scores - before).max(initial=0) <= enough:
+        if not np.abs(scores - before).max(initial=0) > enough:  # NaN ends it too
             return scores
 
 
@@ -166,6 +166,6 @@ def align(proba: ArrayLike, *, prior: ArrayLike | None = None, n_prior: float = 
         aligned = P * (shares / before)
         aligned /= aligned.sum(axis=1, keepdims=True)
         after = (aligned.sum(axis=0) + n_prior * before) / (len(P) + n_prior)
-        if np.abs(after - shares).max() < 1e-6:
+        if not np.abs(after - shares).max() >= 1e-6:  # NaN ends it too
             return aligned
         shares = after

@@ -48,16 +48,15 @@ def final_features(prefix: Prefix, inputs: Inputs, suffix: Suffix, known: Activa
             yield mean_of_views([run_batched(suffix.features, block, prefix.device) for block in views])
         return
     keyed, space = KeyedInputs(inputs), _space(prefix, suffix)
-    blocks = [range(start, min(start + BLOCK, len(keyed))) for start in range(0, len(keyed), BLOCK)]
-    missing = [row for rows in blocks for row in _missing(known, space, keyed.names, rows)]
-    computed = _computed(prefix, keyed, suffix, missing, space, known)
-    if len(missing) == len(keyed):
+    found = known.get(space, keyed.names)  # held from here on, since computing the others may replace them
+    computed = _computed(prefix, keyed, suffix, [row for row in range(len(keyed)) if row not in found], space, known)
+    if not found:
         yield from computed
         return
-    lacking, fresh = set(missing), chain.from_iterable(computed)
-    for rows in blocks:
-        found = known.get(space, keyed.names[rows.start : rows.stop])
-        yield torch.stack([next(fresh) if row in lacking else found[row - rows.start] for row in rows])
+    fresh = chain.from_iterable(computed)
+    for start in range(0, len(keyed), BLOCK):
+        rows = range(start, min(start + BLOCK, len(keyed)))
+        yield torch.stack([found[row] if row in found else next(fresh) for row in rows])
 
 
 def final_and_inner(
@@ -107,11 +106,6 @@ def _space(prefix: Prefix, suffix: Suffix) -> bytes:
     """What final representations depend on besides the image."""
     context = f" {prefix.n_frozen} {prefix.mirrors} "
     return prefix.backbone.space + f"{context}{hash_tensors(suffix.body.state_dict().items())}".encode()
-
-
-def _missing(known: ActivationCache, space: bytes, names: list[bytes], rows: range) -> list[int]:
-    found = known.get(space, names[rows.start : rows.stop])
-    return [row for row in rows if row - rows.start not in found]
 
 
 def _computed(

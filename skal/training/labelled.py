@@ -66,6 +66,11 @@ class Labelled:
         )
         return joined, np.arange(len(joined.y)) < len(kept)
 
+    def rows(self, chosen: np.ndarray) -> Labelled:
+        """A selection of these images."""
+        weights = None if self.sample_weight is None else self.sample_weight[chosen]
+        return Labelled(JoinedInputs((self.inputs, chosen)), self.y[chosen], weights, self.content[chosen])
+
     def not_in(self, other: Labelled) -> np.ndarray:
         """Rows of the images that are not in `other`."""
         return np.flatnonzero(~np.isin(self.content, other.content))

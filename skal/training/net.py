@@ -22,6 +22,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from skal.training.batches import BatchLoader, without_augmentation
 from skal.training.rates import RelativeSteps
 
+#: Arguments of skorch's nets that are parameters of the classifier.
+_OF_THE_CLASSIFIER = {"lr", "max_epochs", "batch_size", "optimizer", "device"}
 #: Number of warm-up steps; at most a fifth of all steps.
 N_WARMUP = 20
 
@@ -67,6 +69,9 @@ class Options:
     @classmethod
     def of(cls, estimator: Any) -> Options:
         """The options of an estimator that has parameters of these names."""
+        taken = sorted(_OF_THE_CLASSIFIER & set(estimator.net_params or {}))
+        if taken:
+            raise ValueError(f"net_params contains {taken[0]!r}, which is a parameter of the classifier; set it there")
         return cls(**{option.name: getattr(estimator, option.name) for option in fields(cls)})
 
 
@@ -129,7 +134,7 @@ class SuffixNet(NeuralNetClassifier):
         return self
 
     def get_loss(self, y_pred: torch.Tensor, y_true: Any, X: Any = None, training: bool = False) -> Any:
-        """Loss of a batch. Labels are targets, or a dict of ``target`` and ``weight``."""
+        """Loss of a batch. Labels are targets, or a dict of ``target`` and ``weight`` (1 on average over all rows)."""
         if self.hidden is not None:
             target = y_true["target"] if isinstance(y_true, dict) else y_true
             y_pred = y_pred.masked_fill(self.hidden.to(y_pred.device)[target.to(y_pred.device)], -torch.inf)
@@ -179,13 +184,10 @@ class SuffixNet(NeuralNetClassifier):
         return super().train_step(batch, **fit_params)
 
     def _weighted_loss(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Mean loss of the rows, weighted by sample weights and class weights."""
+        """Mean of each row's loss times its weight, so that weights count alike whatever the batch size."""
         criterion = copy.copy(self.criterion_)
         criterion.reduction = "none"
-        target, weight = target.to(logits.device), weight.to(logits.device)
-        by_class = getattr(criterion, "weight", None)
-        total = weight if by_class is None else weight * by_class[target]
-        return (criterion(logits, target) * weight).sum() / total.sum()
+        return (criterion(logits, target.to(logits.device)) * weight.to(logits.device)).mean()
 
 
 def build_net(
@@ -194,7 +196,6 @@ def build_net(
     options: Options,
     *,
     head_penalty: float,
-    class_weight: np.ndarray | None,
     hidden: torch.Tensor | None,
     share_of: np.ndarray | None,
     device: str,
@@ -215,7 +216,6 @@ def build_net(
         other arguments replace those set here.
     head_penalty : float
         Factor of the squared norm of the head's weights in the loss.
-    class_weight : ndarray of shape (n_classes,) or None
     hidden : Tensor of bool, shape (n_classes, n_classes), or None
         For each class, the outputs excluded from the softmax of its images.
     share_of : ndarray of shape (n_rows,) or None
@@ -256,8 +256,6 @@ def build_net(
     if options.relative_lr:
         n_steps = epochs * math.ceil(n_rows / options.batch_size)
         parameters["n_warmup"] = min(N_WARMUP, n_steps // 5)
-    if class_weight is not None:
-        parameters["criterion__weight"] = torch.from_numpy(class_weight).float()
     given = further.get("callbacks") or []
     callbacks = given if given == "disable" else [schedule, *given]
     return net_class(module, **(parameters | further | {"callbacks": callbacks}))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array
+from skorch.helper import predefined_split
 
 from skal._targets import check_labels
 from skal.features.activations import BLOCK
@@ -24,10 +25,11 @@ from skal.features.prefix import Prefix, mean_of_views, run_batched
 from skal.images.forms import as_data, is_images
 from skal.images.inputs import Inputs, JoinedInputs, check_shapes
 from skal.training.batches import LabelledRows
-from skal.training.crops import cropped
 from skal.training.final import FINAL_BYTES
 from skal.training.head import HeadPenalty, solve_head
+from skal.training.labelled import Labelled
 from skal.training.net import Options, SuffixNet, build_net
+from skal.training.step_rows import drawn, drawn_and_cropped, read
 from skal.training.suffix import Suffix, head_for, interpolate
 
 
@@ -109,6 +111,8 @@ class Problem:
         The fit to be continued.
     deadline : float or None, default=None
         Time at which training must end, as given by ``time.monotonic``.
+    validation : Labelled or None, default=None
+        Further labelled images that nothing is trained on. They are scored after each epoch.
     final : ActivationCache
         Final representations computed during this fit, reused by later calls such as queries.
     """
@@ -122,6 +126,7 @@ class Problem:
     expected_classes: np.ndarray | None = None
     last: LastFit | None = None
     deadline: float | None = None
+    validation: Labelled | None = None
     final: ActivationCache = field(default_factory=lambda: ActivationCache(FINAL_BYTES, warn=False))
 
     # ------------------------------------------------------------ labelled rows
@@ -257,7 +262,7 @@ class Problem:
     def load(self, inputs: Inputs) -> Callable[[Any], torch.Tensor]:
         """A function from rows of images to activations for a training step: newly augmented, or from the cache."""
         if not callable(self.options.augment):
-            return partial(_read, self.prefix, self.prefix.views(inputs))
+            return partial(read, self.prefix, self.prefix.views(inputs))
         augment, run = self.options.augment, self.prefix.uncached()
         return lambda rows: run(augment(inputs.load(np.atleast_1d(rows))))
 
@@ -274,12 +279,14 @@ class Problem:
         inputs, held = JoinedInputs((self.inputs, own)), self.held
         if held is not None and not np.array_equal(own, range(len(self.y))):
             held = held[:, own]
-        load = self.load(inputs) if callable(self.options.augment) or held is None else partial(_drawn, held)
+        load = self.load(inputs) if callable(self.options.augment) or held is None else partial(drawn, held)
         if crops and self.options.augment == "auto" and self.prefix.n_frozen == 0:
-            load = partial(_drawn_and_cropped, load)
-        plain = partial(_read, self.prefix, (inputs,)) if held is None else partial(_drawn, held[:1])
-        weights = None if self.sample_weight is None else torch.from_numpy(self.sample_weight[own]).float()
-        return LabelledRows(load, self.targets[own], weights, plain)
+            load = partial(drawn_and_cropped, load)
+        plain = partial(read, self.prefix, (inputs,)) if held is None else partial(drawn, held[:1])
+        weights = self.row_weights
+        if weights is None or np.ptp(weights) == 0:
+            return LabelledRows(load, self.targets[own], None, plain)
+        return LabelledRows(load, self.targets[own], torch.from_numpy(weights[own]).float(), plain)
 
     # ----------------------------------------------------------------- training
 
@@ -287,6 +294,8 @@ class Problem:
         """The suffix to be trained, with its head fitted to the current features."""
         suffix = self._suffix()
         features = self.features(suffix)
+        if not torch.isfinite(features).all():
+            raise ValueError("the network's features of the labelled images are not finite; check its weights")
         features = suffix.cpu().scaled(features)
         penalty = HeadPenalty.of(features.numpy())
         if self.hidden is not None:  # new images alone do not show where those of other classes lie
@@ -356,12 +365,15 @@ class Problem:
         made_here = {"iterator_train", "train_split"} & set(self.options.net_params or {})
         if made_here and net_class is not SuffixNet:
             raise ValueError(f"net_params contains {sorted(made_here)}, but this recipe creates its own batches")
+        options = self.options
+        if self.validation is not None:
+            split = predefined_split(self._validation_rows(self.validation))
+            options = replace(options, net_params={**(options.net_params or {}), "train_split": split})
         return build_net(
             module,
             n_rows,
-            self.options,
+            options,
             head_penalty=0.0 if penalty is None else penalty.per_image,
-            class_weight=self.class_weights,
             hidden=None if self.hidden is None else torch.from_numpy(self.hidden),
             share_of=share_of,
             device=self.prefix.device,
@@ -369,6 +381,12 @@ class Problem:
             net_class=net_class,
             n_parts=n_parts,
         )
+
+    def _validation_rows(self, given: Labelled) -> LabelledRows:
+        """Images that are held out, as a data set: neither mirrored nor augmented."""
+        targets = torch.from_numpy(np.searchsorted(self.classes, given.y))
+        weights = None if given.sample_weight is None else torch.from_numpy(given.sample_weight).float()
+        return LabelledRows(partial(read, self.prefix, (given.inputs,)), targets, weights)
 
     def finished_net(self, suffix: Suffix, history: list[dict[str, Any]] | None = None) -> SuffixNet:
         """Wrap a trained suffix and its training history in a net."""
@@ -379,7 +397,7 @@ class Problem:
     def _suffix(self) -> Suffix:
         """The pre-trained layers after the cut with a new head, or the last fit's suffix with rows for new classes."""
         if self.last is not None:
-            suffix = copy.deepcopy(self.last.suffix)
+            suffix = copy.deepcopy(self.last.suffix).cpu()
             if not np.array_equal(self.classes, self.last.classes):
                 suffix.head = head_for(suffix.head, self.last.classes, self.classes)
             if self.options.head_init == "linear_probe":
@@ -404,11 +422,11 @@ class Problem:
 
     def _solved_outputs(self) -> np.ndarray | None:
         """Outputs of the head to be fitted. None means all, from scratch."""
-        if self.last is None or (self.options.max_epochs > 0 and len(self.absent) == 0):
-            return None  # training starts from the optimum of all rows
-        if self.options.max_epochs > 0:
-            return np.setdiff1d(np.arange(len(self.classes)), self.absent)
-        return self._untrained()
+        untrained = self._untrained()
+        only_adds_classes = bool(np.isin(self.targets.numpy()[~self.is_old], untrained).all())
+        if self.last is not None and self.options.max_epochs == 0 and len(untrained) and only_adds_classes:
+            return untrained  # without training steps, the outputs of the other classes stay the same
+        return np.setdiff1d(np.arange(len(self.classes)), self.absent) if len(self.absent) else None
 
     def _untrained(self) -> np.ndarray:
         """Outputs of the head that have not been trained yet."""
@@ -417,31 +435,10 @@ class Problem:
 
     @property
     def row_weights(self) -> np.ndarray | None:
-        """Weight of each labelled row: its class weight times its sample weight."""
+        """Weight of each labelled row, 1 on average: its class weight times its sample weight."""
         parts = [] if self.class_weights is None else [self.class_weights[self.targets.numpy()]]
-        parts += [] if self.sample_weight is None else [self.sample_weight]
-        return np.prod(parts, axis=0) if parts else None
-
-
-def _draw_views(n_views: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Index of the view used for each row."""
-    return torch.randint(n_views, shape) if n_views > 1 else torch.zeros(shape, dtype=torch.int64)
-
-
-def _drawn(held: torch.Tensor, rows: Any) -> torch.Tensor:
-    """Activations of rows, each from a random view, selected from the activations of all views and rows."""
-    return held[_draw_views(len(held), np.shape(rows)), rows]
-
-
-def _read(prefix: Prefix, views: tuple[Inputs, ...], rows: Any) -> torch.Tensor:
-    """Activations of rows, each from a random view, computed or read from the cache."""
-    rows = np.atleast_1d(rows)
-    view_of = _draw_views(len(views), rows.shape).numpy()
-    drawn = JoinedInputs(*((view, rows[view_of == v]) for v, view in enumerate(views)))
-    place = np.argsort(np.argsort(view_of, kind="stable"))
-    silent = replace(prefix, verbose=False)  # no progress bar for each step
-    return torch.cat([*silent.activations(drawn)])[place]
-
-
-def _drawn_and_cropped(load: Callable[[Any], torch.Tensor], rows: Any) -> torch.Tensor:
-    return cropped(load(rows))
+        parts += [] if self.sample_weight is None else [self.sample_weight / self.sample_weight.mean()]
+        if not parts or not len(self.y):
+            return None
+        weights = np.prod(parts, axis=0)
+        return weights / weights.mean()

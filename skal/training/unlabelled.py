@@ -60,7 +60,10 @@ class PoolStart:
 
 def sampled(problem: Problem, X_unlabeled: Any, max_unlabeled: int) -> Inputs:
     """Pool images that are not labelled; at most `max_unlabeled`, drawn at random."""
-    pool = problem.check(X_unlabeled)
+    try:
+        pool = problem.check(X_unlabeled)
+    except ValueError as error:
+        raise ValueError(f"X_unlabeled: {error}") from error
     labelled = problem.inputs.keys(range(len(problem.inputs)))
     drawn = np.arange(len(pool))
     if len(pool) > max_unlabeled:  # a key costs a read of each image, so only the drawn ones get a key
@@ -165,7 +168,7 @@ def _fit_head(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty
     """Solve the head on labelled images and on pool images with :func:`pseudo_labels`."""
     n, centered = len(problem.y), _centered(read)
     n_pool = len(read) - n
-    weight = np.ones(n) if problem.row_weights is None else problem.row_weights / problem.row_weights.mean()
+    weight = np.ones(n) if problem.row_weights is None else problem.row_weights
     y, n_classes = problem.targets.numpy(), len(problem.classes)
     total = min(_POOL_WEIGHT * n, float(n_pool)) * reliance(n_pool, len(np.unique(y)))
     weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])

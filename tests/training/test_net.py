@@ -8,11 +8,13 @@ import torch
 from sklearn.base import clone
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import ValidSplit
+from skorch.helper import predefined_split
 from torch import nn
 from torch.utils.data import DataLoader
 
 from skal._random import seeded
 from skal.training.net import Options, SuffixNet, build_net
+from tests.conftest import blobs, on_features
 
 
 def test_random_head_and_skorch_arguments(classifier, pixels):
@@ -76,6 +78,25 @@ def test_weighted_rows_held_out_for_validation_are_scored(classifier, pixels):
     assert classifier.net_.history[-1, "valid_acc"] > 0.8
 
 
+@pytest.mark.parametrize("pool", [False, True])
+def test_nothing_is_trained_on_rows_held_out_for_validation(pool):
+    X, y = blobs(160, n_classes=4)
+    y = np.random.default_rng(0).permutation(y)  # nothing can be learned, but a head can remember these rows
+    net = on_features(net_params={"train_split": ValidSplit(4, stratified=True)}, n_frozen=0, min_steps=40, lr=0.1)
+    net.fit(X, y, **({"X_unlabeled": X} if pool else {}))
+    assert max(net.net_.history[:, "valid_acc"]) < 0.5
+    assert len(net.seen_.y) == 120
+    net.partial_fit(X[:40] + 1, y[:40])  # a quarter of them is held out too
+    assert len(net.seen_.y) == 150
+
+
+def test_a_split_with_rows_of_its_own_is_refused(classifier, pixels):
+    other = torch.utils.data.TensorDataset(torch.zeros(3, 2), torch.zeros(3))
+    classifier.set_params(net_params={"train_split": predefined_split(other)})
+    with pytest.raises(ValueError, match=r"train_split=.* must divide the labelled images"):
+        classifier.fit(*pixels)
+
+
 def test_rows_held_out_for_validation_are_not_augmented(classifier, pixels):
     n_augmented = []
 
@@ -88,26 +109,50 @@ def test_rows_held_out_for_validation_are_not_augmented(classifier, pixels):
     assert sum(n_augmented) == 2 * 30
 
 
-@pytest.mark.parametrize("class_weight", [None, [1.0, 2.0, 0.5]])
-def test_the_loss_of_weighted_rows_by_hand(class_weight):
-    """Each row's cross-entropy times its weight and its class's, over the sum of both; plus the penalty in training."""
+def test_the_loss_of_weighted_rows_by_hand():
+    """The mean of each row's cross-entropy times its weight; plus the penalty in training."""
     with seeded(0):
         module = nn.Module()
         module.head = nn.Linear(4, 3)
         logits = torch.randn(5, 3)
     target, weight = torch.tensor([0, 2, 1, 1, 0]), torch.tensor([1.0, 0.5, 3.0, 1.0, 2.0])
-    by_class = torch.ones(3) if class_weight is None else torch.tensor(class_weight)
-    given = {} if class_weight is None else {"criterion__weight": by_class}
-    net = SuffixNet(module, criterion=nn.CrossEntropyLoss, head_penalty=0.25, classes=[0, 1, 2], **given).initialize()
+    net = SuffixNet(module, criterion=nn.CrossEntropyLoss, head_penalty=0.25, classes=[0, 1, 2]).initialize()
     of_rows = [-logits[i].log_softmax(0)[k] for i, k in enumerate(target)]
-    total = [w * by_class[k] for w, k in zip(weight, target, strict=True)]
-    expected = sum(loss * w for loss, w in zip(of_rows, total, strict=True)) / sum(total)
+    expected = sum(loss * w for loss, w in zip(of_rows, weight, strict=True)) / 5
     y = {"target": target, "weight": weight}
     torch.testing.assert_close(net.get_loss(logits, y), expected)
     penalty = 0.25 * module.head.weight.square().sum()
     torch.testing.assert_close(net.get_loss(logits, y, training=True), expected + penalty)
-    equal = net.get_loss(logits, {"target": target, "weight": torch.full((5,), 7.0)})
+    equal = net.get_loss(logits, {"target": target, "weight": torch.ones(5)})
     torch.testing.assert_close(equal, net.get_loss(logits, target))
+
+
+@pytest.mark.parametrize("batch_size", [1, 90])
+def test_weights_count_whatever_the_batch_size(batch_size):
+    X, y = blobs()
+    net = on_features(
+        batch_size=batch_size, wise_alpha=1, class_weight=None, head_init="random", min_steps=180, n_frozen=0
+    )
+    plain = clone(net).fit(X, y).predict_proba(X)[:, 0].mean()
+    by_row = clone(net).fit(X, y, np.where(y == "ant", 20.0, 1.0)).predict_proba(X)
+    by_class = clone(net).set_params(class_weight={"ant": 20}).fit(X, y).predict_proba(X)
+    assert by_row[:, 0].mean() > plain + 0.05
+    np.testing.assert_allclose(by_class, by_row, atol=1e-4)
+    none = clone(net).set_params(class_weight={"ant": 0}).fit(X, y)  # batches whose weights are all 0
+    assert none.predict_proba(X)[:, 0].mean() < plain - 0.05
+
+
+def test_weights_have_no_unit(classifier, pixels):
+    X, y = pixels
+    weights = np.linspace(1, 2, len(y))
+    tiny, large = (clone(classifier).fit(X, y, weights * scale).predict_proba(X) for scale in (1e-40, 1e20))
+    np.testing.assert_allclose(tiny, large, atol=1e-5)
+
+
+def test_parameters_of_the_classifier_are_not_taken_from_net_params(classifier, pixels):
+    classifier.set_params(net_params={"max_epochs": 60})
+    with pytest.raises(ValueError, match="net_params contains 'max_epochs', which is a parameter of the classifier"):
+        classifier.fit(*pixels)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +168,6 @@ def test_epochs_by_hand(classifier, n_rows, max_epochs, min_steps, n_parts, epoc
         module.head = nn.Linear(4, 3)
     share = {
         "head_penalty": 0.0,
-        "class_weight": None,
         "share_of": None,
         "hidden": None,
         "device": "cpu",
