@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
+from skorch.callbacks import LRScheduler
 
 from skal._fitting import fitted_prefix, prefix_of, recipe_of
 from skal._labels import decode_labels, encode_labels
@@ -42,6 +44,17 @@ class SavingMixin:
     classes_: np.ndarray
     fused_: Sequence[Suffix]
     net_: NeuralNetClassifier
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()
+        if "net_" in state:
+            state["net_"] = without_training_state(self.net_)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if "net_" in state:
+            self.net_.module = self.net_.module_
 
     def save(self, path: str | os.PathLike[str], *, include_labelled: bool = False) -> None:
         """Write the trained layers, head and classes (safetensors).
@@ -99,6 +112,32 @@ class SavingMixin:
         return self
 
 
+def without_training_state(net: NeuralNetClassifier) -> NeuralNetClassifier:
+    """A net with the same weights, for a pickle: without the optimiser, which is larger than the weights.
+
+    No later fit needs the optimiser. skorch would write it twice, because the schedule of the learning rate holds it
+    too, and would also write the module twice.
+    """
+    reduced = object.__new__(type(net))
+    vars(reduced).update({name: value for name, value in vars(net).items() if name != "optimizer_"})
+    reduced.module = None
+    for name in ("callbacks", "callbacks_"):
+        given = getattr(net, name)
+        if isinstance(given, list):
+            setattr(reduced, name, [_without_schedule(callback) for callback in given])
+    return reduced
+
+
+def _without_schedule(callback: Any) -> Any:
+    if isinstance(callback, tuple):
+        name, unnamed = callback
+        return name, _without_schedule(unnamed)
+    if isinstance(callback, LRScheduler):
+        callback = copy.copy(callback)
+        callback.lr_scheduler_ = None
+    return callback
+
+
 def take_state(classifier: Any, state: dict[str, Any]) -> None:
     """Replace the fitted attributes of a classifier with those of another fit."""
     for name in (*vars(classifier).get("_attributes", ()), "n_features_in_", "feature_names_in_"):
@@ -127,6 +166,7 @@ def save_classifier(classifier: Any, path: str | os.PathLike[str], include_label
         "fingerprint": classifier.backbone_.fingerprint,
         "backbone": classifier.backbone if isinstance(classifier.backbone, str) else None,
         "n_features_in": getattr(classifier, "n_features_in_", None),
+        "feature_names_in": list(getattr(classifier, "feature_names_in_", [])),
         "preprocess": repr(classifier.backbone_.inputs.transform),
         "recipe": classifier._trained_by,
         "data": sorted(classifier.data_),
@@ -185,9 +225,10 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     load_models(models, {name: values for name, values in state.items() if not name.startswith("labelled.")}, path)
     nothing = Labelled.none(classes)
     problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), expected_classes=classes)
-    width = described["n_features_in"]
+    width, names = described["n_features_in"], described.get("feature_names_in")  # names are absent in older files
     return {
         **({} if width is None else {"n_features_in_": width}),
+        **({"feature_names_in_": np.array(names, dtype=object)} if names else {}),
         "net_": problem.finished_net(models[-1]),
         "classes_": classes,
         "trained_classes_": classes[described["trained_classes"]],

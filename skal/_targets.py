@@ -1,9 +1,10 @@
-"""Validation of labels and sample weights."""
+"""Validation of labels and weights."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from numbers import Number
+from numbers import Number, Real
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,33 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
 
 
-def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
+def check_labels(estimator: Any, X: Any, y: Any, name: str = "y") -> np.ndarray:
     """Class labels (n,) as an array, with unchanged values.
+
+    Parameters
+    ----------
+    estimator : object
+        Named in the message if there are no labels.
+    X : array-like of length n
+    y : array-like of shape (n,)
+    name : str, default="y"
+        Name of the argument that holds the labels. That of `X` has the same ending: "X_source" for "y_source".
 
     Raises
     ------
     ValueError or TypeError
-        If labels are missing, of several kinds, not classes, not finite or not as many as `X`; the message names `y`.
+        If labels are missing, of several kinds, not classes, not finite or not as many as `X`.
     """
     if y is None:
-        raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
-    y = _as_given(y)
+        raise ValueError(f"{type(estimator).__name__} requires {name} to be passed, but the target {name} is None")
+    y = _as_given(y, name)
     try:
         labels: np.ndarray = column_or_1d(y, warn=True)
         if labels.dtype.kind in "Vc":
             raise ValueError(f"labels of type {labels.dtype} are not supported; use strings or numbers")
         if len(labels) and isinstance(labels[0], bytes):  # scikit-learn before 1.7 takes them, with a warning
             raise TypeError(f"labels such as {labels[0]!r} are bytes; decode them, e.g. [k.decode() for k in y]")
-        assert_all_finite(labels, input_name="y")
+        assert_all_finite(labels, input_name=name)
         with warnings.catch_warnings():
             # With few labels of many classes, most labels differ. This is the usual case for skal.
             warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
@@ -38,21 +48,21 @@ def check_labels(estimator: Any, X: Any, y: Any) -> np.ndarray:
             check_classification_targets(labels)
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"y is not an array of class labels: {error}") from error
+        raise kind(f"{name} is not an array of class labels: {error}") from error
     try:
         check_consistent_length(X, labels)
     except ValueError as error:
-        raise ValueError(f"X and y have different lengths: {error}") from error
+        raise ValueError(f"X{name[1:]} and {name} have different lengths: {error}") from error
     return labels
 
 
-def _as_given(y: Any) -> Any:
+def _as_given(y: Any, name: str) -> Any:
     """Labels, checked before NumPy converts them to text.
 
     Raises a ValueError if one is missing or they are of several kinds.
     """
     if np.ma.is_masked(y):
-        raise ValueError("y is a masked array; drop the rows without a label")
+        raise ValueError(f"{name} is a masked array; drop the rows without a label")
     dtype = getattr(y, "dtype", None)
     is_nullable = isinstance(dtype, pd.api.extensions.ExtensionDtype)
     is_mixable = isinstance(dtype, np.dtype) and dtype.kind in "OmM" and np.ndim(y) == 1
@@ -61,12 +71,14 @@ def _as_given(y: Any) -> Any:
     for i, label in enumerate(values):
         is_single = np.isscalar(label) or label is pd.NA or label is pd.NaT
         if label is None or (is_single and pd.isna(label)):
-            raise ValueError(f"Input y contains NaN or None: y[{i}] is {label!r}; drop the row or give it a label")
+            raise ValueError(
+                f"Input {name} contains NaN or None: {name}[{i}] is {label!r}; drop the row or give it a label"
+            )
         kinds.setdefault(_kind(label), label)
     if len(kinds) > 1:
         named = " and ".join(f"{label!r} ({kind})" for kind, label in list(kinds.items())[:2])
         raise ValueError(
-            f"y contains labels of different types, such as {named}; convert them, e.g. [str(k) for k in y]"
+            f"{name} contains labels of different types, such as {named}; convert them, e.g. [str(k) for k in y]"
         )
     # scikit-learn would convert pandas's nullable integers to floats.
     number = getattr(dtype, "numpy_dtype", None)
@@ -78,6 +90,14 @@ def _kind(label: Any) -> str:
         if isinstance(label, kind):
             return name
     return type(label).__name__
+
+
+def check_class_weight(class_weight: Any) -> None:
+    """Raise a ValueError that names the first weight of a dict that is not a finite number of at least 0."""
+    weights = class_weight if isinstance(class_weight, dict) else {}
+    for label, weight in weights.items():
+        if not isinstance(weight, Real) or not 0 <= float(weight) < math.inf:
+            raise ValueError(f"class_weight[{label!r}] is {weight!r}, which is not a finite number of at least 0")
 
 
 def check_sample_weight(sample_weight: Any, y: np.ndarray) -> np.ndarray | None:

@@ -19,6 +19,7 @@ from skal._compat import repair_modal
 from skal._fitting import recipe_of, train
 from skal._prediction import PredictionMixin
 from skal._saving import SavingMixin, take_state
+from skal._targets import check_class_weight
 from skal.backbones.backbone import Backbone
 from skal.backbones.load import BackboneLike
 from skal.features.cache import Cache
@@ -144,7 +145,7 @@ class FrozenPrefixClassifier(
     ----------
     classes_ : ndarray of shape (n_classes,)
     net_ : skorch.NeuralNetClassifier
-        The trained suffix. Its ``history`` holds the loss of each epoch.
+        The trained suffix. Its ``history`` holds the loss of each epoch. A pickle leaves out its optimiser.
     backbone_ : Backbone
         The pre-trained network M0.
     n_frozen_ : int
@@ -379,6 +380,7 @@ class FrozenPrefixClassifier(
         classes: ArrayLike | None = None,
     ) -> Self:
         self._validate_params()
+        check_class_weight(self.class_weight)
         state = train(self, X, y, sample_weight, data, continues=continues, replays=replays, classes=classes)
         take_state(self, state)
         return self

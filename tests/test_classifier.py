@@ -121,6 +121,10 @@ def test_a_shallow_net_has_a_default_depth(recipe):
         ({"head_init": "zeros"}, "'head_init' parameter .* 'zeros'"),
         ({"source": "imagenet"}, "'source' parameter"),
         ({"optimizer": "adam"}, "'optimizer' parameter .* 'adam'"),
+        ({"class_weight": {"b": -1.0}}, r"class_weight\['b'\] is -1.0, which is not a finite number of at least 0"),
+        ({"class_weight": {"b": 1, "g": np.nan}}, r"class_weight\['g'\] is nan"),
+        ({"class_weight": {"b": np.float32(np.inf)}}, r"class_weight\['b'\] is .*inf"),
+        ({"class_weight": {"b": "2"}}, r"class_weight\['b'\] is '2'"),
         ({"lr": 1e30}, r"training diverged.*lr=1e\+30"),
     ],
 )

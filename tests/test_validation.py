@@ -72,6 +72,13 @@ def test_labels_that_are_none_are_named(y, message):
         check_labels(None, X, y)
 
 
+def test_the_argument_is_named():
+    with pytest.raises(ValueError, match=r"Input y_source contains NaN or None: y_source\[1\] is None"):
+        check_labels(None, X, [1, None, 2], "y_source")
+    with pytest.raises(ValueError, match="X_source and y_source have different lengths"):
+        check_labels(None, X, [1, 2], "y_source")
+
+
 def test_bytes_are_no_labels():
     with pytest.raises(TypeError, match=r"y is not an array of class labels: .*bytes"):
         check_labels(None, X, [b"a", b"b", b"a"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
@@ -40,7 +43,7 @@ class DAN(Recipe):
     ----------
     lam : float, default=1.0
         Weight of the discrepancy. It rises from 0 as lam (2 / (1 + exp(-10 p)) - 1), where p is the progress of
-        training from 0 to 1 [2]_.
+        training from 0 to 1 [2]_: the share of its steps or of its time limit, whichever is larger.
     mmd_layers : sequence of int or str, default=(-2, -1)
         Layers whose activations, averaged over space, are aligned between the domains: negative counts of weight layers
         from the end (-1 are the logits), or names of trained submodules.
@@ -60,7 +63,11 @@ class DAN(Recipe):
     ``sample_domain`` is scikit-adaptation's format: X holds both domains. Rows with a positive value belong to the
     source, rows with a negative value to the target. The label of an unlabelled target row is -1.
 
-    With neither source images nor unlabelled images, this recipe is equivalent to :class:`FineTuning`.
+    Sample weights of target images are divided by their mean, so that their scale does not matter. Source images have
+    weight 1.
+
+    With neither source images nor unlabelled images, this recipe is equivalent to :class:`FineTuning`. With
+    ``max_epochs=0`` no layer is adapted: only the head is fitted, on the labelled images of both domains.
 
     References
     ----------
@@ -121,7 +128,7 @@ class DAN(Recipe):
                 raise ValueError(
                     "sample_domain marks source and target rows of X, so X_source and X_unlabeled are not allowed"
                 )
-            return split_domains(X, y, np.asarray(domain))
+            return split_domains(X, y, domain)
         if self.labels == "source" and "X_source" not in data:
             return None, None, {**data, "X_source": X, "y_source": y}
         return X, y, data
@@ -137,11 +144,11 @@ class DAN(Recipe):
                     "DAN(labels='source') if X and y are the source"
                 )
             return FineTuning().train(problem)
-        own = problem
+        own = _with_mean_weight_1(problem)
         problem = own.with_rows(X_source, y_source)
         n_source, n_labelled = len(problem.y) - len(own.y), len(own.y)
         target = self._target(problem, own, X_unlabeled)
-        if target is None:
+        if target is None or problem.options.max_epochs == 0:
             return FineTuning().train(problem)
         if min(problem.options.batch_size, n_source) < _FEWEST:
             raise ValueError(
@@ -192,6 +199,12 @@ class DAN(Recipe):
         return WithActivations(suffix, segment)
 
 
+def _with_mean_weight_1(problem: Problem) -> Problem:
+    """The problem with its sample weights, if it has any, relative to the weight 1 of source images."""
+    weights = problem.sample_weight
+    return problem if weights is None else replace(problem, sample_weight=weights / weights.mean())
+
+
 class WithActivations(nn.Module):
     """A suffix that returns its logits and intermediate activations, averaged over space."""
 
@@ -234,6 +247,7 @@ class AdaptationNet(SuffixNet):
         self.optimal = optimal
         self.estimator = estimator
         self.n_rows = n_rows
+        self.begin = time.monotonic()
 
     def get_loss(self, y_pred: Any, y_true: dict[str, torch.Tensor], X: Any = None, training: bool = False) -> Any:
         logits, activations = y_pred
@@ -259,10 +273,14 @@ class AdaptationNet(SuffixNet):
         return mmd2(source, target, bandwidths=bandwidths, weights=weights, estimator=self.estimator).to(source)
 
     def _warmed_up(self) -> float:
-        """lam (2 / (1 + exp(-10 p)) - 1), where p is the progress of training."""
+        """lam (2 / (1 + exp(-10 p)) - 1), where p is the progress of training, or of its time."""
         n_batches = math.ceil(self.n_rows / self.batch_size)
         done = (len(self.history) - 1) * n_batches + len(self.history[-1]["batches"]) - 1
-        return self.lam * math.tanh(5 * done / (self.max_epochs * n_batches))
+        progress = done / (self.max_epochs * n_batches)
+        if self.deadline is not None:
+            elapsed = (time.monotonic() - self.begin) / max(self.deadline - self.begin, 1e-9)
+            progress = max(progress, min(1.0, elapsed))
+        return self.lam * math.tanh(5 * progress)
 
 
 class TwoDomains(Dataset):
@@ -309,7 +327,7 @@ class TwoDomains(Dataset):
         return torch.cat([x, of_target]), {**labels, "domain": torch.cat(domains)}
 
 
-def split_domains(X: Any, y: Any, domain: np.ndarray) -> tuple[Any, Any, dict[str, Any]]:
+def split_domains(X: Any, y: Any, domain: ArrayLike) -> tuple[Any, Any, dict[str, Any]]:
     """Split a mixed array into labelled target images, their labels, and source and unlabelled target data.
 
     Parameters
@@ -317,7 +335,7 @@ def split_domains(X: Any, y: Any, domain: np.ndarray) -> tuple[Any, Any, dict[st
     X : array-like of length n
     y : array-like of shape (n,)
         -1 for unlabelled target rows.
-    domain : ndarray of shape (n,)
+    domain : array-like of shape (n,)
         Positive for source rows, negative for target rows.
 
     Returns
@@ -332,11 +350,7 @@ def split_domains(X: Any, y: Any, domain: np.ndarray) -> tuple[Any, Any, dict[st
     ([[1.0]], ['b'], ['a'], [[2.0]])
     """
     check_consistent_length(X, y, domain)
-    if domain.ndim != 1 or (domain == 0).any():
-        raise ValueError(
-            "sample_domain must contain a positive number for each source row and a negative one for each target row"
-        )
-    is_source = domain > 0
+    is_source = _are_of_source(domain)
     if not is_source.any():
         raise ValueError("sample_domain contains no positive number, so there is no source to learn from")
     # dtype=object: NumPy would convert a list of names and -1 to strings, with "-1" among them.
@@ -349,3 +363,18 @@ def split_domains(X: Any, y: Any, domain: np.ndarray) -> tuple[Any, Any, dict[st
     if len(labelled) == 0:
         return None, None, data
     return _safe_indexing(X, labelled), np.array(labels[labelled].tolist()), data
+
+
+def _are_of_source(domain: ArrayLike) -> np.ndarray:
+    """Whether each row belongs to the source. Raises a ValueError that names the first number with no sign."""
+    rule = "sample_domain must contain a positive number for each source row and a negative one for each target row"
+    try:
+        numbers = np.asarray(domain, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{rule}: {error}") from error
+    if numbers.ndim != 1:
+        raise ValueError(f"{rule}, but its shape is {numbers.shape}")
+    invalid = np.flatnonzero(~((numbers > 0) | (numbers < 0)))  # 0 and NaN
+    if len(invalid):
+        raise ValueError(f"{rule}, but sample_domain[{invalid[0]}] is {numbers[invalid[0]]}")
+    return numbers > 0

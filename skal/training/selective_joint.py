@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import clone
-from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
 from torch import nn
 from torch.utils.data import Dataset
 
+from skal._targets import check_labels
 from skal.features.prefix import run_batched
 from skal.images.forms import unwrap
 from skal.images.inputs import Inputs, JoinedInputs
@@ -117,7 +117,7 @@ class SelectiveJoint(Recipe):
             return FineTuning().train(problem)
         if problem.prefix.backbone.inputs.transform is None:
             raise ValueError("SelectiveJoint compares low-level descriptors of images, but X contains 2-D features")
-        sets = [(problem.check(images), labels) for images, labels in as_sets(X_source, y_source)]
+        sets = [(problem.check(images), labels) for images, labels in self._sets(X_source, y_source)]
         source = _Source(problem, sets)
         n_target, n_source = len(problem.y), len(source.y)
         most = min(n_source, self.n_neighbors * (1 + 4 * (self.n_iterations - 1)))
@@ -155,6 +155,20 @@ class SelectiveJoint(Recipe):
             fused=models[:-1] if self.fusion else [],
             attributes={"n_neighbors_": np.stack(counts), "borrowed_": borrowed_in, "neighbors_": nearest},
         )
+
+    def _sets(self, X_source: Any, y_source: Any) -> list[tuple[Any, np.ndarray]]:
+        """Source images and labels as a list of sets. Raises an error if these do not match or labels are invalid."""
+        X_source, y_source = unwrap(X_source), unwrap(y_source)
+        if isinstance(X_source, tuple) != isinstance(y_source, tuple):
+            raise ValueError(
+                "X_source and y_source must both be tuples for several source sets, but only one is a tuple"
+            )
+        if not isinstance(X_source, tuple):
+            return [(X_source, check_labels(self, X_source, y_source, "y_source"))]
+        if len(X_source) != len(y_source):
+            raise ValueError(f"X_source contains {len(X_source)} sets, but y_source contains {len(y_source)}")
+        sets = zip(X_source, y_source, strict=True)
+        return [(X, check_labels(self, X, y, f"y_source[{i}]")) for i, (X, y) in enumerate(sets)]
 
     def _nearest(self, problem: Problem, sources: Sequence[Inputs], k: int) -> np.ndarray:
         """Source rows nearest to each target image, by descriptors whose bins are fitted to the target."""
@@ -330,17 +344,3 @@ class PairedRows(Dataset):
             x = torch.cat([x, self.load(drawn)])
             labels["target"] = torch.cat([labels["target"], torch.from_numpy(self.y_source[drawn])])
         return x, {**labels, "is_source": torch.arange(n + n_borrowed) >= n}
-
-
-def as_sets(X_source: Any, y_source: Any) -> list[tuple[Any, np.ndarray]]:
-    """Source images and labels as a list of sets. Raises a ValueError if their numbers or lengths differ."""
-    X_source, y_source = unwrap(X_source), unwrap(y_source)
-    if isinstance(X_source, tuple) != isinstance(y_source, tuple):
-        raise ValueError("X_source and y_source must both be tuples for several source sets, but only one is a tuple")
-    images, labels = (list(X_source), list(y_source)) if isinstance(X_source, tuple) else ([X_source], [y_source])
-    if len(images) != len(labels):
-        raise ValueError(f"X_source contains {len(images)} sets, but y_source contains {len(labels)}")
-    labels = [column_or_1d(of_set) for of_set in labels]
-    for part, of_set in zip(images, labels, strict=True):
-        check_consistent_length(part, of_set)
-    return list(zip(images, labels, strict=True))

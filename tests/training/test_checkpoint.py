@@ -1,12 +1,17 @@
 """A saved classifier: whole or refused by name, with labels of every type."""
 
+import copy
 import pickle
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from skorch.callbacks import LRScheduler
+from torch import nn
 
 from skal import FrozenPrefixClassifier, ImageTransform
 from skal._random import seeded
@@ -42,9 +47,10 @@ def test_an_incomplete_model_names_what_it_lacks(fitted, tmp_path):
     path = tmp_path / "net"
     fitted.save(path)
     state, described = read_checkpoint(path)
-    write_checkpoint(path, state, {key: value for key, value in described.items() if key != "backbone"})
-    clone(fitted).load(path)  # only an error needs the backbone's name
-    for name in described.keys() - {"backbone"}:
+    optional = {"backbone", "feature_names_in"}  # the first is only for an error, the second is absent in older files
+    write_checkpoint(path, state, {key: value for key, value in described.items() if key not in optional})
+    clone(fitted).load(path)
+    for name in described.keys() - optional:
         write_checkpoint(path, state, {key: value for key, value in described.items() if key != name})
         with pytest.raises(ValueError, match=rf"net' is incomplete: \['{name}'\] are missing from its description"):
             clone(fitted).load(path)
@@ -100,6 +106,21 @@ def test_a_failed_save_leaves_the_old_model(fitted, pixels, tmp_path, monkeypatc
     clone(fitted).load(path)
 
 
+def test_names_of_columns_survive(mlp, tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(20, 7)), np.arange(20) % 2
+    table = pd.DataFrame(X, columns=list("abcdefg"))
+    fitted = FrozenPrefixClassifier(mlp, max_epochs=1, min_steps=0, random_state=0).fit(table, y)
+    fitted.save(tmp_path / "net")
+    loaded = clone(fitted).fit(X, y).load(tmp_path / "net")
+    assert_array_equal(loaded.feature_names_in_, fitted.feature_names_in_)
+    assert loaded.feature_names_in_.dtype == object
+    assert_array_equal(loaded.predict(table), fitted.predict(table))
+    with pytest.raises(ValueError, match="feature names should match"):
+        loaded.predict(table[list("gfedcba")])
+    fitted.fit(X, y).save(tmp_path / "net")
+    assert not hasattr(loaded.load(tmp_path / "net"), "feature_names_in_")
+
+
 def test_pickle_and_file(classifier, pixels, tmp_path):
     X, y = pixels
     proba = classifier.fit(X, y).predict_proba(X)
@@ -116,6 +137,37 @@ def test_pickle_and_file(classifier, pixels, tmp_path):
     classifier.source.save(tmp_path / "profile.safetensors")
     with pytest.raises(ValueError, match="not a skal classifier file"):
         classifier.load(tmp_path / "profile.safetensors")
+
+
+def test_a_pickle_holds_the_weights_once_and_no_optimizer():
+    X, y = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32), np.arange(40) % 2
+    with seeded(0):
+        net = nn.Sequential(nn.Linear(7, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 2))
+    schedule = LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)
+    fitted = FrozenPrefixClassifier(
+        net, n_frozen=1, max_epochs=2, random_state=0, net_params={"callbacks": [("own", schedule)]}
+    ).fit(X, y)
+    fitted.set_params(net_params=None)  # skorch trains with the given callback itself
+    weights = sum(weight.nbytes for weight in fitted.net_.module_.parameters())
+    backbones = len(pickle.dumps(fitted.backbone)) + len(pickle.dumps(fitted.backbone_))
+    assert len(pickle.dumps(fitted)) < backbones + 1.5 * weights
+
+    again = pickle.loads(pickle.dumps(fitted)).net_
+    assert again.history == fitted.net_.history
+    assert dict(again.callbacks_)["own"].lr_scheduler_ is None
+    assert dict(fitted.net_.callbacks_)["own"].lr_scheduler_ is not None
+    assert fitted.net_.optimizer_.state
+    assert again.module is again.module_
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda fitted: pickle.loads(pickle.dumps(fitted))])
+def test_a_copy_continues_as_the_original_would(classifier, pixels, way):
+    X, y = pixels
+    classifier.fit(X[:20], y[:20])
+    same = way(classifier)
+    for fitted in (classifier, same):
+        fitted.partial_fit(X[20:], y[20:])
+    assert_array_equal(same.predict_proba(X), classifier.predict_proba(X))
 
 
 @pytest.mark.parametrize(

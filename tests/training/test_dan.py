@@ -9,6 +9,7 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from skorch.history import History
 from torch import nn
 
 from skal import DAN, FrozenPrefixClassifier
@@ -101,6 +102,34 @@ def test_without_a_bandwidth_or_enough_images_the_loss_is_that_of_the_labels(cas
     domain = torch.tensor([0] * 6 + [2] * n_target)
     loss = net.get_loss((logits, [inner]), {"target": y, "domain": domain}, training=True)
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits[:6], y))
+
+
+def test_the_weight_of_the_discrepancy_follows_the_steps_or_the_time_limit(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with seeded(0):
+        module = nn.Module()
+        module.head = nn.Linear(3, 2)
+    net = AdaptationNet(
+        module, lam=0.7, with_logits=False, n_kernels=3, optimal=False, estimator="unbiased", n_rows=6, batch_size=6,
+        criterion=nn.CrossEntropyLoss, classes=[0, 1], train_split=None, max_epochs=10, deadline=110.0,
+    ).initialize()  # fmt: skip
+    weights = []
+    for n_epochs, now in ((0, 100.0), (0, 105.0), (5, 105.1), (6, 105.2), (7, 109.0), (8, 120.0)):
+        clock[0] = now
+        net.history_ = History([{"batches": [{}]}] * (n_epochs + 1))  # in the first batch of the next epoch
+        weights.append(net._warmed_up())
+    progress = np.array([0, 0.5, 0.51, 0.6, 0.9, 1.0])
+    np.testing.assert_allclose(weights, 0.7 * (2 / (1 + np.exp(-10 * progress)) - 1), atol=1e-9)
+
+
+def test_without_epochs_the_head_is_fitted_on_both_domains(mlp, shifted):
+    X, y, target = shifted
+    probe = FrozenPrefixClassifier(mlp, recipe=DAN(), max_epochs=0, random_state=0)
+    alone = clone(probe).set_params(recipe=None).fit(np.concatenate([X, target[:10]]), np.concatenate([y, y[:10]]))
+    probe.fit(target[:10], y[:10], X_source=X, y_source=y, X_unlabeled=target)
+    np.testing.assert_array_equal(probe.predict_proba(target), alone.predict_proba(target))
+    assert len(probe.net_.history) == 0
 
 
 def test_domains_of_which_every_target_row_is_labelled():
@@ -232,7 +261,10 @@ def test_density_equals_a_plain_version():
     [
         ({"X_source": 1}, "must be passed together"),
         ({"sample_domain": np.ones(20), "X_unlabeled": 1}, "X_source and X_unlabeled are not allowed"),
-        ({"sample_domain": np.zeros(20)}, "must contain a positive number"),
+        ({"sample_domain": np.append(np.ones(19), 0)}, r"must contain a positive number .* sample_domain\[19\] is 0"),
+        ({"sample_domain": [1, 1, np.nan, *[-1] * 17]}, r"sample_domain\[2\] is nan"),
+        ({"sample_domain": ["source"] * 20}, "must contain a positive number .*'source'"),
+        ({"sample_domain": np.ones((20, 1))}, r"its shape is \(20, 1\)"),
         ({"sample_domain": -np.ones(20)}, "there is no source"),
         ({"sample_domain": np.ones(19)}, "inconsistent numbers of samples"),
         ({"X_unlabeled": np.zeros((3, 7), np.float32)}, "got 3 target images, but DAN needs at least 4"),

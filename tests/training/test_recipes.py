@@ -184,6 +184,13 @@ def test_weights_of_rows(net, data, pixels):
         assert favouring.predict(X[:1]) == twice_y[favoured]
 
 
+def test_the_scale_of_weights_does_not_matter(net, data, pixels):
+    X, y = pixels
+    weight = np.linspace(1, 2, 12)
+    fits = [clone(net).fit(X[:12], y[:12], factor * weight, **data) for factor in (1, 1 / 64)]
+    np.testing.assert_allclose(*(fit.predict_proba(X) for fit in fits), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("weight", "message"),
     [

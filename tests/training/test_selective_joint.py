@@ -258,6 +258,26 @@ def test_sources_that_do_not_fit_are_refused(joint, pixels, source, given, messa
         joint.fit(X, y, **{name: made(name, value) for name, value in given.items()})
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([np.nan] * 60, r"y_source\[0\] is nan"),
+        (np.full(60, np.nan), "Input y_source contains NaN"),
+        ([*"uvwxyz" * 9, *"uvwxy", None], r"y_source\[59\] is None"),
+        (np.linspace(0, 1, 60), "y_source is not an array of class labels"),
+        ([*"uvwxyz" * 9, *range(6)], "y_source contains labels of different types"),
+    ],
+)
+def test_labels_of_the_source_are_checked(joint, pixels, source, bad, message):
+    X, y = pixels
+    with pytest.raises(ValueError, match=message):
+        joint.fit(X, y, X_source=source[0], y_source=bad)
+    with pytest.raises(ValueError, match=message.replace("y_source", r"y_source\[1\]", 1)):
+        joint.fit(X, y, X_source=(X, source[0]), y_source=(y, bad))
+    with pytest.raises(ValueError, match=r"SelectiveJoint requires y_source\[1\] to be passed"):
+        joint.fit(X, y, X_source=(X, X), y_source=(y, None))
+
+
 def test_features_cannot_borrow(mlp):
     X = np.random.default_rng(0).normal(size=(10, 7))
     with pytest.raises(ValueError, match="X contains 2-D features"):
