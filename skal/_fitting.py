@@ -307,5 +307,6 @@ def _last_fit(estimator: Any, new: Labelled) -> LastFit:
 def _trained_classes(problem: Problem, trained: Trained) -> np.ndarray:
     """Classes whose rows of the head have been trained so far; none if there is only a single class."""
     before = problem.classes[:0] if problem.last is None else problem.last.trained_classes
-    labelled = np.intersect1d(trained.classes, np.concatenate([before, np.unique(problem.y)]))
+    labels = problem.y if trained.labels is None else trained.labels
+    labelled = np.intersect1d(trained.classes, np.concatenate([before, np.unique(labels)]))
     return labelled if len(labelled) > 1 else labelled[:0]

@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.utils.data import Dataset
 
+from skal._targets import check_labels
 from skal.features.pooling import flat
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.numerics.discrepancy import ESTIMATORS, kernel_weights, median_bandwidths, mmd2
@@ -130,7 +131,7 @@ class DAN(Recipe):
                 )
             return split_domains(X, y, domain)
         if self.labels == "source" and "X_source" not in data:
-            return None, None, {**data, "X_source": X, "y_source": y}
+            return None, None, {**data, "X_source": X, "y_source": check_labels(self, X, y)}
         return X, y, data
 
     def train(
@@ -149,7 +150,7 @@ class DAN(Recipe):
         n_source, n_labelled = len(problem.y) - len(own.y), len(own.y)
         target = self._target(problem, own, X_unlabeled)
         if target is None or problem.options.max_epochs == 0:
-            return FineTuning().train(problem)
+            return replace(FineTuning().train(problem), labels=problem.y)
         if min(problem.options.batch_size, n_source) < _FEWEST:
             raise ValueError(
                 f"batch_size={problem.options.batch_size} or the number of source images, {n_source}, is below the "
@@ -172,7 +173,7 @@ class DAN(Recipe):
         )
         net.fit(TwoDomains(problem.rows(), n_source, n_labelled, len(target), problem.load(target)), None)
         start.settle(start.suffix)
-        return Trained(problem.finished_net(start.suffix, net.history.to_list()), problem.classes)
+        return Trained(problem.finished_net(start.suffix, net.history.to_list()), problem.classes, labels=problem.y)
 
     def _target(self, problem: Problem, own: Problem, X_unlabeled: Any) -> Inputs | None:
         """All target images, labelled and unlabelled; None if there are none."""

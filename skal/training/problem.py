@@ -187,7 +187,13 @@ class Problem:
                     f"class_weight contains {unknown[0]!r}, which is not a class, but no weight for {unweighted[0]!r}; "
                     f"the classes are {self.classes.tolist()}"
                 )
-            return np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
+            weights = np.array([given.get(label, 1.0) for label in self.classes.tolist()], dtype=float)
+            if not weights[self.targets.numpy()].any():
+                raise ValueError(
+                    f"class_weight is 0 for every class that has images, {np.unique(self.y).tolist()}; at least one "
+                    "weight must be greater than 0"
+                )
+            return weights
         weights = np.ones(len(self.classes))
         # Like scikit-learn's compute_class_weight, which has sample_weight only since 1.7.
         counts = np.bincount(self.targets.numpy(), weights=self.sample_weight, minlength=len(self.classes))
@@ -237,7 +243,7 @@ class Problem:
         inputs = self.check(X)
         if np.ndim(y) == 1 and len(y) != len(inputs):  # type: ignore[arg-type]
             raise ValueError(f"X_source and y_source have inconsistent numbers of samples: {len(inputs)} and {len(y)}")  # type: ignore[arg-type]
-        labels = check_labels(self, inputs, y)
+        labels = check_labels(self, inputs, y, "y_source")
         if len(self.y) and (labels.dtype.kind in "OSU") != (self.y.dtype.kind in "OSU"):
             raise ValueError(
                 f"labels of the source, such as {labels[0]!r}, and of the target, such as {self.y[0]!r}, must have the "

@@ -32,12 +32,15 @@ class Trained:
         Additional models whose probabilities are averaged with those of the net.
     attributes : dict of str to object, default={}
         Additional fitted attributes of the classifier. Their names end in an underscore.
+    labels : ndarray or None, default=None
+        Labels of all images that the head was trained on. None means those of X.
     """
 
     net: NeuralNetClassifier
     classes: np.ndarray
     fused: Sequence[Suffix] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+    labels: np.ndarray | None = None
 
 
 class Recipe(BaseEstimator, ABC):

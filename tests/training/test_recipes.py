@@ -212,6 +212,14 @@ def test_a_class_weight_that_no_class_has_is_named(net, data, pixels):
     net.set_params(class_weight={"b": 1, "g": 1, "r": 2, "y": 1, "to come": 1}).fit(X, y, **data)
 
 
+def test_class_weights_of_0_leave_a_class(net, data, pixels):
+    X, y = pixels
+    weights = dict.fromkeys([*"bgry", "to come"], 0.0)
+    with pytest.raises(ValueError, match=r"class_weight is 0 for every class that has images, \['b', 'g', 'r', 'y'\]"):
+        net.set_params(class_weight={**weights, "to come": 1.0}).fit(X, y, **data)
+    net.set_params(class_weight={**weights, "r": 1.0}).fit(X, y, **data)
+
+
 def test_an_interrupt_reaches_the_caller_and_the_earlier_fit_stays(net, data, pixels):
     """skorch takes a KeyboardInterrupt for the end of training."""
     X, y = pixels
@@ -284,6 +292,12 @@ def test_labels_of_the_source_and_then_of_the_target(mlp):
     )
     net.fit(X, y, X_unlabeled=target)
     assert len(net.seen_.y) == 0
+    assert net.trained_classes_.tolist() == [0, 1]
+    assert clone(net).set_params(max_epochs=0).fit(X, y).trained_classes_.tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"Input y contains NaN or None: y\[59\] is None"):
+        clone(net).fit(X, [*y[:59], None])
+    with pytest.raises(ValueError, match=r"Input y_source contains NaN or None: y_source\[59\] is None"):
+        clone(net).fit(target, y, X_source=X, y_source=[*y[:59], None])
     net.partial_fit(target[:10], y[:10])
     assert len(net.seen_.y) == 10
     assert len(net.data_["X_source"]) == 60
