@@ -65,6 +65,10 @@ def train(
     continues = continues and hasattr(estimator, "net_")
     if y is None:
         raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
+    if sample_weight is not None and data.get("sample_domain") is not None:
+        raise ValueError(
+            "sample_weight cannot be combined with sample_domain; pass the source as X_source and y_source"
+        )
     shape = copy.copy(estimator)  # a copy records the width of X, so that a failed fit changes nothing
     X = checked_features(shape, X, reset=not (continues and replays))
     prefix = prefix_of(estimator, X)
@@ -72,46 +76,31 @@ def train(
         prefix = replace(prefix, n_frozen=_depth(estimator, prefix, y, sample_weight, continues))
     if estimator.source is not None:
         estimator.source.check_backbone(prefix.backbone)
-    is_same = continues and is_same_network(estimator, prefix)
-    if continues and replays and not is_same:
-        raise ValueError(
-            f"partial_fit cannot continue a fit with {estimator.n_frozen_} frozen layers of "
-            f"{estimator.backbone_.fingerprint!r} and {estimator.backbone_.inputs.transform}, because the parameters "
-            f"now specify {prefix.n_frozen} frozen layers of {prefix.backbone.fingerprint!r} and "
-            f"{prefix.backbone.inputs.transform}; call fit instead"
-        )
-    continues = is_same
+    if continues and not is_same_network(estimator, prefix):
+        if replays:
+            raise _other_network(estimator, prefix)
+        continues = False
     recipe = _checked_recipe(estimator, continues)
-    if sample_weight is not None and data.get("sample_domain") is not None:
-        raise ValueError(
-            "sample_weight cannot be combined with sample_domain; pass the source as X_source and y_source"
-        )
     X, y, data = _arranged(recipe, X, y, data, estimator.data_ if continues else {}, replays)
     if data.get("X_unlabeled") is not None:
         data = _with_pool(shape, data)
+    if X is None and sample_weight is not None:
+        raise ValueError(f"sample_weight applies to labelled target images, but {type(recipe).__name__} has none")
     if X is None:
-        if sample_weight is not None:
-            raise ValueError(f"sample_weight applies to labelled target images, but {type(recipe).__name__} has none")
         new = Labelled.none(np.asarray(data["y_source"]))
     else:
         new = Labelled.checked(estimator, prefix.check(X), y, sample_weight)
     expected_classes = None if classes is None else np.unique(np.asarray(classes))
-    if expected_classes is not None and not np.isin(new.y, expected_classes).all():
-        unknown = np.setdiff1d(new.y, expected_classes)[0]
-        raise ValueError(f"y contains {unknown!r}, which is not in classes={expected_classes}")
-    if continues and (estimator.classes_.dtype.kind in "OSU") != (new.y.dtype.kind in "OSU"):
-        raise ValueError(
-            f"y contains {new.y[0]!r}, which is of a different type than the classes so far: {estimator.classes_}"
-        )
+    _check_kind(estimator, new.y, expected_classes, continues)
     labelled, is_old = new, np.zeros(len(new.y), dtype=bool)
     if continues and replays:
         labelled, is_old = estimator.seen_.followed_by(new)
     elif continues:
         is_old = np.isin(new.content, estimator.seen_.content)
-    validation = None
-    if (estimator.net_params or {}).get("train_split") is not None:
-        expected_classes = np.unique(np.concatenate([labelled.y, [] if classes is None else expected_classes]))
-        held_out = _held_out(estimator.net_params["train_split"], labelled, is_old)
+    validation, split = None, (estimator.net_params or {}).get("train_split")
+    if split is not None and len(labelled.y):
+        expected_classes = np.union1d(labelled.y, labelled.y[:0] if expected_classes is None else expected_classes)
+        held_out = _held_out(split, labelled, is_old)
         rest = np.setdiff1d(np.arange(len(is_old)), held_out)
         validation, labelled, is_old = labelled.rows(held_out), labelled.rows(rest), is_old[rest]
     prefix = replace(prefix, mirrors=_mirrors(estimator, prefix, labelled.inputs, data.get("X_unlabeled"), continues))
@@ -154,6 +143,27 @@ def train(
         "_trained_by": type(recipe).__name__,
         "_attributes": list(trained.attributes),
     }
+
+
+def _other_network(estimator: Any, prefix: Prefix) -> ValueError:
+    """The error of ``partial_fit`` if the parameters specify another network or depth than the last fit used."""
+    return ValueError(
+        f"partial_fit cannot continue a fit with {estimator.n_frozen_} frozen layers of "
+        f"{estimator.backbone_.fingerprint!r} and {estimator.backbone_.inputs.transform}, because the parameters "
+        f"now specify {prefix.n_frozen} frozen layers of {prefix.backbone.fingerprint!r} and "
+        f"{prefix.backbone.inputs.transform}; call fit instead"
+    )
+
+
+def _check_kind(estimator: Any, y: np.ndarray, expected_classes: np.ndarray | None, continues: bool) -> None:
+    """Raise a ValueError if labels are not among the expected classes, or of another type than those so far."""
+    if expected_classes is not None and not np.isin(y, expected_classes).all():
+        unknown = np.setdiff1d(y, expected_classes)[0]
+        raise ValueError(f"y contains {unknown!r}, which is not in classes={expected_classes}")
+    if continues and (estimator.classes_.dtype.kind in "OSU") != (y.dtype.kind in "OSU"):
+        raise ValueError(
+            f"y contains {y[0]!r}, which is of a different type than the classes so far: {estimator.classes_}"
+        )
 
 
 def _depth(estimator: Any, prefix: Prefix, y: Any, sample_weight: Any, continues: bool) -> int:
