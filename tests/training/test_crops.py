@@ -44,7 +44,7 @@ def test_images_are_cropped_where_all_layers_learn_from_many(
     parameters, n, is_cropped, classifier, pixels, monkeypatch
 ):
     sizes = []
-    monkeypatch.setattr("skal.training.problem.cropped", lambda x: sizes.append(x.shape) or x)
+    monkeypatch.setattr("skal.training.step_rows.cropped", lambda x: sizes.append(x.shape) or x)
     rows = np.arange(n) % 40
     X, y = pixels[0][rows], pixels[1][rows]
     data = {"X_source": X[:40], "y_source": y[:40]} if "recipe" in parameters else {}

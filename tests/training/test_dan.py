@@ -332,5 +332,5 @@ def test_behind_a_scaler_the_source_is_compared_as_the_network_saw_it(dan, shift
     with sklearn.config_context(enable_metadata_routing=True):
         pipeline = make_pipeline(StandardScaler(), dan.set_params(max_epochs=1))
         pipeline.fit(X, y, X_unlabeled=target[:60])
-    own = features_of(pipeline, target, own_source=pipeline[-1].data_["X_source"]).source
+    own = features_of(pipeline, target, own_sources=[pipeline[-1].data_["X_source"]]).source
     np.testing.assert_allclose(own, pipeline[-1].transform(pipeline[0].transform(X)), atol=1e-5)
