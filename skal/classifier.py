@@ -139,7 +139,8 @@ class FrozenPrefixClassifier(
         Whether to show a progress bar when more than 512 images are passed through the network.
     net_params : dict or None, default=None
         Additional parameters of :class:`skorch.NeuralNetClassifier`, such as ``callbacks``, ``criterion`` or
-        ``verbose``.
+        ``verbose``, but none that is a parameter here. Nothing is trained on the images that a ``train_split``, such as
+        ``skorch.dataset.ValidSplit(5)``, holds out.
 
     Attributes
     ----------
