@@ -167,7 +167,7 @@ STUDIES = {
          study("adma_study", f"--images {{data}}/scenes15 {PROFILED} --image-size 97 --two-patterns --rounds 10 "
                              "--batch 15 --seeds 2 --output {work}/study")],
         {f"study/{name}": f"scenes15_study/{name}" for name in (
-            "areas.csv", "accuracy.csv", "macro_auc.csv", "records.csv", "curves.png")},
+            "areas.csv", "accuracy.csv", "macro_auc.csv", "records.csv", "curves.png", "queried.png")},
     ),
     "distinctive_fashion": Study(
         [study("distinctive_batches", "--sizes 50 150 --output {work}/batches.csv")],
