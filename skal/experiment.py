@@ -131,7 +131,7 @@ def run_experiment(
     for name, value, least in (("n_queries", n_queries, 1), ("batch_size", batch_size, 1), ("n_initial", n_initial, 0)):
         check_count(name, value, least)
     counts = {"n_queries": int(n_queries), "batch_size": int(batch_size), "n_initial": int(n_initial)}
-    loop = {**counts, "use_pool": use_pool}
+    loop = {**counts, "use_pool": use_pool if isinstance(use_pool, str) else bool(use_pool)}
     runs = [(task, strategy, seed) for task in tasks for seed in seeds for strategy in strategies]
     files: dict[tuple[str, str, int], RecordFile] = {}
     if folder is not None:
@@ -229,11 +229,13 @@ def label_rounds(
         known=[np.asarray(indices, dtype=int) for indices in known],
     )
     for learner, queried, query_seconds, fit_seconds in rounds:
-        classes = np.unique(y_pool[learner.labelled])
-        proba = learner.predict_proba(task.X_test) if len(classes) > 1 else np.ones((len(y_test), 1))
+        seen = classes = np.unique(y_pool[learner.labelled])
+        proba = np.ones((len(y_test), 1))
+        if len(seen) > 1:
+            proba, classes = learner.predict_proba(task.X_test), np.asarray(learner.estimator.classes_)
         yield {
             "n_labels": len(learner.labelled),
-            "n_classes": len(classes),
+            "n_classes": len(seen),
             "accuracy": float(accuracy_score(y_test, classes[proba.argmax(axis=1)])),
             "macro_auc": macro_auc(y_test, proba, classes),
             "query_seconds": query_seconds,

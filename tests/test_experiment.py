@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from modAL.uncertainty import entropy_sampling, margin_sampling
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -20,7 +21,7 @@ from torch import nn
 from skal import Query, adma_sampling, random_sampling
 from skal._random import seeded
 from skal.experiment import Task, label_rounds, run_experiment
-from tests.conftest import TinyConvNet
+from tests.conftest import TinyConvNet, blobs
 
 X_IRIS, Y_IRIS = load_iris(return_X_y=True)
 
@@ -390,3 +391,33 @@ def test_counts_of_numpy_are_counts(tmp_path):
     with pytest.raises(ValueError, match="batch_size=0 is not an integer of at least 1"):
         iris(tmp_path / "new", batch_size=0)
     assert not (tmp_path / "new").exists()
+
+
+class KnowsAll(ClassifierMixin, BaseEstimator):
+    """Names more classes than its labels have."""
+
+    def fit(self, X, y):
+        self.classes_ = np.array(["ant", "bee", "cat"])
+        self.fitted_ = LogisticRegression().fit(X, y)
+        return self
+
+    def predict_proba(self, X):
+        proba = np.zeros((len(X), 3))
+        proba[:, np.isin(self.classes_, self.fitted_.classes_)] = self.fitted_.predict_proba(X)
+        return proba
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+def test_classes_without_labels_keep_their_columns():
+    X, y = blobs(90)
+    two = y != "ant"
+    task = Task(X[two], y[two], X, y, initial=np.arange(20))
+    records = run_experiment(
+        KnowsAll(), {"random": random_sampling}, {"blobs": task}, n_queries=1, batch_size=1, seeds=[0]
+    )
+    rows = [*range(20), *records["indices"].iloc[-1]]
+    expected = KnowsAll().fit(X[two][rows], y[two][rows]).score(X, y)
+    assert records["accuracy"].iloc[-1] == pytest.approx(expected)
+    assert records["n_classes"].iloc[-1] == 2

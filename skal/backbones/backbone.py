@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import uuid
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import xxhash
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import is_lazy
 
 from skal.backbones.graph import LayerGraph
 from skal.images.inputs import InputSpec
@@ -60,27 +59,17 @@ class Backbone:
         return xxhash.xxh3_128(f"{content_name(self.layers.module)} {self.layers.graph}".encode()).digest()
 
 
-def content_name(module: nn.Module) -> str:
-    """Hash of everything that a module computes with: parameters, buffers, and the plain settings of its submodules."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    settings = [
-        (name, type(part).__qualname__, sorted((k, v) for k, v in vars(part).items() if _is_setting(k, v)))
-        for name, part in module.named_modules()
-    ]
-    # Tensors that are neither parameters nor buffers, such as a mean that forward subtracts, affect the result too.
-    plain = [
-        (f"{name}.{key}", torch.as_tensor(value))
-        for name, part in module.named_modules()
-        for key, value in vars(part).items()
-        if isinstance(value, (torch.Tensor, np.ndarray))
-    ]
-    known = [(name, tensor) for name, tensor in tensors + plain if not is_lazy(tensor)]
-    return hash_tensors(known) + xxhash.xxh3_128(repr(settings).encode()).hexdigest()
+def content_name(module: nn.Module | Callable[[], nn.Module]) -> str:
+    """Hash of everything that a module, or a function that makes one, computes with: tensors, settings, hooks and code.
 
+    If a part has a state that cannot be read, such as an open file, the name is unique, so that nothing is shared.
+    """
+    from skal._fingerprint import fingerprint  # which imports skal.source, and that this module
 
-def _is_setting(name: str, value: Any) -> bool:
-    values = value if isinstance(value, tuple) else (value,)
-    return name != "training" and all(isinstance(v, (bool, int, float, str, type(None))) for v in values)
+    try:
+        return fingerprint(module, "backbone")
+    except ValueError:
+        return uuid.uuid4().hex
 
 
 def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

@@ -97,7 +97,7 @@ class LayerGraph:
         headless = any(isinstance(self._owner(node), NORMS) for node in tail)
         self.head = None if headless else str(last.target)
         #: The final representation: the input of the head, or the output of a network without a head.
-        self.features: fx.Node = output if headless else last.args[0]
+        self.features: fx.Node = output if headless else last.args[0] if last.args else last.kwargs["input"]
 
         # Nodes that features does not need (a head, auxiliary outputs) do not affect where the body can be cut.
         needed = _ancestors(self.features) | {self.features}
@@ -379,12 +379,17 @@ class LayerGraph:
                 try:
                     given = recorder.run(x)
                     same = _same(given, original(x))
+                    alone = original(x[:1])
                 except (RuntimeError, TypeError, IndexError) as error:
                     raise ValueError(
                         f"{type(module).__name__} fails on {n} samples of shape {tuple(x.shape[1:])}: {error}"
                     ) from error
             if not same:
                 raise ValueError(f"the traced graph of {type(module).__name__} does not reproduce its outputs")
+            if not _same(_first_row(given, n), _first_row(alone, 1)):
+                raise ValueError(
+                    f"the outputs of {type(module).__name__} for a sample depend on the others of its batch"
+                )
             rows.append({self._by_name[name]: size for name, size in recorder.rows.items() if name in self._by_name})
         self.flow_points = [p for p in self.flow_points if rows[0].get(p) == 3 and rows[1].get(p) == 1]
 
@@ -411,6 +416,15 @@ def _same(given: Any, expected: Any) -> bool:
     if isinstance(expected, (tuple, list)):
         return all(_same(a, b) for a, b in zip(given, expected, strict=True))
     return True
+
+
+def _first_row(value: Any, n: int) -> Any:
+    """The first row of each output with one row per sample; other outputs are left out."""
+    if isinstance(value, torch.Tensor):
+        return value[:1] if value.ndim and len(value) == n else None
+    if isinstance(value, dict):
+        return {key: _first_row(part, n) for key, part in value.items()}
+    return [_first_row(part, n) for part in value] if isinstance(value, (tuple, list)) else None
 
 
 def _ancestors(node: fx.Node, stop: Collection[fx.Node] = ()) -> set[fx.Node]:

@@ -93,7 +93,7 @@ def _remembered(backbone: BackboneLike, recipe: tuple[Any, ...], load: Callable[
         recipe += (content_name(backbone),)  # the module may be modified in place between two calls
         memo = _of_modules.setdefault(backbone, OrderedDict())
     else:
-        recipe += (backbone,)
+        recipe += (backbone, None if isinstance(backbone, str) else content_name(backbone))  # its closure may change
         memo = _of_recipes
     try:
         found = memo.get(recipe)

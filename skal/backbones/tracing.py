@@ -231,7 +231,8 @@ def _drop_proxies(module: nn.Module) -> None:
 def _prune(module: nn.Module, graph: fx.Graph) -> None:
     """Drop asserts and unused arguments, and make every in-place operation return a new tensor.
 
-    Otherwise the in-place ReLU that follows a cached activation would overwrite it.
+    Otherwise the in-place ReLU that follows a cached activation would overwrite it. Layers whose code could not be
+    traced may write to their input, so they are given a copy.
     """
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _ASSERTS:
@@ -243,7 +244,16 @@ def _prune(module: nn.Module, graph: fx.Graph) -> None:
             for user in list(changed.users):
                 if order[user] > order[node]:
                     user.replace_input_with(changed, node)
+    for node in list(graph.nodes):
+        if node.op == "call_module" and not _is_of_torch(module.get_submodule(str(node.target))):
+            for given in node.all_input_nodes:
+                with graph.inserting_before(node):
+                    node.replace_input_with(given, graph.call_function(torch.clone, (given,)))
     _erase_unused(graph)
+
+
+def _is_of_torch(part: nn.Module) -> bool:
+    return type(part).__module__.startswith("torch.nn.")
 
 
 def _made_functional(module: nn.Module, node: fx.Node) -> bool:

@@ -64,7 +64,7 @@ class FolderCache:
             raise ValueError(
                 "cache='' is not a folder; pass the path of one, True for a cache in memory or False for none"
             )
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.abspath(Path(folder).expanduser()))
         self.max_bytes = max_bytes
         self.dtype = dtype
         self._places: dict[bytes, dict[bytes, tuple[str, int]]] = {}  # per space: key to file and row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Version of the decoder; part of the cache key of every file. Increase it whenever decoded pixels change.
-DECODER = 3
+DECODER = 4
 WHITE = (255, 255, 255)
 
 _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 262, 281  # TIFF tags
@@ -81,7 +82,8 @@ def decode(
              [255, 255, 255]]], dtype=torch.uint8)
     """
     try:
-        with Image.open(path) as image:
+        # Given a name, Pillow maps raw TIFFs into memory, with the sides swapped before they are turned.
+        with nullcontext(path) if hasattr(path, "read") else open(path, "rb") as file, Image.open(file) as image:
             if needed is not None:
                 _shrink(image, _REDUCED * needed)
             _scale_transparency(image)

@@ -323,9 +323,10 @@ class _Search:
             distances[numbers == torch.arange(rows.start, rows.stop)[:, None]] = torch.inf
         nearest = distances
         if width > 4 * self._k:  # partition first: sorting a whole block is slower than computing its distances
-            least = distances.kthvalue(self._k, dim=1, keepdim=True).values
-            n_near = int((distances <= least).sum(1).max())
-            near = distances.topk(n_near, largest=False).indices.sort(dim=1).values
+            ranked = distances.masked_fill(distances < _CANCELLED * size, 0)  # too imprecise to be left out
+            least = ranked.kthvalue(self._k, dim=1, keepdim=True).values
+            n_near = int((ranked <= least).sum(1).max())
+            near = ranked.topk(n_near, largest=False).indices.sort(dim=1).values
             nearest, size, numbers = distances.gather(1, near), size.gather(1, near), numbers[near]
         numbers = numbers.expand(n, -1)
         # If the terms nearly cancel, rounding errors are large relative to the distance: these few are summed directly.

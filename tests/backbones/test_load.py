@@ -167,3 +167,79 @@ def test_threads_load_train_and_predict_side_by_side(pixels):
         together = list(threads.map(fit, range(8)))
     for seed, proba in enumerate(together):
         np.testing.assert_allclose(proba, fit(seed), atol=1e-5)
+
+
+class Scaled(nn.Linear):
+    """A layer whose settings are in a dict and in a function."""
+
+    def __init__(self, gain, act=torch.relu):
+        with seeded(0):
+            super().__init__(6, 6)
+        self.settings = {"gain": gain}
+        self.act = act
+
+    def forward(self, x):
+        return self.act(super().forward(x)) * self.settings["gain"]
+
+
+def scaled(gain, **keywords):
+    with seeded(0):
+        return nn.Sequential(Scaled(gain, **keywords), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+
+
+def test_settings_of_any_kind_hooks_and_code_distinguish_networks():
+    def doubled(module, args, output):
+        return 2 * output
+
+    hooked = scaled(1)
+    hooked[2].register_forward_hook(doubled)
+    networks = [scaled(1), scaled(10), scaled(1, act=torch.tanh), hooked]
+    assert len({load_backbone(net).space for net in networks}) == 4
+    assert load_backbone(scaled(1)).space == load_backbone(scaled(1)).space
+
+
+def test_changes_of_a_network_after_it_was_loaded_are_seen():
+    X = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    net = scaled(1)
+
+    def first():
+        return FrozenPrefixClassifier(net, n_frozen=1).activations(X, ["0"])[0]
+
+    before = first()
+    net[0].settings["gain"] = 3
+    np.testing.assert_allclose(first(), 3 * before, rtol=1e-6)
+    net[0].register_forward_hook(lambda module, args, output: 2 * output)
+    np.testing.assert_allclose(first(), 6 * before, rtol=1e-6)
+
+
+def test_a_factory_whose_closure_changes_makes_another_network():
+    width = 8
+
+    def factory():
+        return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 2))
+
+    before = load_backbone(factory)
+    assert load_backbone(factory) is before
+    width = 12
+    assert load_backbone(factory).layers.module[0].out_features == 12
+
+
+def test_networks_that_mix_the_images_of_a_batch_are_refused():
+    with seeded(0):
+        images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 2, 3))
+    with pytest.raises(ValueError, match="for a sample depend on the others of its batch"):
+        load_backbone(images, image_size=16)
+
+
+def test_a_head_called_with_a_keyword_is_found():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc = nn.Linear(6, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.fc(input=torch.relu(self.body(x)))
+
+    with seeded(0):
+        named = Named()
+    assert load_backbone(named).layers.head == "fc"

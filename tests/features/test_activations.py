@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
+from torch import nn
 
 from skal import FrozenPrefixClassifier
 from skal._random import seeded
@@ -145,3 +146,22 @@ def test_a_tensor_that_is_no_parameter_tells_networks_apart(pixels):
     second.shift = torch.tensor(5.0)
     values = [FrozenPrefixClassifier(net, preprocess=SMALL).activations(pixels[0], [-2])[0] for net in (first, second)]
     assert not np.allclose(*values)
+
+
+def test_a_layer_that_writes_to_its_input_changes_nothing_else():
+    class Doubling(nn.Module):
+        def forward(self, x):
+            x[:, 0] *= 2  # cannot be traced
+            return x
+
+    with seeded(0):
+        net = nn.Sequential(nn.Linear(6, 5), Doubling(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    X = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    with torch.no_grad():
+        first = net[0](torch.from_numpy(X))
+        second = net[2](net[1](first.clone()))
+    for cache in (False, True):
+        classifier = FrozenPrefixClassifier(net, n_frozen=2, cache=cache)
+        found = [*classifier.activations(X, ["0", "2"]), *classifier.activations(X, ["2"])]
+        for given, expected in zip(found, (first, second, second), strict=True):
+            np.testing.assert_allclose(given, expected, rtol=1e-5)

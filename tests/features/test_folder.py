@@ -155,3 +155,13 @@ def test_both_caches_give_the_same_result(pixels, tmp_path):
         backbone, inputs, [Point(node), Point(node, True)], cache=FolderCache(tmp_path)
     )
     torch.testing.assert_close(whole.mean((2, 3)), pooled)
+
+
+def test_a_relative_folder_keeps_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cache = FolderCache("rows")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cache.put(b"space", [b"key"], torch.ones(1, 3))
+    assert not (tmp_path / "elsewhere" / "rows").exists()
+    assert list(cache.get(b"space", [b"key"])) == [0]

@@ -279,3 +279,16 @@ def test_a_damaged_photograph_raises_also_where_it_is_decoded_smaller(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
     with pytest.raises(UnreadableImageError, match="truncated"):
         decode(tmp_path / "cut.jpg", needed=50)
+
+
+@pytest.mark.parametrize(("orientation", "degrees"), [(3, 180), (6, 270), (8, 90)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_an_uncompressed_tiff_is_turned_like_a_png(mode, orientation, degrees, tmp_path):
+    """Pillow maps raw files into memory, with the sides swapped before it turns them."""
+    image = scene(40, 24).convert(mode)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[274] = orientation
+    image.save(tmp_path / "image.tif", tiffinfo=tags)
+    turned = image.transpose(getattr(Image.Transpose, f"ROTATE_{degrees}"))
+    turned.save(tmp_path / "image.png")
+    assert_array_equal(decode(tmp_path / "image.tif"), decode(tmp_path / "image.png"))

@@ -173,3 +173,15 @@ def test_neighbor_errors():
             query(block_size=block_size)
     with pytest.raises(NotFittedError):
         SymmetricKLNeighbors(3).kneighbors(X)
+
+
+@pytest.mark.parametrize("block_size", [80, 1000])
+def test_near_duplicates_are_found_in_blocks_of_any_size(block_size):
+    """Distances far below the rounding error of the products."""
+    rng = np.random.default_rng(0)
+    base = rng.dirichlet(np.ones(300))
+    source = base * (1 + 1e-4 * rng.random((2000, 1)) * rng.normal(size=(2000, 300)))
+    source /= source.sum(axis=1, keepdims=True)
+    _, found = SymmetricKLNeighbors(20, block_size=block_size).fit(source).kneighbors(base[None])
+    expected = np.argsort(plain_distances(base[None], source)[0])[:20]
+    assert set(found[0]) == set(expected)
