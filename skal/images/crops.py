@@ -77,7 +77,7 @@ def _may_be_transparent(image: Any) -> bool:
 
 def _with_transparency(on_black: np.ndarray, on_white: np.ndarray) -> np.ndarray:
     """PIL images in RGBA from crops on two backgrounds, which differ by the transparency; opaque crops unchanged."""
-    alpha = 255 - (on_white - on_black).max(axis=-1, keepdims=True)
+    alpha = 255 - (on_white - on_black).mean(axis=-1, keepdims=True).round().astype(np.uint8)
     if (alpha == 255).all():
         return on_white
     colour = (on_black * (255 / np.maximum(alpha, 1))).round().clip(0, 255).astype(np.uint8)

@@ -302,7 +302,7 @@ class _Search:
         own = torch.empty(n, device=self._device)
         for few in torch.arange(n).split(_FEW):
             p, logs = room[few[0] : few[-1] + 1].unbind(1)
-            p.copy_(torch.tensor(rows[few[0] : few[-1] + 1]))
+            p.copy_(torch.from_numpy(np.array(rows[few[0] : few[-1] + 1], np.float32)))  # of any memory layout
             torch.add(p, self._eps, out=logs)
             logs.log_().sub_(self._log_mean)
             p.sub_(self._mean)

@@ -116,6 +116,8 @@ READY = {
     "bfloat16": lambda: FLOATS.bfloat16(),
     "float16": lambda: FLOATS.half(),
     "numpy float16": lambda: FLOATS.half().numpy(),
+    "Dataset of big-endian": lambda: Images(list(FLOATS.numpy().astype(">f4"))),
+    "Dataset of longdouble": lambda: Images(list(FLOATS.numpy().astype(np.longdouble))),
 }
 
 
