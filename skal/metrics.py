@@ -86,7 +86,7 @@ def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     common = areas[n_run == n_strategies]
     for task in order:
         if task not in set(common["task"]):
-            seeds = areas[areas["task"] == task].groupby("strategy", sort=False)["seed"].agg(list).to_dict()
+            seeds = areas[areas["task"] == task].groupby("strategy", sort=False)["seed"].agg(sorted).to_dict()
             raise ValueError(f"the strategies of task {task!r} have no seed in common: {seeds}")
     areas = common.assign(rank=common.groupby(["task", "seed"])["area"].rank(ascending=False))
     ranks = areas.groupby(["strategy", "task"])["rank"].mean().unstack("task")[order].rename_axis(None, axis=1)
