@@ -60,13 +60,18 @@ def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     ----------
     records : DataFrame
         As from :func:`~skal.experiment.run_experiment`. Strategies are ranked within each task and seed. Equal areas
-        share their mean rank.
+        share their mean rank. Seeds that some strategy of the task lacks are left out.
     metric : str, default="accuracy"
 
     Returns
     -------
     ranks : DataFrame
         Indexed by strategy, best first. Columns are the tasks and ``mean``.
+
+    Raises
+    ------
+    ValueError
+        If the strategies of a task have no seed in common.
 
     Examples
     --------
@@ -76,8 +81,14 @@ def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     {'b': 1.0, 'a': 2.0}
     """
     areas = _areas(records, metric)
-    areas["rank"] = areas.groupby(["task", "seed"])["area"].rank(ascending=False)
     order = list(dict.fromkeys(areas["task"]))
+    n_run, n_strategies = (areas.groupby(by)["strategy"].transform("nunique") for by in (["task", "seed"], ["task"]))
+    common = areas[n_run == n_strategies]
+    for task in order:
+        if task not in set(common["task"]):
+            seeds = areas[areas["task"] == task].groupby("strategy", sort=False)["seed"].agg(sorted).to_dict()
+            raise ValueError(f"the strategies of task {task!r} have no seed in common: {seeds}")
+    areas = common.assign(rank=common.groupby(["task", "seed"])["area"].rank(ascending=False))
     ranks = areas.groupby(["strategy", "task"])["rank"].mean().unstack("task")[order].rename_axis(None, axis=1)
     return ranks.assign(mean=ranks.mean(axis=1)).sort_values("mean")
 

@@ -99,7 +99,7 @@ def contact_sheet(images: Sequence[Any], captions: Sequence[str], *, n_columns: 
 
     Parameters
     ----------
-    images : sequence of arrays (H, W, 3) or (H, W), or of paths
+    images : sequence of arrays (H, W, 3), (H, W) or (H, W, 1), or of paths
     captions : sequence of str
     n_columns : int, default=10
 
@@ -119,6 +119,8 @@ def contact_sheet(images: Sequence[Any], captions: Sequence[str], *, n_columns: 
         ax.axis("off")
     for ax, image, caption in zip(axes.flat, images, captions, strict=False):
         pixels = np.asarray(image) if hasattr(image, "shape") and np.ndim(image) else decode(image).numpy()
-        ax.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
+        pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+        limits = {"vmin": 0, "vmax": 255} if pixels.dtype == np.uint8 else {}
+        ax.imshow(pixels, cmap="gray", **limits)
         ax.set_title(caption, fontsize=8, y=-0.03, pad=0, va="top")
     return figure

@@ -253,10 +253,17 @@ class SourceProfile(BaseEstimator):
         Raises
         ------
         ValueError
-            If `dtype` is not one of these, or the classes are of a type that cannot be saved.
+            If `dtype` is not one of these, activations exceed the range of float16, or the classes are of a type that
+            cannot be saved.
         """
         check_is_fitted(self)
         check_options(dtype=(dtype, ("float32", "float16")))
+        largest = max(float(np.abs(values).max()) for values in self.centers_.values())
+        if dtype == "float16" and largest > 65504:
+            raise ValueError(
+                f"dtype='float16' holds values up to 65504, but the largest activation is {largest:g}; save the "
+                "profile with dtype='float32'"
+            )
         tensors = {
             f"centers.{i}": torch.from_numpy(values.astype(dtype)) for i, values in enumerate(self.centers_.values())
         }

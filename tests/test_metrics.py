@@ -52,6 +52,16 @@ def curves(n_seeds=3):
     )
 
 
+def test_seeds_that_a_strategy_lacks_are_not_ranked():
+    records = curves()
+    partial = records[~((records["task"] == "x") & (records["strategy"] == "a") & (records["seed"] == 2))]
+    complete = records[~((records["task"] == "x") & (records["seed"] == 2))]
+    pd.testing.assert_frame_equal(rank_table(partial), rank_table(complete))
+    alone = partial[(partial["strategy"] == "a") | (partial["seed"] == 2)]
+    with pytest.raises(ValueError, match=r"task 'x' have no seed in common: .*'a': \[0, 1\], 'b': \[2\]"):
+        rank_table(alone)
+
+
 def test_ranks_are_those_of_the_areas_run_by_run():
     records = curves()
     table = rank_table(records)

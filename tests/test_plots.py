@@ -28,6 +28,13 @@ def test_plots(pixels, files, tmp_path):
     sheet.savefig(tmp_path / "sheet.png")
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1)])
+def test_grey_images_of_low_contrast_stay_so(shape):
+    pixels = np.random.default_rng(0).integers(100, 110, shape, dtype=np.uint8)
+    (image,) = contact_sheet([pixels], [""], n_columns=1).axes[0].images
+    np.testing.assert_allclose(image.to_rgba(image.get_array())[..., 0], pixels.reshape(8, 8) / 255, atol=1 / 255)
+
+
 @pytest.mark.parametrize("caption", ["one line", "two\nlines"])
 def test_a_caption_covers_no_image(caption):
     sheet = contact_sheet(list(np.ones((6, 8, 8))), [caption] * 6, n_columns=3)

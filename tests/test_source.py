@@ -60,6 +60,16 @@ def test_file_keeps_everything(profile, tmp_path):
         profile.save(tmp_path / "int", dtype="int8")
 
 
+def test_activations_beyond_float16_are_not_saved_as_infinity(profile, tmp_path):
+    large = copy.deepcopy(profile)
+    large.centers_[-4][1, 2] = -7e4
+    with pytest.raises(ValueError, match=r"up to 65504, but the largest activation is 70000; .*'float32'"):
+        large.save(tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()
+    large.save(tmp_path / "full")
+    assert SourceProfile.load(tmp_path / "full").centers_[-4].min() == -7e4
+
+
 @pytest.mark.parametrize("damage", TENSOR_DAMAGES)
 def test_a_damaged_profile_is_refused_by_name(profile, tmp_path, damage):
     path = tmp_path / "cars.safetensors"

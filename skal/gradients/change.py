@@ -209,6 +209,9 @@ def _as_input(data: Any, module: nn.Module) -> torch.Tensor:
     """Data with the module's dtype, on its device; integer tensors (tokens) keep their dtype."""
     weight = next(module.parameters(), torch.empty(0))
     is_index = isinstance(data, torch.Tensor) and not data.is_floating_point()
+    if isinstance(data, np.ndarray):
+        # A copy, since torch takes neither read-only memory nor negative strides nor another byte order.
+        data = np.array(data, data.dtype.newbyteorder("="))
     return torch.as_tensor(data).to(weight.device, None if is_index else weight.dtype)
 
 

@@ -162,7 +162,8 @@ class ItemInputs:
         for i in rows:
             array = self.read(int(i))
             is_ready = array.dtype != np.uint8
-            batch.append(torch.from_numpy(array[None].copy()).float() if is_ready else self.transform(_tensor(array)))
+            tensor = torch.from_numpy(np.array(array[None], np.float32 if is_ready else None))  # a copy torch can write
+            batch.append(tensor if is_ready else self.transform(tensor))
             if batch[-1].shape != batch[0].shape:
                 raise ValueError(f"X[{i}] is a pre-processed image of shape {array.shape}, unlike others of its batch")
         return torch.cat(batch)
@@ -344,11 +345,6 @@ def _raise_for(failures: Sequence[tuple[str, str]], n: int) -> None:
     """Raise one error that names all files that cannot be read."""
     if failures:
         raise ValueError(describe(failures, n))
-
-
-def _tensor(pixels: np.ndarray) -> torch.Tensor:
-    """Pixels (H, W, C) as a batch of one, copied so that torch can write to them."""
-    return torch.from_numpy(np.array(pixels[None]))
 
 
 def _is_finite(array: np.ndarray) -> np.ndarray:

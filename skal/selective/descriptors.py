@@ -55,7 +55,8 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         Whether to include the normalisation and non-linearity that follow a convolution, as in Ge and Yu's paper. Their
         code uses raw responses.
     image_size : int or None, default=None
-        Side of the images after resizing and centre cropping. None uses that of the network, or 128 for the Gabor bank.
+        Side of the images after resizing and centre cropping. It replaces the sizes of `preprocess`. None uses those,
+        or the size of the network, or 128 for the Gabor bank.
     preprocess : ImageTransform or None, default=None
         Image pre-processing. None uses that of the network.
     device : str, default="auto"
@@ -177,7 +178,7 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
         ----------
         X : images of length n
         folder : path
-            Created if it does not exist. Each combination of images and bins has its own subfolder, named by
+            Created if it does not exist. Each combination of images, filters and bins has its own subfolder, named by
             :meth:`fingerprint`.
 
         Returns
@@ -255,8 +256,10 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
             raise ValueError(f"X has shape {np.shape(X)}, but images must be arrays of 3 or 4 dimensions, or paths")
         if self.bank == "conv":
             return bank, self._load_backbone().inputs.check(X)
-        side = self.image_size or _SIDE
-        given = self.preprocess or ImageTransform(side, side)
+        given = self.preprocess or ImageTransform(_SIDE, _SIDE)
+        if self.image_size is not None:
+            check_count("image_size", self.image_size)
+            given = replace(given, resize=self.image_size, crop=self.image_size)
         is_grey = getattr(X, "ndim", 0) == 4 and X.shape[1] == 1 and X.dtype != np.uint8
         channels = 1 if is_grey else 3
         pixels = replace(given, mean=(0.0,) * channels, std=(1.0,) * channels)  # in [0, 1]
@@ -300,6 +303,8 @@ class FilterBankDescriptor(TransformerMixin, BaseEstimator):
     def _named(self, inputs: Inputs) -> str:
         hasher = xxhash.xxh3_128(np.ascontiguousarray(self.edges_).data)
         hasher.update(repr(self.layers_).encode())
+        if self.bank == "conv":
+            hasher.update(self._load_backbone().space + repr(self.activation).encode())
         for start in range(0, len(inputs), 1024):
             for key in inputs.keys(range(start, min(start + 1024, len(inputs)))):
                 hasher.update(key)

@@ -145,7 +145,8 @@ class SymmetricKLNeighbors(BaseEstimator):
         checkpoint : path, default=None
             Folder in which the best rows so far are stored after every block, so that an interrupted search resumes
             when the call is repeated. Several searches, and several processes, may share it. Damaged files are ignored,
-            and a folder that is not writable causes a RuntimeWarning.
+            and a folder that is not writable causes a RuntimeWarning. A lazy sequence of blocks is read once more, to
+            identify it.
 
         Returns
         -------
@@ -217,13 +218,11 @@ class SymmetricKLNeighbors(BaseEstimator):
                 start += min(size, len(part) - first)
 
     def _named(self, queries: np.ndarray, k: int, itself: bool) -> str:
-        """Hash that identifies a search: queries, parameters, and a sample of the source."""
+        """Hash that identifies a search: queries, parameters and source."""
         hasher = xxhash.xxh3_128(np.ascontiguousarray(queries).data)
         hasher.update(self._weights().data)
         hasher.update(repr((k, float(self.eps), itself, self.n_features_in_)).encode())
-        # Of a lazy sequence of blocks, only the first block is hashed.
-        parts = [next(iter(self._source))] if _is_blocks(self._source) else [self._source]
-        for part in self._source if isinstance(self._source, list) else parts:
+        for part in self._source if _is_blocks(self._source) else [self._source]:
             hasher.update(repr(np.shape(part)).encode())
             looked_at: Any = slice(None)
             if isinstance(part, np.memmap):  # identified by its file and a few rows, so that it is not read completely
@@ -303,7 +302,7 @@ class _Search:
         own = torch.empty(n, device=self._device)
         for few in torch.arange(n).split(_FEW):
             p, logs = room[few[0] : few[-1] + 1].unbind(1)
-            p.copy_(torch.tensor(rows[few[0] : few[-1] + 1]))
+            p.copy_(torch.from_numpy(np.array(rows[few[0] : few[-1] + 1], np.float32)))  # of any memory layout
             torch.add(p, self._eps, out=logs)
             logs.log_().sub_(self._log_mean)
             p.sub_(self._mean)

@@ -196,6 +196,15 @@ def test_samples_of_another_shape_are_refused():
         output_change(tokens, np.zeros((4, 1, 5)), np.zeros((3, 6, 5)))
 
 
+def test_arrays_of_any_memory_layout(mlp):
+    X = np.random.default_rng(0).normal(size=(6, 7)).astype(np.float32)
+    read_only = X.copy()
+    read_only.flags.writeable = False
+    expected = output_change(mlp, X, X)
+    for other in (X[::-1].copy()[::-1], X.astype(">f4"), read_only):
+        np.testing.assert_array_equal(output_change(mlp, other, other), expected)
+
+
 def test_one_reference_is_enough_to_tell_that_samples_mix():
     with seeded(0):
         module = Centred()

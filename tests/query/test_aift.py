@@ -3,9 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
+from skal import ImageTransform
 from skal.images.crops import RandomCrops
+from skal.images.inputs import InputSpec
 from skal.query import aift_sampling
 from skal.query.aift import aift_score
 from tests.reference.aift import plain_score
@@ -93,6 +96,32 @@ def test_crops_have_the_form_of_their_image(form):
     alone = crops.of(np.array([3]), images[3:4])
     np.testing.assert_array_equal(alone[0], together[3])
     assert len({crop.tobytes() for part in together for crop in part}) > 12
+
+
+@pytest.mark.parametrize("kind", ["float16", "big-endian", "longdouble", "read-only"])
+def test_crops_of_arrays_that_torch_does_not_take(kind):
+    image = np.random.default_rng(0).random((3, 12, 12)).astype(np.float16 if kind == "float16" else np.float32)
+    odd = {"big-endian": image.astype(">f4"), "longdouble": image.astype(np.longdouble)}.get(kind, image.copy())
+    odd.flags.writeable = kind != "read-only"
+    (crops,), (wanted,) = (
+        RandomCrops(1, 4, np.random.RandomState(0)).of(np.arange(1), [array])
+        for array in (odd[:, ::-1], image[:, ::-1].astype(np.float32))
+    )
+    np.testing.assert_array_equal(crops, wanted)
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 90)])
+def test_crops_of_transparent_images_have_the_background_of_the_network(background, as_file, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 4), dtype=np.uint8))
+    behind = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
+    image.save(tmp_path / "image.png")
+    spec = InputSpec(ImageTransform(16, 16, (0, 0, 0), (1, 1, 1), background=background))
+    seen = [
+        spec.check(RandomCrops(1, 5, np.random.RandomState(0)).of(np.arange(1), [given])[0]).load(range(5))
+        for given in (str(tmp_path / "image.png") if as_file else image, behind)
+    ]
+    np.testing.assert_allclose(*seen, atol=4 / 255)
 
 
 def test_crops_of_an_even_image_are_even():

@@ -94,6 +94,15 @@ def test_gabor_single_image_of_any_size(shape):
     assert_allclose(H.reshape(48, 3).sum(1), 1, rtol=1e-5)
 
 
+def test_the_image_size_replaces_that_of_the_preprocessing():
+    pixels = np.random.default_rng(8).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
+    small, resized = (
+        FilterBankDescriptor(n_bins=3, image_size=size, preprocess=ImageTransform(side, side)).fit(pixels)
+        for size, side in ((None, 10), (10, 16))
+    )
+    assert_array_equal(resized.edges_, small.edges_)
+
+
 def test_a_subset_equals_its_rows_and_the_order_of_images_does_not_matter():
     X = np.random.default_rng(7).random((5, 1, 9, 8)).astype(np.float32)
     est = FilterBankDescriptor(n_bins=5).fit(X)

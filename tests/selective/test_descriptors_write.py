@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
@@ -98,6 +99,16 @@ def test_other_images_or_bins_have_their_own_place_in_the_folder(paths, tmp_path
         assert_allclose(other.write(X, folder), other.transform(X), atol=1e-6)
     assert_array_equal(est.write(paths, folder), kept)
     assert len(list(folder.iterdir())) == 5
+
+
+def test_descriptors_of_another_network_are_not_returned(paths, tmp_path):
+    est = describe().fit(paths[:4])
+    est.write(paths, tmp_path)
+    with torch.no_grad():
+        next(est.backbone.parameters()).mul_(-1)
+    assert_allclose(est.write(paths, tmp_path), est.transform(paths), atol=1e-6)
+    est.set_params(activation=False)
+    assert_allclose(est.write(paths, tmp_path), est.transform(paths), atol=1e-6)
 
 
 def only(folder, name):

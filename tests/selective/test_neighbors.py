@@ -97,6 +97,15 @@ def test_blocks_and_memmaps_equal_the_array(tmp_path):
     assert_array_equal(est.kneighbors(queries)[1], want[1][:, :4])
 
 
+@pytest.mark.parametrize("layout", [lambda X: X.astype(">f4"), lambda X: X[::-1].copy()[::-1]])
+def test_memmaps_and_blocks_of_any_memory_layout(layout, tmp_path):
+    X, queries = histograms(30), histograms(4, seed=1)
+    expected = SymmetricKLNeighbors(3).fit(X).kneighbors(queries)
+    np.save(tmp_path / "X.npy", layout(X))
+    for source in (np.load(tmp_path / "X.npy", mmap_mode="r"), [layout(X)]):
+        assert_array_equal(SymmetricKLNeighbors(3).fit(source).kneighbors(layout(queries)), expected)
+
+
 def test_permuting_the_source_permutes_the_indices():
     source, queries = histograms(20), histograms(4, seed=1)
     order = np.random.default_rng(4).permutation(20)

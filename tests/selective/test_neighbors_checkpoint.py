@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skal._files import read_tensors, write_tensors
 from skal.selective import SymmetricKLNeighbors
+from skal.selective.neighbors import _Search
 from tests.damage import GONE, TENSOR_DAMAGES, swap
 from tests.reference.retrieval import plain_distances
 from tests.selective.retrieval_cases import check_neighbors, histograms
@@ -65,10 +66,20 @@ def test_a_killed_retrieval_continues(killed, fatal):
     assert_array_equal(other.kneighbors(QUERIES, checkpoint=path)[1], got[1])
 
 
-def test_finished_blocks_are_not_computed_again(killed):
-    est, source, path = killed(4)
-    source.blocks[1] = np.repeat(QUERIES, 2, 0)[:5]  # would be the nearest of all
+def test_finished_blocks_are_not_computed_again(killed, monkeypatch):
+    est, _, path = killed(4)
+    see, starts = _Search.see, []
+    monkeypatch.setattr(_Search, "see", lambda self, start, block: starts.append(start) or see(self, start, block))
     check(est.kneighbors(QUERIES, checkpoint=path))
+    assert starts == [20, 25]
+
+
+def test_a_search_over_another_lazy_source_starts_over(killed):
+    est, source, path = killed(4)
+    source.blocks[1] = np.repeat(QUERIES, 2, 0)[:5]  # the nearest of all
+    check(est.kneighbors(QUERIES, checkpoint=path), source.blocks)
+    del source.blocks[2:]
+    check(est.kneighbors(QUERIES, checkpoint=path), source.blocks)
 
 
 def test_a_killed_retrieval_of_the_fitted_rows_continues(tmp_path):
