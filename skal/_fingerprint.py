@@ -21,7 +21,6 @@ from torch.utils.hooks import RemovableHandle
 
 from skal._code import class_parts, code_parts, function_parts, library_of_class, library_of_module
 from skal.images.forms import as_paths
-from skal.source import SourceProfile
 
 #: Parameters of estimators and queries that do not affect results: caching, progress output, number of processes.
 NO_RESULT = frozenset({"cache", "verbose", "n_jobs"})
@@ -223,10 +222,9 @@ def _parts(value: Any) -> _Parts:
         yield from _library_module(value)
     elif isinstance(value, _NAMED):
         yield from _named(value)
-    elif isinstance(value, SourceProfile) and hasattr(value, "centers_"):
-        learned = ("centers_", "classes_", "class_names_", "columns_", "layers_", "fingerprint_", "pooled")
-        yield b"SourceProfile"
-        yield from ((name, getattr(value, name)) for name in learned)
+    elif _is_described_by_its_fit(value):
+        yield type(value).__name__.encode()
+        yield from ((name, getattr(value, name)) for name in value._determined_by)
     elif isinstance(value, os.PathLike):
         yield "path", os.fspath(value)
     elif isinstance(value, torch.Generator):
@@ -240,6 +238,11 @@ def _parts(value: Any) -> _Parts:
         yield from _object(value)
 
 
+def _is_described_by_its_fit(value: Any) -> bool:
+    """Whether a value is a fitted estimator whose class names the attributes that determine its results."""
+    return hasattr(type(value), "_determined_by") and hasattr(value, value._determined_by[0])
+
+
 def _cloned(value: Any) -> _Parts:
     own = type(value)
     if own in (list, tuple):
@@ -248,7 +251,10 @@ def _cloned(value: Any) -> _Parts:
         yield "", value
     elif getattr(own, "__sklearn_clone__", None) not in (None, BaseEstimator.__sklearn_clone__):
         # clone returns it unchanged. An unfitted profile is represented by its parameters.
-        yield "", value if not isinstance(value, SourceProfile) or hasattr(value, "centers_") else value.get_params()
+        yield (
+            "",
+            value.get_params() if hasattr(own, "_determined_by") and not _is_described_by_its_fit(value) else value,
+        )
     else:
         yield "class", own
         for name, param in sorted(value.get_params(deep=False).items()):

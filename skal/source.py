@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -83,6 +83,11 @@ class SourceProfile(BaseEstimator):
     >>> profile.patterns(profile.layers_[0]).shape
     (3, 3)
     """
+
+    #: Attributes of a fitted profile that determine its results.
+    _determined_by: ClassVar[tuple[str, ...]] = (
+        "centers_", "classes_", "class_names_", "columns_", "layers_", "fingerprint_", "pooled",
+    )  # fmt: skip
 
     def __init__(
         self,

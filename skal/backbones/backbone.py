@@ -12,6 +12,7 @@ import xxhash
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from skal._fingerprint import fingerprint
 from skal.backbones.graph import LayerGraph
 from skal.images.inputs import InputSpec
 from skal.images.transform import ImageTransform
@@ -64,8 +65,6 @@ def content_name(module: nn.Module | Callable[[], nn.Module]) -> str:
 
     If a part has a state that cannot be read, such as an open file, the name is unique, so that nothing is shared.
     """
-    from skal._fingerprint import fingerprint  # which imports skal.source, and that this module
-
     try:
         return fingerprint(module, "backbone")
     except ValueError:
