@@ -251,10 +251,8 @@ def _cloned(value: Any) -> _Parts:
         yield "", value
     elif getattr(own, "__sklearn_clone__", None) not in (None, BaseEstimator.__sklearn_clone__):
         # clone returns it unchanged. An unfitted profile is represented by its parameters.
-        yield (
-            "",
-            value.get_params() if hasattr(own, "_determined_by") and not _is_described_by_its_fit(value) else value,
-        )
+        is_unfitted = hasattr(own, "_determined_by") and not _is_described_by_its_fit(value)
+        yield "", value.get_params() if is_unfitted else value
     else:
         yield "class", own
         for name, param in sorted(value.get_params(deep=False).items()):
