@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from skal._random import draw_seed, seeded
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
 from skal.features.prefix import Prefix
-from skal.images.forms import as_data, as_paths, is_images, unwrap
+from skal.images.forms import absolute, as_data, as_paths, is_images, unwrap
 from skal.images.inputs import Inputs
 from skal.training.fine_tuning import FineTuning
 from skal.training.labelled import Labelled
@@ -296,9 +295,9 @@ def _with_pool(estimator: Any, data: dict[str, Any]) -> dict[str, Any]:
     pool = data["X_unlabeled"]
     if _num_samples(pool) == 0:
         return {name: value for name, value in data.items() if name != "X_unlabeled"}
-    paths = as_paths(pool) if is_images(pool) else None
-    if paths is not None:  # they keep their meaning if the working directory changes
-        pool = np.array([*map(os.path.abspath, paths)])
+    paths = as_paths(pool)
+    if paths is not None:
+        pool = absolute(paths)
     elif not is_images(pool):
         try:
             validate_data(estimator, pool, reset=False, skip_check_array=True)

@@ -108,6 +108,11 @@ def as_paths(X: Any) -> np.ndarray | None:
     return X if is_text else None
 
 
+def absolute(paths: np.ndarray) -> np.ndarray:
+    """The same files by absolute paths, which keep their meaning if the working directory changes."""
+    return np.array([*map(os.path.abspath, paths)])
+
+
 def is_items(X: Any) -> bool:
     """Whether `X` (see :func:`as_data`) is a sequence of individual images: of several sizes, or a data set."""
     return is_dataset(X) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1)

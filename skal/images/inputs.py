@@ -23,7 +23,7 @@ from PIL import Image
 from scipy.sparse import issparse
 
 from skal.images.decode import DECODER, UnreadableImageError, decode, describe, file_problem, pixels_of
-from skal.images.forms import as_data, as_paths, image_of, is_dataset, is_items
+from skal.images.forms import absolute, as_data, as_paths, image_of, is_dataset, is_items
 from skal.images.transform import ImageTransform
 
 
@@ -270,7 +270,7 @@ class InputSpec:
                 raise ValueError(f"X contains {len(paths)} file paths, but this network takes {self.allowed}")
             problems = [(str(path), file_problem(path)) for path in paths]
             _raise_for([(path, why) for path, why in problems if why is not None], len(paths))
-            return PathInputs(np.array([*map(os.path.abspath, paths)]), self.transform)
+            return PathInputs(absolute(paths), self.transform)
         if is_items(X):
             return self._check_items(X)
         if issparse(X):

@@ -439,11 +439,11 @@ class Problem:
         trained = self.classes[:0] if self.last is None else self.last.trained_classes
         return np.flatnonzero(~np.isin(self.classes, trained))
 
-    @property
+    @cached_property
     def row_weights(self) -> np.ndarray | None:
         """Weight of each labelled row, 1 on average: its class weight times its sample weight."""
         parts = [] if self.class_weights is None else [self.class_weights[self.targets.numpy()]]
-        parts += [] if self.sample_weight is None else [self.sample_weight / self.sample_weight.mean()]
+        parts += [] if self.sample_weight is None else [self.sample_weight]
         if not parts or not len(self.y):
             return None
         weights = np.prod(parts, axis=0)
