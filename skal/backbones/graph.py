@@ -379,7 +379,7 @@ class LayerGraph:
                 try:
                     given = recorder.run(x)
                     same = _same(given, original(x))
-                    alone = original(x[:1])
+                    alone = given if n == 1 else original(x[:1])
                 except (RuntimeError, TypeError, IndexError) as error:
                     raise ValueError(
                         f"{type(module).__name__} fails on {n} samples of shape {tuple(x.shape[1:])}: {error}"
