@@ -70,60 +70,20 @@ def train(
         )
     shape = copy.copy(estimator)  # a copy records the width of X, so that a failed fit changes nothing
     X = checked_features(shape, X, reset=not (continues and replays))
-    prefix = prefix_of(estimator, X)
-    if estimator.n_frozen is None:
-        prefix = replace(prefix, n_frozen=_depth(estimator, prefix, y, sample_weight, continues))
-    if estimator.source is not None:
-        estimator.source.check_backbone(prefix.backbone)
-    if continues and not is_same_network(estimator, prefix):
-        if replays:
-            raise _other_network(estimator, prefix)
-        continues = False
+    prefix, continues = _network(estimator, X, y, sample_weight, continues, replays)
     recipe = _checked_recipe(estimator, continues)
     X, y, data = _arranged(recipe, X, y, data, estimator.data_ if continues else {}, replays)
     if data.get("X_unlabeled") is not None:
         data = _with_pool(shape, data)
-    if X is None and sample_weight is not None:
-        raise ValueError(f"sample_weight applies to labelled target images, but {type(recipe).__name__} has none")
-    if X is None:
+    if X is not None:
+        new = Labelled.checked(estimator, prefix.check(X), y, sample_weight)
+    elif sample_weight is None:
         new = Labelled.none(np.asarray(data["y_source"]))
     else:
-        new = Labelled.checked(estimator, prefix.check(X), y, sample_weight)
-    expected_classes = None if classes is None else np.unique(np.asarray(classes))
-    _check_kind(estimator, new.y, expected_classes, continues)
-    labelled, is_old = new, np.zeros(len(new.y), dtype=bool)
-    if continues and replays:
-        labelled, is_old = estimator.seen_.followed_by(new)
-    elif continues:
-        is_old = np.isin(new.content, estimator.seen_.content)
-    validation, split = None, (estimator.net_params or {}).get("train_split")
-    if split is not None and len(labelled.y):
-        expected_classes = np.union1d(labelled.y, labelled.y[:0] if expected_classes is None else expected_classes)
-        held_out = _held_out(split, labelled, is_old)
-        rest = np.setdiff1d(np.arange(len(is_old)), held_out)
-        validation, labelled, is_old = labelled.rows(held_out), labelled.rows(rest), is_old[rest]
-    prefix = replace(prefix, mirrors=_mirrors(estimator, prefix, labelled.inputs, data.get("X_unlabeled"), continues))
-    problem = Problem(
-        prefix,
-        Options.of(estimator),
-        labelled.inputs,
-        labelled.y,
-        is_old,
-        labelled.sample_weight,
-        expected_classes,
-        _last_fit(estimator, new) if continues else None,
-        deadline,
-        validation,
-    )
-    if len(labelled.y):
-        problem.held  # noqa: B018 (computed before `seeded`, which only one thread can enter at a time)
-    with seeded(draw_seed(check_random_state(estimator.random_state))):
-        trained = recipe.train(problem, **data)
-    models = [trained.net.module_, *trained.fused]
-    if not all(torch.isfinite(weight).all() for model in models for weight in model.parameters()):
-        raise ValueError(
-            f"training diverged: the weights are not finite with lr={estimator.lr}; use a lower learning rate"
-        )
+        raise ValueError(f"sample_weight applies to labelled target images, but {type(recipe).__name__} has none")
+    declared, pool = _declared_classes(estimator, new.y, classes, continues), data.get("X_unlabeled")
+    problem, seen = _problem(estimator, prefix, new, pool, declared, deadline, continues=continues, replays=replays)
+    trained = _run(recipe, problem, data, estimator)
     learned = {name: value for name, value in vars(shape).items() if name in ("n_features_in_", "feature_names_in_")}
     return {
         **learned,
@@ -132,16 +92,83 @@ def train(
         "classes_": trained.classes,
         "trained_classes_": _trained_classes(problem, trained),
         "fused_": list(trained.fused),
-        "backbone_": prefix.backbone,
-        "n_frozen_": prefix.n_frozen,
-        "mirrors_": prefix.mirrors,
+        "backbone_": problem.prefix.backbone,
+        "n_frozen_": problem.prefix.n_frozen,
+        "mirrors_": problem.prefix.mirrors,
         "recipe_": recipe,
         "data_": data,
-        "seen_": labelled,
+        "seen_": seen,
         "_final": problem.final,
+        "_declared": declared,
         "_trained_by": type(recipe).__name__,
         "_attributes": list(trained.attributes),
     }
+
+
+def _network(estimator: Any, X: Any, y: Any, sample_weight: Any, continues: bool, replays: bool) -> tuple[Prefix, bool]:
+    """The frozen layers, and whether the last fit can be continued: not if it was of another network or depth."""
+    prefix = prefix_of(estimator, X)
+    if estimator.n_frozen is None:
+        prefix = replace(prefix, n_frozen=_depth(estimator, prefix, y, sample_weight, continues))
+    if estimator.source is not None:
+        estimator.source.check_backbone(prefix.backbone)
+    if not continues or is_same_network(estimator, prefix):
+        return prefix, continues
+    if replays:
+        raise _other_network(estimator, prefix)
+    return prefix, False
+
+
+def _problem(
+    estimator: Any,
+    prefix: Prefix,
+    new: Labelled,
+    pool: Any,
+    classes: Any,
+    deadline: float | None,
+    *,
+    continues: bool,
+    replays: bool,
+) -> tuple[Problem, Labelled]:
+    """The training problem, and its labelled images: new ones, with replay also those of the fit to be continued."""
+    labelled, is_old = new, np.zeros(len(new.y), dtype=bool)
+    if continues and replays:
+        labelled, is_old = estimator.seen_.followed_by(new)
+    elif continues:
+        is_old = np.isin(new.content, estimator.seen_.content)
+    validation, split = None, (estimator.net_params or {}).get("train_split")
+    if split is not None and len(labelled.y):
+        classes = np.union1d(classes, labelled.y)
+        held_out = _held_out(split, labelled, is_old)
+        rest = np.setdiff1d(np.arange(len(is_old)), held_out)
+        validation, labelled, is_old = labelled.rows(held_out), labelled.rows(rest), is_old[rest]
+    problem = Problem(
+        replace(prefix, mirrors=_mirrors(estimator, prefix, labelled.inputs, pool, continues)),
+        Options.of(estimator),
+        labelled.inputs,
+        labelled.y,
+        is_old,
+        labelled.sample_weight,
+        classes,
+        _last_fit(estimator, new) if continues else None,
+        deadline,
+        validation,
+    )
+    return problem, labelled
+
+
+def _run(recipe: Recipe, problem: Problem, data: dict[str, Any], estimator: Any) -> Trained:
+    """The result of a recipe. Raises a ValueError if its weights are not finite."""
+    if len(problem.y):
+        problem.held  # noqa: B018 (computed before `seeded`, which only one thread can enter at a time)
+    with seeded(draw_seed(check_random_state(estimator.random_state))):
+        trained = recipe.train(problem, **data)
+    models = [trained.net.module_, *trained.fused]
+    if not all(torch.isfinite(weight).all() for model in models for weight in model.parameters()):
+        raise ValueError(
+            f"training diverged: the weights are not finite with lr={estimator.lr}; use a lower learning rate"
+        )
+    return trained
 
 
 def _other_network(estimator: Any, prefix: Prefix) -> ValueError:
@@ -154,15 +181,23 @@ def _other_network(estimator: Any, prefix: Prefix) -> ValueError:
     )
 
 
-def _check_kind(estimator: Any, y: np.ndarray, expected_classes: np.ndarray | None, continues: bool) -> None:
-    """Raise a ValueError if labels are not among the expected classes, or of another type than those so far."""
-    if expected_classes is not None and not np.isin(y, expected_classes).all():
-        unknown = np.setdiff1d(y, expected_classes)[0]
-        raise ValueError(f"y contains {unknown!r}, which is not in classes={expected_classes}")
+def _declared_classes(estimator: Any, y: np.ndarray, classes: Any, continues: bool) -> np.ndarray:
+    """Classes that were declared, in this or an earlier ``partial_fit``, and keep an output without images.
+
+    Raises a ValueError if labels are not among `classes`, or of another type than those so far.
+    """
+    declared: np.ndarray = estimator._declared if continues else y[:0]
     if continues and (estimator.classes_.dtype.kind in "OSU") != (y.dtype.kind in "OSU"):
         raise ValueError(
             f"y contains {y[0]!r}, which is of a different type than the classes so far: {estimator.classes_}"
         )
+    if classes is None:
+        return declared
+    classes = np.unique(np.asarray(classes))
+    if not np.isin(y, classes).all():
+        unknown = np.setdiff1d(y, classes)[0]
+        raise ValueError(f"y contains {unknown!r}, which is not in classes={classes}")
+    return np.union1d(declared, classes)
 
 
 def _depth(estimator: Any, prefix: Prefix, y: Any, sample_weight: Any, continues: bool) -> int:

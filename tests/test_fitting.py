@@ -245,6 +245,19 @@ def test_a_probe_learns_from_further_images_of_its_classes(way):
     np.testing.assert_allclose(probe.predict_proba(X), whole.predict_proba(X), atol=1e-4)
 
 
+def test_a_declared_class_keeps_its_column_when_its_images_were_mistakes(tmp_path):
+    X, y = blobs(30, n_classes=3)
+    classifier = on_features(max_epochs=0).partial_fit(X, y, classes=["ant", "bee", "cat", "dog"])
+    without = np.where(y == "cat", "bee", y)
+    path = tmp_path / "classifier.safetensors"
+    classifier.save(path, include_labelled=True)
+    for stream in (classifier, on_features(max_epochs=0).load(path)):
+        stream.partial_fit(X, without)
+        assert stream.classes_.tolist() == ["ant", "bee", "cat", "dog"]
+    undeclared = on_features(max_epochs=0).fit(X, y).partial_fit(X, without)
+    assert undeclared.classes_.tolist() == ["ant", "bee"]
+
+
 def test_a_probe_learns_from_corrected_labels():
     X, y = blobs(90)
     wrong = y.copy()
