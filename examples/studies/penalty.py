@@ -20,6 +20,7 @@ from _common import unit
 from baselines import add_task_options, data_of, labelled, network_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.utils.class_weight import compute_sample_weight
 from tqdm import tqdm
 
 from skal.training.head import HeadPenalty, default_C
@@ -57,12 +58,13 @@ def compare(F: np.ndarray, y: np.ndarray, F_test: np.ndarray, y_test: np.ndarray
         return float((log_proba(F, y, F_test, strength).idxmax(axis=1).to_numpy() == y_test).mean())
 
     fixed = dict(zip(C, map(accuracy, C), strict=True))
-    found = {"rule": accuracy(default_C(len(y)))}
+    rule = default_C(compute_sample_weight("balanced", y))
+    found = {"rule": accuracy(rule)}
     likelihood = held_out(F, y, seed)
     if likelihood is None:
         found |= {"cross-validated": found["rule"], "with a prior": found["rule"]}
     else:
-        prior = -(np.log(C / default_C(len(y))) ** 2) / 2
+        prior = -(np.log(C / rule) ** 2) / 2
         found["cross-validated"] = fixed[C[likelihood.argmax()]]
         found["with a prior"] = fixed[C[(likelihood + prior).argmax()]]
     return found | {f"C = {value:g}": fixed[value] for value in C} | {"best": max(fixed.values())}

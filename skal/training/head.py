@@ -10,8 +10,10 @@ from scipy.optimize import minimize
 from torch import nn
 
 #: Images per unit of C, the inverse L2 penalty of the head on features scaled to a mean squared norm of 1. Fewer
-#: labels need a stronger penalty: see "Against logistic regression" in docs/results.md.
-IMAGES_PER_C = 20.0
+#: labels need a stronger penalty: see "How strong the penalty is" in docs/results.md.
+_IMAGES_PER_C = 20.0
+#: With few images, C times the largest weight of an image, unless C would be less than 1.
+_FEW_IMAGES_C = 2.0
 #: Number of feature values above which products are computed in single precision.
 _LARGE = 2**20
 
@@ -40,11 +42,16 @@ class HeadPenalty:
     C: float
 
     @classmethod
-    def of(cls, features: np.ndarray, C: float | None = None) -> HeadPenalty:
-        """The penalty for these training features (n, n_features); by default stronger for fewer images."""
+    def of(
+        cls, features: np.ndarray, C: float | None = None, *, sample_weight: np.ndarray | None = None
+    ) -> HeadPenalty:
+        """The penalty for these training features (n, n_features), by default with C by :func:`default_C`."""
         center = features.mean(axis=0, dtype=np.float64)
         scale = float(np.sqrt(((features - center) ** 2).sum(axis=1).mean())) + 1e-12
-        return cls(center, scale, len(features), default_C(len(features)) if C is None else C)
+        n = len(features)
+        if C is None:
+            C = default_C(np.ones(n) if sample_weight is None else sample_weight)
+        return cls(center, scale, n, C)
 
     @property
     def per_image(self) -> float:
@@ -52,9 +59,24 @@ class HeadPenalty:
         return self.scale**2 / (2 * self.C * self.n)
 
 
-def default_C(n: int) -> float:
-    """Default inverse strength of the penalty for n images."""
-    return max(1.0, n / IMAGES_PER_C)
+def cautious_C(n: int) -> float:
+    """Inverse strength of the penalty for n images, however unequal their weights: n / 20, but at least 1."""
+    return max(1.0, n / _IMAGES_PER_C)
+
+
+def default_C(sample_weight: np.ndarray) -> float:
+    """Default inverse strength of the penalty for n images of these weights: n / 20, with few images from 1 to 2.
+
+    It is 2 for few images of equal weight. If some weigh more, because their classes have fewer images, C is smaller:
+    their loss is large, and a few images would determine the head.
+
+    Examples
+    --------
+    >>> default_C(np.ones(10)), default_C(np.array([1, 1, 1, 3])), default_C(np.ones(100))
+    (2.0, 1.0, 5.0)
+    """
+    heaviest = float(sample_weight.max() / sample_weight.mean())
+    return max(cautious_C(len(sample_weight)), _FEW_IMAGES_C / heaviest)
 
 
 def solve_head(

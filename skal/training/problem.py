@@ -303,7 +303,7 @@ class Problem:
         if not torch.isfinite(features).all():
             raise ValueError("the network's features of the labelled images are not finite; check its weights")
         features = suffix.cpu().scaled(features)
-        penalty = HeadPenalty.of(features.numpy())
+        penalty = HeadPenalty.of(features.numpy(), sample_weight=self.row_weights)
         if self.hidden is not None:  # new images alone do not show where those of other classes lie
             penalty = replace(penalty, center=suffix.center, scale=suffix.scale)
         suffix.center, suffix.scale = penalty.center, penalty.scale

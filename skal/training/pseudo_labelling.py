@@ -9,7 +9,7 @@ from scipy.special import log_softmax, softmax
 from torch import nn
 
 from skal.numerics.propagation import align, neighbor_graph, spread
-from skal.training.head import HeadPenalty, default_C, solve_head
+from skal.training.head import HeadPenalty, cautious_C, solve_head
 
 _NEIGHBORS, _ALPHA = 15, 0.9
 #: Score added to each class at every point, as a share of the mean score.
@@ -95,13 +95,13 @@ def reliance(n_pool: int, n_classes: int) -> float:
 def _probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Log-probabilities of the logistic regression on some labelled rows.
 
-    Classes without a row share the remaining probability.
+    Classes without a row share the remaining probability. The penalty is cautious, as a vote counts by its confidence.
     """
     head = nn.utils.skip_init(nn.Linear, X.shape[1], int(y.max()) + 1)
     with torch.no_grad():
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-        solve_head(head, X[rows], y[rows], HeadPenalty.of(X, default_C(len(rows))), sample_weight=weight[rows])
+        solve_head(head, X[rows], y[rows], HeadPenalty.of(X, cautious_C(len(rows))), sample_weight=weight[rows])
         return np.asarray(log_softmax(head(torch.from_numpy(asked)).double().numpy(), axis=1))
 
 

@@ -20,7 +20,7 @@ from skal.features.stored import KeyedInputs
 from skal.images.inputs import Inputs, JoinedInputs
 from skal.numerics.propagation import nearest_neighbors
 from skal.training.final import final_features
-from skal.training.head import HeadPenalty, default_C, solve_head
+from skal.training.head import HeadPenalty, solve_head
 from skal.training.problem import Problem, Start
 from skal.training.pseudo_labelling import pseudo_labels, reliance
 from skal.training.suffix import Suffix
@@ -149,7 +149,7 @@ def start_with_pool(pool: Inputs, problem: Problem, start: Start) -> PoolStart |
         rows = _spread(size, len(pool))
         read = _read(suffix, torch.cat([labelled, pooled[rows]]))
     # Training continues on labelled images only.
-    started = replace(start, penalty=replace(penalty, n=n, C=default_C(n)), probe=copy.deepcopy(suffix))
+    started = replace(start, penalty=replace(penalty, n=n, C=start.penalty.C), probe=copy.deepcopy(suffix))
     used = pool if size == len(pool) else JoinedInputs((pool, rows))
     return PoolStart(started, used, seconds + per_image * size)
 

@@ -6,10 +6,11 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from skal._random import seeded
-from skal.training.head import HeadPenalty, solve_head
+from skal.training.head import HeadPenalty, default_C, solve_head
 from tests.conftest import blobs, on_features, toy_mlp
 from tests.reference.training.head import ref_solve_head
 
@@ -42,7 +43,7 @@ def test_probe_is_the_convex_optimum(n_classes, normalize):
     np.testing.assert_allclose(train, features, atol=1e-5)
     if normalize:
         train, test = (F / np.linalg.norm(F, axis=1, keepdims=True) for F in (train, test))
-    C = max(1, len(train) / 20)
+    C = max(2, len(train) / 20)
     oracle = ref_solve_head(train, y[::2], C=C)
     np.testing.assert_allclose(classifier.predict_proba(X[1::2]), oracle(test), atol=2e-3)
     if n_classes > 2:  # of two classes scikit-learn fits one vector, which its penalty counts otherwise
@@ -67,6 +68,35 @@ def test_probe_does_not_depend_on_depth_and_weighs_classes():
     F = balanced.transform(X)
     F = F / np.linalg.norm(F, axis=1, keepdims=True)
     np.testing.assert_allclose(balanced.predict_proba(X), ref_solve_head(F, y, C=3, weight=weight)(F), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("weight", "C"),
+    [
+        ([1] * 10, 2),
+        ([5] * 10, 2),  # the scale of weights does not matter
+        ([1] * 90, 4.5),
+        ([1.0, 1.0, 1.0, 1.8], 2 / 1.5),
+        ([1, 1, 1, 9], 1),
+        ([1] * 59 + [9], 3),
+    ],
+)
+def test_few_images_of_unequal_weight_have_a_stronger_penalty(weight, C):
+    assert default_C(np.array(weight)) == pytest.approx(C)
+    assert pytest.approx(C) == HeadPenalty.of(np.eye(len(weight)), sample_weight=np.array(weight)).C
+
+
+def test_the_penalty_of_few_labels_depends_on_the_balance_of_their_classes():
+    """C = 2 with four labels of each class. One label against six weighs 3.5 times the mean, so C is 1."""
+    X, y = blobs(24, n_classes=2)
+    ants, bees = (np.flatnonzero(y == name) for name in ("ant", "bee"))
+    for n_ants, n_bees, C in ((4, 4, 2), (6, 1, 1)):
+        rows = np.concatenate([ants[:n_ants], bees[:n_bees]])
+        classifier = on_features(max_epochs=0, normalize=False).fit(X[rows], y[rows])
+        F = classifier.transform(X[rows])
+        weight = compute_sample_weight("balanced", y[rows])
+        oracle = ref_solve_head(F, y[rows], C=C, weight=weight)
+        np.testing.assert_allclose(classifier.predict_proba(X[rows]), oracle(F), atol=2e-3)
 
 
 def test_solve_head_on_given_features():

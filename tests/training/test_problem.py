@@ -66,8 +66,12 @@ def test_one_weight_for_all_classes_changes_nothing(classifier, pixels):
 def test_few_labels_of_unequal_classes_are_not_swallowed_by_the_largest(classifier, pixels):
     X, y = pixels
     few = np.concatenate([np.flatnonzero(y == "r")[:8], *(np.flatnonzero(y == label)[:1] for label in "gby")])
-    assert classifier.set_params(max_epochs=0).fit(X[few], y[few]).score(X, y) > 0.9
-    assert classifier.set_params(class_weight=None).fit(X[few], y[few]).score(X, y) < 0.9
+    shares = []
+    for class_weight in ("balanced", None):
+        classifier.set_params(max_epochs=0, class_weight=class_weight).fit(X[few], y[few])
+        shares.append(classifier.predict_proba(X)[:, classifier.classes_ == "r"].mean())
+        assert class_weight is None or classifier.score(X, y) > 0.9
+    assert shares[0] < 0.3 < shares[1]  # a quarter of the images are of this class
 
 
 @pytest.mark.parametrize("mirror", [False, True])
