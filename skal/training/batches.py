@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, Subset, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
 
 class BatchLoader(DataLoader):
@@ -16,8 +16,6 @@ class BatchLoader(DataLoader):
     def __init__(self, dataset: Any, batch_size: int, share_of: np.ndarray | None = None, **kwargs: Any):
         order: Sampler[int] = RandomSampler(dataset)
         if share_of is not None:
-            if isinstance(dataset, Subset):  # the rows that ``train_split`` leaves for training
-                share_of = share_of[dataset.indices]
             # Rows are drawn with replacement, so every batch can be full: a last batch of three images is a noisy step.
             lacking = -len(dataset) % batch_size if len(dataset) > batch_size else 0
             order = WeightedRandomSampler(share_of.tolist(), len(dataset) + lacking)
@@ -72,8 +70,6 @@ class LabelledRows(Dataset):
 
 def without_augmentation(dataset: Any) -> Any:
     """The same rows, neither mirrored nor augmented; other data sets are returned unchanged."""
-    if isinstance(dataset, Subset):
-        return Subset(without_augmentation(dataset.dataset), dataset.indices)
     if isinstance(dataset, LabelledRows):
         return LabelledRows(dataset.plain, dataset.targets, dataset.weights)
     return dataset

@@ -147,7 +147,7 @@ class SuffixNet(NeuralNetClassifier):
         return loss
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """As in skorch, but validation images are neither mirrored nor augmented."""
+        """As in skorch, but images that are only scored are neither mirrored nor augmented."""
         return super().get_iterator(dataset if training else without_augmentation(dataset), training)
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> SuffixNet:
