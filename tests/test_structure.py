@@ -20,6 +20,7 @@ ORDER = [
     "_targets",
     "_compat",
     "_device",
+    "_grey",
     "_learners",
     "numerics",
     "images",

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from skal._grey import grey_levels, is_deep
+
 #: Version of the decoder; part of the cache key of every file. Increase it whenever decoded pixels change.
 DECODER = 4
 WHITE = (255, 255, 255)
 
-_PHOTOMETRIC, _MAX_SAMPLE_VALUE = 262, 281  # TIFF tags
 _REDUCED = 2  # minimum size of a JPEG decoded at reduced size, relative to the size needed; as in Pillow's thumbnail
 _NAMED = 5  # maximum number of files that an error names
 
@@ -122,9 +123,7 @@ def pixels_of(image: Any, background: tuple[int, int, int] = WHITE) -> np.ndarra
 
 
 def _rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
-    if image.mode == "F":
-        raise ValueError("it contains floating-point values, whose range is unknown; pass pre-processed arrays")
-    if image.mode.startswith("I"):
+    if is_deep(image):
         return _grey_to_rgb(image, background)
     if image.mode == "La":
         image = image.convert("LA")
@@ -135,28 +134,9 @@ def _rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
 
 
 def _grey_to_rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
-    """A greyscale image of more than 8 bits, scaled by its range."""
-    values = np.asarray(image)
-    least, most = int(values.min()), int(values.max())
-    if least < 0:
-        raise ValueError(
-            f"it contains values from {least} to {most}, but negative values have no known range; save it with 8 bits"
-        )
-    tags = getattr(image, "tag_v2", {})
-    declared = tags.get(_MAX_SAMPLE_VALUE, 0)
-    declared = int(max(declared) if isinstance(declared, tuple) else declared)
-    ranges = [2**bits - 1 for bits in (8, 12, 16) if most < 2**bits]
-    if declared < most and not ranges:
-        raise ValueError(
-            f"it contains integers up to {most}, which exceed 16 bits, and declares no range; save it with 8 bits"
-        )
-    largest = declared if declared >= max(most, 1) else ranges[0]
-    grey = np.round(values.astype(np.float32) * (255 / largest)).clip(0, 255).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == 0:  # zero is white, which Pillow corrects only for 8 bits
-        grey = 255 - grey
-    pixels = np.repeat(grey[..., None], 3, axis=2)
+    pixels = np.repeat(grey_levels(image)[..., None], 3, axis=2)
     if "transparency" in image.info:
-        pixels[values == image.info["transparency"]] = background
+        pixels[np.asarray(image) == image.info["transparency"]] = background
     return pixels
 
 

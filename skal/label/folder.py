@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from skal._grey import grey_levels, is_deep
+
 EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 #: Written by phones; readable if pillow-heif is installed.
 PHONE_EXTENSIONS = frozenset([".heic", ".heif"])
@@ -79,7 +81,7 @@ def list_images(folder: Path, *, follow_links: bool = False) -> tuple[list[str],
         ending = os.path.splitext(path)[1].lower()
         if reason:
             if ending in known or os.path.isdir(path):
-                left_out.append((relative, reason))
+                left_out.append((os.fsencode(relative).decode(errors="replace"), reason))
         elif ending in known:
             paths.append(relative)
         elif ending in PHONE_EXTENSIONS:
@@ -97,6 +99,9 @@ def _walk(folder: str, root: str, follow_links: bool, seen: set[str]) -> Iterato
     for entry in entries:
         if entry.name.startswith("."):
             continue
+        if not is_text(entry.name):
+            yield entry.path, "its name is not valid UTF-8; rename it"
+            continue
         is_link = entry.is_symlink()
         if is_link and not os.path.exists(entry.path):
             yield entry.path, "a broken link"
@@ -112,6 +117,21 @@ def _walk(folder: str, root: str, follow_links: bool, seen: set[str]) -> Iterato
                 yield from _walk(entry.path, root, follow_links, seen)
         elif entry.is_file():
             yield entry.path, ""
+
+
+def is_text(value: str) -> bool:
+    """Whether text can be encoded. Names of files may contain bytes that cannot, and JSON lone surrogates.
+
+    Examples
+    --------
+    >>> is_text("café.png"), is_text(os.fsdecode(b"caf\\xe9.png"))
+    (True, False)
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_within(path: str, root: str) -> bool:
@@ -145,7 +165,7 @@ def read_fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
         content = Path(path).read_bytes()
         with open_image(content) as image:
             image.draft("L", (4 * _SIDE, 4 * _SIDE))  # a JPEG is decoded at an eighth of its size
-            grey = ImageOps.exif_transpose(image).convert("L")
+            grey = upright(image).convert("L")
     except UnidentifiedImageError as error:  # its message contains a memory address
         raise ValueError("it is not an image in a format that Pillow can read") from error
     except Exception as error:  # decoders may raise anything
@@ -162,6 +182,18 @@ def open_image(content: bytes) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
         return Image.open(io.BytesIO(content))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened image as it is shown: turned by its EXIF orientation, and with at most 8 bits per channel.
+
+    Raises
+    ------
+    ValueError
+        If its values have no defined range, so that a network cannot read it.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    return Image.fromarray(grey_levels(image)) if is_deep(image) else image
 
 
 def content_hash(content: bytes) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from skal.label import fitting
 from skal.label.audit import LARGEST_SHARE, RESERVED, SHARE, reserve_threshold
-from skal.label.folder import extensions, list_images
+from skal.label.folder import extensions, is_text, list_images
 from skal.label.project import Project, Settings
 from skal.label.snapshot import Snapshot
 from skal.label.stopping import StopTest
@@ -106,4 +106,7 @@ def find_images(given: Any, follow_links: bool) -> tuple[Path | None, list[str],
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise ValueError(f"{len(missing)} of {len(paths)} paths are not files; the first is {missing[0]!r}")
+    odd = [path for path in paths if not is_text(path)]
+    if odd:
+        raise ValueError(f"the names of {len(odd)} of {len(paths)} paths are not valid UTF-8; the first is {odd[0]!r}")
     return None, list(dict.fromkeys(paths)), []

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from skal.label.asking import Question
+from skal.label.folder import is_text
 from skal.label.log import LogError
 from skal.label.session import LabelSession
 from skal.label.thumbnails import ChangedError, Thumbnails
@@ -162,18 +163,9 @@ def _action(body: dict[str, Any], why: bool = False) -> dict[str, Any]:
 
 def _text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
-    if not isinstance(value, str) or not value or len(value) > 1000 or not _is_unicode(value):
+    if not isinstance(value, str) or not value or len(value) > 1000 or not is_text(value):
         raise ValueError(f"{name} must be a non-empty string of at most 1000 characters")
     return value
-
-
-def _is_unicode(value: str) -> bool:
-    """Whether text can be encoded. JSON allows lone surrogates, which cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _texts(body: dict[str, Any], name: str) -> list[str]:

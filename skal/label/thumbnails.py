@@ -7,10 +7,9 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from skal.label.folder import content_hash, open_image
+from skal.label.folder import content_hash, open_image, upright
 
 #: Longest sides in pixels. A requested side is rounded up to one of them.
 SIDES = (256, 512, 1024, 2048, 4096)
@@ -78,10 +77,7 @@ def make_thumbnail(image: str, file: str, side: int) -> bytes:
     try:
         with open_image(content) as opened:
             opened.draft("RGB", (side, side))
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I"):  # 16 bits, which would be clipped to white
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            picture = _on_white(upright)
+            picture = _on_white(upright(opened))
     except Exception as error:  # decoders may raise anything
         raise ChangedError(str(error) or type(error).__name__) from error
     picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)

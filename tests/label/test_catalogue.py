@@ -1,11 +1,14 @@
 """The images of a folder: each content once, in an order determined by the key."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from skal.label.catalogue import Catalogue, in_keyed_order
 from skal.label.folder import LEAVES, list_images, read_fingerprint
+from skal.label.looks import Looks
 from skal.label.thumbnails import SIDES, ChangedError, Thumbnails, make_thumbnail
 from tests.label.conftest import draw
 
@@ -169,3 +172,22 @@ def test_a_bomb_is_unreadable(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     with pytest.raises(ValueError, match="pixels"):
         read_fingerprint(tmp_path / "bomb.png")
+
+
+def test_images_of_more_than_8_bits_look_as_the_network_sees_them(tmp_path):
+    """They were white to the search for near-duplicates, and those of 12 bits black on the page."""
+    rng = np.random.default_rng(0)
+    found = []
+    for bits in (12, 12, 16, 16):
+        values = np.kron(rng.integers(0, 2**bits, (8, 8)), np.ones((4, 4))).astype(np.uint16)
+        path = tmp_path / "x.tif"
+        Image.fromarray(values).save(path)
+        found.append(read_fingerprint(path))
+        with Image.open(io.BytesIO(make_thumbnail(found[-1].content, str(path), 256))) as shown:
+            assert np.abs(np.asarray(shown.convert("L")) - values * (255 / values.max())).mean() < 5  # JPEG
+    assert len({fingerprint.grey for fingerprint in found}) == 4
+    looks = Looks()
+    assert [looks.add(fingerprint) for fingerprint in found] == [[]] * 4
+    Image.fromarray(values.astype(np.float32)).save(path)
+    with pytest.raises(ValueError, match="floating-point"):
+        read_fingerprint(path)
