@@ -102,7 +102,7 @@ class Actions:
         found |= {"why": why or shown.why, "tab": tab, "seconds": seconds}
         if why is None:
             found |= {"suggestion": shown.suggestion, "probability": shown.probability, "model": shown.model}
-        if found["why"] == "audit":
+        if item.is_reserved:
             found["place"] = item.place
         if why is None and shown.group:
             found |= {"alone": True} if alone else {"group": list(shown.group)}
@@ -127,7 +127,7 @@ class Actions:
             if last["kind"] in ("answer", "unsure") and last["image"] not in self._state:
                 self._desk.put_first(tab, last["image"])
             if last["kind"] == "rename":
-                self._desk.snapshot.rename(last["to"], last["label"])
+                self._desk.rename(last["to"], last["label"])
             return str(last["kind"])
 
     def answer_grid(
@@ -195,7 +195,7 @@ class Actions:
                 kind = "merge" if to in self._state.classes else "rename"
                 found = {"id": event or uuid.uuid4().hex, "kind": kind, "time": now(), "label": name, "to": to}
                 self._do(found | {"tab": tab})
-                self._desk.snapshot.rename(name, to)
+                self._desk.rename(name, to)
             return to
 
     def import_labels(self, labels: Iterable[tuple[str, str]], source: str) -> dict[str, int]:
@@ -218,11 +218,16 @@ class Actions:
         Raises
         ------
         ValueError
-            If a label is not a safe class name. Nothing is imported then.
+            If a label is not a safe class name, or differs from a class or another label only by case. Nothing is
+            imported then.
         """
-        pairs = [(os.fspath(path), check_class_name(label)) for path, label in labels]
+        pairs = [(os.fspath(path), label) for path, label in labels]
         with self._changed:
-            return self._imports.begin(pairs, self._reading.known, source)
+            known = self._state.classes
+            names: dict[str, str] = {}
+            for label in dict.fromkeys(label for _, label in pairs):
+                names[label] = check_class_name(label, [*known, *names.values()])
+            return self._imports.begin([(path, names[label]) for path, label in pairs], self._reading.known, source)
 
     # ----------------------------------------------------------------- inside
 

@@ -38,11 +38,11 @@ class Asked:
         """As :meth:`skal.label.LabelSession.ask`."""
         ids = [self.take(path) for path in store_images(images, self._folder)]
         with self._changed:
-            self._desk.asked.update(dict.fromkeys(i for i in ids if not self._catalogue.is_reserved(i)))
+            asked = [image for image in dict.fromkeys(ids) if not self._catalogue.is_reserved(image)]
+            self._desk.asked.update(dict.fromkeys(asked))
             self._changed.notify_all()
-            open_ids = list(self._desk.asked)
-            self._changed.wait_for(lambda: all(image in self._state for image in open_ids), timeout)
-            for image in open_ids:
+            self._changed.wait_for(lambda: not any(self._desk.is_open(image) for image in asked), timeout)
+            for image in asked:
                 self._desk.asked.pop(image, None)
             found = [self._state.decision(image) if not self._catalogue.is_reserved(image) else None for image in ids]
             labels = ["" if decision is None else decision.label or "" for decision in found]

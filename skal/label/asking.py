@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skal.label.catalogue import Catalogue, Item
 from skal.label.snapshot import Snapshot
@@ -82,7 +82,7 @@ class Desk:
     def questions(self, tab: str, n: int) -> list[Question]:
         """The next questions of a tab: those it already has, then further ones, up to `n`."""
         self._expire(tab)
-        given = [question for question in self._given.get(tab, []) if self._is_open(question.id)]
+        given = [question for question in self._given.get(tab, []) if self.is_open(question.id)]
         given = self._given[tab] = [*self._newly_asked(), *given]
         while len(given) < n:
             chosen = self._choose(tab)
@@ -97,7 +97,7 @@ class Desk:
     def _newly_asked(self) -> list[Question]:
         """Images the caller asks about, which come before the questions a tab already has."""
         taken = {question.id for question in self.out}
-        items = [self.catalogue.items[image] for image in self.asked if self._is_open(image) and image not in taken]
+        items = [self.catalogue.items[image] for image in self.asked if self.is_open(image) and image not in taken]
         return [self.question(item, "ask") for item in items]
 
     def _expire(self, tab: str) -> None:
@@ -117,6 +117,12 @@ class Desk:
         self._until.pop(tab, None)
         self._heard.pop(tab, None)
 
+    def rename(self, label: str, to: str) -> None:
+        """Rename a class in the predictions, and in the suggestions of assigned questions."""
+        self.snapshot.rename(label, to)
+        for tab, questions in self._given.items():
+            self._given[tab] = [replace(q, suggestion=to) if q.suggestion == label else q for q in questions]
+
     def put_first(self, tab: str, image: str) -> None:
         """Ask an image again, before the other questions of the tab."""
         item = self.catalogue.items.get(image)
@@ -131,24 +137,25 @@ class Desk:
     @property
     def out(self) -> list[Question]:
         """All questions that are assigned and not answered."""
-        return [q for questions in self._given.values() for q in questions if self._is_open(q.id)]
+        return [q for questions in self._given.values() for q in questions if self.is_open(q.id)]
 
     def keep_out(self, snapshot: Snapshot) -> None:
         """Store the assigned questions in a new snapshot, so that they come first even after a crash."""
-        returned = {image: why for image, why in self.returned.items() if self._is_open(image)}
+        returned = {image: why for image, why in self.returned.items() if self.is_open(image)}
         out = returned | {question.id: question.why for question in self.out}
         snapshot.out = {image: why for image, why in out.items() if why in ("strategy", "random")}
 
     # --------------------------------------------------------------- choice
 
-    def _is_open(self, image: str) -> bool:
+    def is_open(self, image: str) -> bool:
+        """Whether an image is there and has no answer."""
         return image in self.catalogue.items and image not in self.state
 
     def can_be_asked(self, item: Item) -> bool:
         """Whether the strategy may ask an image."""
-        if item.is_reserved or item.is_shadow or item.id in self.state:
+        if item.is_reserved or item.is_shadow or item.id in self.state or not self.catalogue.holds(item):
             return False
-        return item.leader is None or self.state.is_alone(item.leader) or item.leader not in self.catalogue.items
+        return item.leader is None or item.leader in self.state or item.leader not in self.catalogue.items
 
     def _choose(self, tab: str) -> tuple[Item, str] | None:
         out = self.out
@@ -158,7 +165,7 @@ class Desk:
             if item is not None and image not in taken and image not in self.state:
                 return item, "audit" if item.is_reserved else "strategy"
         for image, why in list(self.returned.items()):
-            if self._is_open(image) and image not in taken:
+            if self.is_open(image) and image not in taken:
                 return self.catalogue.items[image], why
             del self.returned[image]
         n_audit = self.state.counts["audit"] + sum(question.why == "audit" for question in out)
@@ -195,7 +202,7 @@ class Desk:
         while self._first < len(order) and (order[self._first].id in self.state or order[self._first].is_reserved):
             self._first += 1
         for item in order[self._first :]:
-            if item.id not in taken and self.can_be_asked(item) and item.id in self.catalogue.items:
+            if item.id not in taken and self.can_be_asked(item):
                 yield item, "random"
 
     def rewind(self) -> None:
@@ -206,9 +213,8 @@ class Desk:
         """An image as a question. Audit images have no suggestion and no group."""
         predicted = None if item.is_reserved else self.snapshot.predicted(item.id)
         suggestion, probability = predicted or (None, None)
-        alone = item.is_reserved or self.state.is_alone(item.id)
-        group = (
-            [] if alone else [i for i in item.followers if self._is_open(i) and not self.catalogue.items[i].is_shadow]
-        )
+        group: list[str] = []
+        if not item.is_reserved and item.id not in self.state:
+            group = [i for i in item.followers if self.is_open(i) and not self.catalogue.items[i].is_shadow]
         model = None if predicted is None else self.snapshot.version
         return Question(item.id, self.catalogue.file(item.path), why, suggestion, probability, model, tuple(group))

@@ -85,6 +85,7 @@ class Catalogue:
     ----------
     items : dict of str to Item
     order : list of Item
+        All that were ever added; see :meth:`holds`.
     reserved : list of Item
         In keyed order.
     duplicates : list of (path, path)
@@ -239,6 +240,10 @@ class Catalogue:
         if not file.startswith(below) or not (self._follow_links or is_inside(file, self.root)):
             return None
         return os.path.relpath(file, self.root)
+
+    def holds(self, item: Item) -> bool:
+        """Whether an item is current. :attr:`order` also has those that were dropped, whose content may be back."""
+        return self.items.get(item.id) is item
 
     def contents(self) -> dict[str, str]:
         """The content of every file that has been read, by path."""

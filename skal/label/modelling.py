@@ -114,7 +114,7 @@ class Modelling:
             return self._fit
         if chunk:
             self.doing = "Computing features of the images."
-            return partial(self._embed, chunk, end)
+            return partial(self._embed_to, end, chunk)
         if self._explores():
             self.doing = "Choosing the first images."
             return self._explore
@@ -163,11 +163,15 @@ class Modelling:
     def _is_wanted(self, item: Item) -> bool:
         if item.id in self._embedded:
             return False
-        return item.id in self._catalogue.items and (item.is_reserved or self._desk.can_be_asked(item))
+        return self._desk.can_be_asked(item) or (item.is_reserved and self._catalogue.holds(item))
 
-    def _embed(self, chunk: list[Item], end: int) -> None:
+    def _embed_to(self, end: int, chunk: list[Item]) -> None:
         with self._changed:
             self._to_embed = end  # if the estimator fails, the next attempt is after a model has been fitted
+        self._embed(chunk)
+
+    def _embed(self, chunk: list[Item]) -> None:
+        """Compute the features of some images. Those that the estimator cannot read are set aside."""
         sound = self._sound(chunk)
         try:
             if sound:
@@ -200,7 +204,7 @@ class Modelling:
         """Embedded images that may be asked, in the order of the catalogue."""
         pool = []
         for item in self._catalogue.order:
-            if item.id in self._embedded and self._desk.can_be_asked(item) and item.id in self._catalogue.items:
+            if item.id in self._embedded and self._desk.can_be_asked(item):
                 pool.append(item)
                 if len(pool) == WINDOW:
                     break
@@ -236,14 +240,19 @@ class Modelling:
     # ----------------------------------------------------------------- fits
 
     def _fit(self) -> None:
-        """Train a model. An error is ignored if a file has changed meanwhile, so that training is retried."""
+        """Train a model. An error is ignored if a file has changed or cannot be read, so that training is retried."""
         used: list[Item] = []
         try:
             self._train(used)
         except fitting.StoppedError:
             raise
         except Exception:
-            if len(self._sound(used)) == len(used):
+            fresh = [item for item in self._sound(used) if item.id not in self._embedded]
+            for start in range(0, len(fresh), fitting.BLOCK):
+                if self.is_stopping:
+                    raise
+                self._embed(fresh[start : start + fitting.BLOCK])
+            if all(self._catalogue.holds(item) for item in used):
                 raise
 
     def _train(self, used: list[Item]) -> None:

@@ -19,7 +19,7 @@ def check_class_name(name: Any, others: Iterable[str] = ()) -> str:
     name : str
         Surrounding spaces are removed.
     others : iterable of str, default=()
-        Names from which it must not differ only by case.
+        Names from which it must not differ only by case, unless it is one of them.
 
     Returns
     -------
@@ -45,9 +45,10 @@ def check_class_name(name: Any, others: Iterable[str] = ()) -> str:
     problem = _problem(clean)
     if problem:
         raise ValueError(f"class name {shown!r} {problem}")
-    for other in others:
-        if other != clean and other.casefold() == clean.casefold():
-            raise ValueError(f"class name {shown!r} differs from {other!r} only in case")
+    others = list(others)
+    same = next((other for other in others if other.casefold() == clean.casefold()), None)
+    if same is not None and clean not in others:
+        raise ValueError(f"class name {shown!r} differs from {same!r} only in case")
     return clean
 
 

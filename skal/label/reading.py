@@ -101,7 +101,6 @@ class Reading:
             changed = [one for one in some if self._catalogue.stamp(one.path) != one.stamp]
             with self._changed:
                 for one in changed:
-                    self._unreadable[one.path] = one.stamp  # its message is removed once it can be read
                     self.drop(one.path, one.content, "changed since it was read")
         finally:
             self._end()
@@ -127,8 +126,8 @@ class Reading:
                 if fingerprint is None:
                     self._unreadable[path] = stamp
                 else:
-                    if self._unreadable.pop(path, None) is not None:
-                        del self._catalogue.unreadable[path]
+                    self._unreadable.pop(path, None)
+                    self._catalogue.unreadable.pop(path, None)  # also of a file that has changed
                     self._catalogue.add(path, fingerprint, stamp)
                     self._taken(path, fingerprint.content)
         finally:

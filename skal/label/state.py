@@ -81,7 +81,6 @@ class State:
         self._histories: dict[str, list[tuple[Event, int | None]]] = {}
         self._again: dict[str, None] = {}
         self._rejected: Counter[tuple[str, str]] = Counter()  # number of grids
-        self._alone: Counter[str] = Counter()
         self.audited: dict[str, int] = {}
         self.waiting: dict[str, list[str]] = {}
         self.not_used: Counter[str] = Counter()
@@ -136,9 +135,7 @@ class State:
         for image in images_of(event):
             self._histories.setdefault(image, []).append((event, number))
         self._rejected.update((image, event["label"]) for image in event.get("rejected", ()))
-        if event.get("alone"):
-            self._alone[event["image"]] += 1
-        if event["why"] == "audit":
+        if "place" in event:
             self.audited[event["image"]] = event["place"]
         self.counts[event["why"]] += 1
         if event.get("seconds") is not None:
@@ -161,11 +158,9 @@ class State:
             if not self._histories[image]:
                 del self._histories[image]
         self._rejected.subtract((image, event["label"]) for image in event.get("rejected", ()))
-        if event.get("alone"):
-            self._alone[event["image"]] -= 1
-        if event["why"] == "audit":
+        if "place" in event:
             image = event["image"]
-            others = [e for e, _ in self._histories.get(image, ()) if e.get("why") == "audit" and e["image"] == image]
+            others = [e for e, _ in self._histories.get(image, ()) if "place" in e and e["image"] == image]
             places = [other["place"] for other in others]
             del self.audited[image]
             if places:
@@ -261,10 +256,6 @@ class State:
     def is_rejected(self, image: str, label: str) -> bool:
         """Whether an image was marked as wrong in a grid of this class."""
         return self._rejected[image, label] > 0
-
-    def is_alone(self, image: str) -> bool:
-        """Whether an image was answered without its near-duplicates."""
-        return self._alone[image] > 0
 
     def __contains__(self, image: object) -> bool:
         return image in self._histories

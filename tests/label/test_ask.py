@@ -147,3 +147,29 @@ def test_ask_without_a_folder(opened, tmp_path):
     thread.join()
     assert labels.tolist() == ["black"]
     assert is_answered.all()
+
+
+def test_asking_ends_if_the_file_is_gone(photos, quiet):
+    """It waited for an answer that nobody could give."""
+    session = settled(quiet(audit=0))
+    path = photos / "day0" / "red-02.png"
+    found = []
+    asking = threading.Thread(target=lambda: found.append(session.ask([path])))
+    asking.start()
+    with session._changed:
+        assert session._changed.wait_for(lambda: session._desk.asked, 30)
+    question = session.next()
+    assert question.path == str(path)
+    path.unlink()
+    session.set_aside(question.id, "gone")
+    asking.join(30)
+    assert [value.tolist() for value in found[0]] == [[""], [False]]
+
+
+def test_labels_that_differ_only_in_case_are_not_imported(quiet):
+    """Neither of the two classes could be used afterwards."""
+    session = settled(quiet(audit=0))
+    first, second = session._catalogue.order[:2]
+    with pytest.raises(ValueError, match="'owl' differs from 'Owl' only in case"):
+        session.import_labels([(first.path, "Owl"), (second.path, "owl")], "x")
+    assert "Owl" not in session.classes

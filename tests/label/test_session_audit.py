@@ -147,3 +147,25 @@ def test_a_test_that_is_due_is_not_called_done():
     said = Standing(400, (1, 200, 190, False)).says()
     assert "A test is due. It runs once" in said
     assert "done" not in said
+
+
+def test_a_review_of_an_audit_image_stays_an_audit_answer(quiet):
+    """When the answer before it was undone, the image was missing among the audit answers for ever."""
+    session = settled(quiet(audit=1.0))
+    label_all(session, 2, "a")
+    question = session.next("a")
+    session.unsure(question.id, tab="a")
+    session.answer(question.id, truth(question.path), tab="b", why="review")
+    label_all(session, 1, "c")
+    session.undo("a")
+    status = session.status()
+    assert status.n_audit == 4
+    assert "missing" not in status.stop_hint
+    session.undo("b")
+    assert session.status().n_audit == 3
+    assert session.next("a").id == question.id
+
+
+def test_no_time_is_named_without_an_audit(quiet):
+    quiet(target=0.6).close()
+    assert quiet(audit=0).status().seconds_left is None

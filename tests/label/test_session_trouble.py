@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from skal.label import LogError
 from skal.label import log as log_module
 from tests.label.conftest import draw, label_all, never, settled
+from tests.label.test_kill import Colours
 
 
 def test_a_full_disk_is_not_acknowledged(quiet, monkeypatch):
@@ -88,3 +89,24 @@ def test_the_project_is_beside_the_photos(opened, photos, tmp_path):
     (tmp_path / "mine" / "diary.txt").write_text("dear")
     with pytest.raises(ValueError, match="is not a labelling project"):
         opened(project=tmp_path / "mine")
+
+
+def test_predictions_that_are_lost_are_computed_again(opened):
+    """The numbers of models began again at 1, so that no later model was recorded."""
+    session = settled(opened(batch_size=12, estimator=Colours()))
+    label_all(session, 24)
+    session.fit()
+    version = session.status().model
+    session.close()
+    session.project.snapshot.unlink()
+    session = settled(opened(batch_size=12, estimator=Colours()))
+    assert session.status().failure is None
+    assert session.status().model == version + 1
+    assert session._state.models[-1]["version"] == version + 1
+
+
+def test_a_disk_that_was_full_at_the_first_start(opened, tmp_path):
+    project = tmp_path / "photos.skal"
+    project.mkdir()
+    (project / "project.tmp").write_text('{"format"')
+    assert opened().project.load() is not None

@@ -61,7 +61,6 @@ def seen(state):
         "again": state.again,
         "audited": state.audited,
         "counts": +state.counts,
-        "alone": +state._alone,
         "rejected": +state._rejected,
         "last": {tab: state.last_of(tab) for tab in "xyz"},
         "seconds": sorted(state.seconds),

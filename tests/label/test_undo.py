@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.label.conftest import killed, label_all
+from tests.label.conftest import killed, label_all, settled
+from tests.label.test_kill import Colours
 
 
 def test_undo_goes_back_to_the_beginning(quiet):
@@ -67,6 +68,19 @@ def test_predictions_follow_a_rename(opened):
     np.testing.assert_allclose(session._desk.snapshot.proba.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_suggestions_of_assigned_questions_follow_a_rename(opened):
+    """Accepting one under its old name would create the class again."""
+    session = settled(opened(audit=0, estimator=Colours(), batch_size=10_000))
+    label_all(session, 24)
+    session.fit()
+    before = [question.suggestion for question in session.upcoming(30)]
+    assert "red" in before
+    session.rename_class("red", "scarlet")
+    assert [q.suggestion for q in session.upcoming(30)] == [name.replace("red", "scarlet") for name in before]
+    session.undo()
+    assert [q.suggestion for q in session.upcoming(30)] == before
+
+
 @pytest.mark.parametrize(
     "name", ["", " ", "a/b", "..", "a\0b", "CON", "nul.txt", "a\nb", "x" * 101, "-\\", "RED", None]
 )
@@ -78,7 +92,7 @@ def test_names_that_are_no_folders(quiet, name):
         lambda: session.answer(question.id, name),
         lambda: session.add_class(name),
         lambda: session.rename_class("green", name),
-        lambda: session.import_labels([(question.path, name)], "x") if name != "RED" else session.add_class(name),
+        lambda: session.import_labels([(question.path, name)], "x"),
     ):
         with pytest.raises(ValueError, match="class name"):
             act()

@@ -17,6 +17,7 @@ export function refreshClasses() {
   const kept = select.value;
   select.replaceChildren(...classes.names.map((name) => new Option(name, name)));
   if (classes.names.includes(kept)) select.value = kept;
+  if (label && label !== select.value) start(); // the class of the grid was renamed or merged
 }
 
 export async function start() {

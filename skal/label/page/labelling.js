@@ -20,6 +20,7 @@ export function createLabelling(elements, services) {
   function refreshClasses() {
     showButtons(buttons, classes, answer);
     markSuggested(buttons, queue[0] && queue[0].suggestion);
+    if (queue.length) start(true); // suggestions under the new names
   }
 
   // Take questions from the server. Those on the screen and in the queue stay.
@@ -34,6 +35,7 @@ export function createLabelling(elements, services) {
     for (const question of queue.slice(0, AHEAD)) load(question);
     for (const id of pictures.keys()) if (!queue.some((question) => question.id === id)) pictures.delete(id);
     if (!before || !queue[0] || queue[0].id !== before) show();
+    else if (anew) showSuggestion(queue[0]);
   }
 
   function load(question) {
@@ -81,9 +83,13 @@ export function createLabelling(elements, services) {
     stage.replaceChildren(load(question));
     shownAt = performance.now();
     path.textContent = question.path;
+    showSuggestion(question);
+    showGroup(question);
+  }
+
+  function showSuggestion(question) {
     suggestion.textContent = suggested(question);
     markSuggested(buttons, question.suggestion);
-    showGroup(question);
   }
 
   function suggested(question) {

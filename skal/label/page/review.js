@@ -21,6 +21,7 @@ const WORDS = {
 
 export function refreshClasses() {
   showButtons(buttons, classes, answer);
+  if (queue.length) start(); // labels under the new names
 }
 
 export async function start() {
@@ -58,6 +59,7 @@ async function decide(path, body, words) {
   say(words);
   try {
     await act(path, { image: doubt.id, seconds, why: "review", ...body });
+    if (!queue.length) await start(); // there may be more than were sent
   } catch {
     await start(); // the banner says why; the image comes back
   }

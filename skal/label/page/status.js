@@ -20,6 +20,8 @@ function block(title, ...children) {
 }
 
 export function showStatus(status) {
+  const open = [...aside.querySelectorAll("details[open]")].map((list) => list.dataset.what);
+  const focused = document.activeElement.closest("#status details")?.dataset.what;
   aside.replaceChildren(
     block("Accuracy", ...accuracy(status)),
     block("When to stop", ...stop(status)),
@@ -27,6 +29,10 @@ export function showStatus(status) {
     block("Background", ...background(status)),
     ...problems(status),
   );
+  for (const list of aside.querySelectorAll("details")) {
+    list.open = open.includes(list.dataset.what);
+    if (list.dataset.what === focused) list.querySelector("summary").focus();
+  }
 }
 
 function accuracy(status) {
@@ -181,6 +187,7 @@ function problems(status) {
     .filter(([n]) => n)
     .map(([n, what, items]) => {
       const made = element("details");
+      made.dataset.what = what;
       const list = element("ul");
       list.append(...items.map((item) => element("li", item)));
       made.append(element("summary", `${what}: ${n}`), list);
