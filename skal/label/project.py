@@ -12,6 +12,8 @@ from typing import Any
 from skal.label.log import sync_folder
 
 FORMAT = "skal.label 1"
+#: Files that a project has before its settings, as when the disk was full at the first start.
+_BEFORE_SETTINGS = ("labels.lock", "labels.jsonl", "project.tmp")
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Project:
         if self.path.exists():
             if not self.path.is_dir():
                 raise ValueError(f"the project {str(self.path)!r} is a file; it must be a folder")
-            left = [entry for entry in os.listdir(self.path) if entry not in ("labels.lock", "labels.jsonl")]
+            left = [entry for entry in os.listdir(self.path) if entry not in _BEFORE_SETTINGS]
             if left and not self.settings_file.exists():
                 raise ValueError(f"{str(self.path)!r} is not a labelling project, but contains {sorted(left)[0]!r}")
         is_new = not self.path.exists()

@@ -71,7 +71,7 @@ class Status:
     next_look : int or None
         Number of audit answers at which the target is tested next.
     seconds_left : float or None
-        Labelling time until then; None if the target is already reached.
+        Labelling time until then; None if the target is already reached, or the audit share is 0.
     background, progress, failure : str, float or None, str or None
         The current background task, its share done, and what went wrong.
     not_used : dict of str to int
@@ -290,9 +290,9 @@ def _next_look(test: StopTest, audit: Audit, state: State, is_whole: bool) -> in
     return None
 
 
-def _seconds_left(n_audit: int, share: float, state: State) -> float:
+def _seconds_left(n_audit: int, share: float, state: State) -> float | None:
     typical = statistics.median(state.seconds) if state.seconds else _TYPICAL
-    return n_audit / max(share, 1e-9) * typical
+    return n_audit / share * typical if share else None
 
 
 def _stop_hint(test: StopTest | None, plateau: bool, audit: Audit, next_look: int | None, state: State) -> str:

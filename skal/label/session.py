@@ -169,6 +169,7 @@ class LabelSession(Questions, Actions):
         self._desk = Desk(self._catalogue, self._state, settings.audit, self._reading.replaced)
         self._asked = Asked(self._desk, self.project.asked, self._changed)
         snapshot = Snapshot.load(self.project.snapshot)
+        snapshot.version = max([snapshot.version, *(model["version"] for model in self._state.models)])  # may be lost
         self._desk.snapshot = snapshot.follow(self._state.renames_since(snapshot.n_events))
         self._test = None if settings.target is None else StopTest(settings.target, tuple(settings.looks))
         self._modelling = Modelling(
@@ -193,7 +194,7 @@ class LabelSession(Questions, Actions):
         self._imports.resume()
         trained = self._desk.snapshot.n_labels
         self._modelling.n_changes = abs(len(self._modelling.training()) - trained)
-        if self._desk.snapshot.version and not self._desk.snapshot.classes:  # the model was removed
+        if self._desk.snapshot.version and not self._desk.snapshot.classes:  # removed or lost
             self._modelling.n_changes = max(self._modelling.n_changes, batch_size)
         failed = self._modelling.failed
         self._workers = [
