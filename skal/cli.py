@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from skal.label import fitting
 from skal.label.audit import FEWEST, SHARE, fewest_to_accept
@@ -21,6 +21,7 @@ from skal.label.stored import FORMATS, StoredProject, load_predictor
 from skal.label.tables import write_rows
 
 if TYPE_CHECKING:  # imports more than read-only commands need
+    from skal.label.predictor import Predictor
     from skal.label.session import LabelSession
 
 _BLOCK = 64
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     code : int
-        0 on success, 1 if files could not be predicted, 2 if the command failed.
+        0 on success, 1 if files could not be predicted or exported, 2 if the command failed.
     """
     args = _parser().parse_args(arguments)
     try:
@@ -301,37 +302,22 @@ def _rounded(share: float) -> str:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    predictor = load_predictor(args.model)
     folder = Path(args.folder)
     if not folder.is_dir():
         raise ValueError(f"{args.folder!r} is not a folder")
+    if os.path.isdir(args.output):
+        raise ValueError(f"--output {args.output!r} is a folder; choose a file")
+    predictor = load_predictor(args.model)
     paths, left_out = list_images(folder, follow_links=args.follow_links)
-    paths.sort()
-    unreadable = list(left_out)
-    classes = predictor.classes
     temporary = Path(f"{args.output}.part")
-    n = 0
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        write_rows(file, [predictor.columns])
-        for start in range(0, len(paths), _BLOCK):
-            readable, contents = [], []
-            for path in paths[start : start + _BLOCK]:
-                try:
-                    contents.append(read_fingerprint(folder / path).content)
-                    readable.append(path)
-                except ValueError as error:
-                    unreadable.append((path, str(error)))
-            if readable:
-                confidence, proba = predictor.predict([str(folder / path) for path in readable])
-                found = zip(readable, contents, confidence.tolist(), proba.tolist(), strict=True)
-                for path, content, own, row in found:
-                    k = own.index(max(own))
-                    yours = [] if predictor.labels is None else [predictor.labels.get(content, "")]
-                    shares = [f"{share:.6f}" for share in (own[k], row[k], *row)]
-                    write_rows(file, [(path, classes[k], *yours, *shares)])
-                n += len(readable)
-    was_there = os.path.exists(args.output)
-    os.replace(temporary, args.output)
+    try:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            failed = _write_predictions(file, predictor, folder, sorted(paths))
+        was_there = os.path.exists(args.output)
+        os.replace(temporary, args.output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    n, unreadable = len(paths) - len(failed), [*left_out, *failed]
     for path, reason in unreadable:
         print(f"not predicted: {path}: {reason}", file=sys.stderr)
     print(f"{n} images predicted, {len(unreadable)} left out; written to {args.output}")
@@ -346,6 +332,32 @@ def _predict(args: argparse.Namespace) -> int:
     return 1 if unreadable else 0
 
 
+def _write_predictions(
+    file: IO[str], predictor: Predictor, folder: Path, paths: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Write a line per image, block by block. Returns the files that cannot be read, with reasons."""
+    unreadable = []
+    classes = predictor.classes
+    write_rows(file, [predictor.columns])
+    for start in range(0, len(paths), _BLOCK):
+        readable, contents = [], []
+        for path in paths[start : start + _BLOCK]:
+            try:
+                contents.append(read_fingerprint(folder / path).content)
+                readable.append(path)
+            except ValueError as error:
+                unreadable.append((path, str(error)))
+        if readable:
+            confidence, proba = predictor.predict([str(folder / path) for path in readable])
+            found = zip(readable, contents, confidence.tolist(), proba.tolist(), strict=True)
+            for path, content, own, row in found:
+                k = own.index(max(own))
+                yours = [] if predictor.labels is None else [predictor.labels.get(content, "")]
+                shares = [f"{share:.6f}" for share in (own[k], row[k], *row)]
+                write_rows(file, [(path, classes[k], *yours, *shares)])
+    return unreadable
+
+
 def _export(args: argparse.Namespace) -> int:
     project = StoredProject(args.project)
     project.check_export(args.format, args.output)
@@ -357,9 +369,12 @@ def _export(args: argparse.Namespace) -> int:
         print(f"model trained on {n} labels; {n_audit} more measure it: {args.output}")
         for line in _newer(project.n_newer):
             print(line)
-    else:
-        print(f"{n} labels: {args.output}")
-    return 0
+        return 0
+    print(f"{n} labels: {args.output}")
+    n_missing = sum(1 for _ in project.rows()) - n
+    if n_missing:
+        print(f"labels left out because their files no longer exist: {n_missing}", file=sys.stderr)
+    return 1 if n_missing else 0
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from time import monotonic
 
 from skal.label.catalogue import Catalogue, Item
 from skal.label.snapshot import Snapshot
@@ -91,7 +91,7 @@ class Desk:
             if self._replaced(chosen[0]):
                 continue
             given.append(self.question(*chosen))
-        self._until[tab] = time.monotonic() + LEASE_SECONDS
+        self._until[tab] = monotonic() + LEASE_SECONDS
         return given[:n]
 
     def _newly_asked(self) -> list[Question]:
@@ -101,7 +101,7 @@ class Desk:
         return [self.question(item, "ask") for item in items]
 
     def _expire(self, tab: str) -> None:
-        now = time.monotonic()
+        now = monotonic()
         for other, until in list(self._until.items()):
             is_gone = until < now or now - self._heard.get(other, now) > SILENT_SECONDS
             if is_gone and other != tab:
@@ -109,7 +109,7 @@ class Desk:
 
     def hear(self, tab: str) -> None:
         """Note that a tab is open. When it stops reporting, its questions are given to others."""
-        self._heard[tab] = time.monotonic()
+        self._heard[tab] = monotonic()
 
     def forget(self, tab: str) -> None:
         """Take back the questions of a tab, such as a closed one. The next tab gets them in the same order."""

@@ -124,7 +124,7 @@ def is_text(value: str) -> bool:
 
     Examples
     --------
-    >>> is_text("café.png"), is_text(os.fsdecode(b"caf\\xe9.png"))
+    >>> is_text("é.png"), is_text(os.fsdecode(b"\\xe9.png"))
     (True, False)
     """
     try:

@@ -94,7 +94,8 @@ class Pages:
         """
         if not self.keys.enter(request.query_params.get("token", "")):
             return Response("this link has already been used; open the file again", 403, media_type="text/plain")
-        self._entered()
+        with contextlib.suppress(OSError):  # a full disk: the page opens, and reports it
+            self._entered()
         response = Response('<!doctype html><meta http-equiv="refresh" content="0;url=/">', media_type="text/html")
         response.set_cookie(self.keys.cookie_name, self.keys.cookie, httponly=True, samesite="strict", path="/")
         return response

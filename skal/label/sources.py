@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections import Counter
@@ -74,17 +75,20 @@ def _from_folders(folder: Path) -> tuple[list[tuple[str, str]], Counter[str]]:
 
 def _from_csv(path: Path) -> tuple[list[tuple[str, str]], Counter[str]]:
     pairs, left_out = [], Counter[str]()
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"path", "label"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{str(path)!r} has no column {sorted(missing)[0]!r}; its columns are {reader.fieldnames}")
-        for row in reader:
-            name, label = plain_cell(row["path"] or ""), plain_cell(row["label"] or "")
-            if name and label:
-                pairs.append((name, label))
-            else:
-                left_out["no label" if name else "no path"] += 1
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not encoded as UTF-8; save it as CSV UTF-8") from error
+    reader = csv.DictReader(io.StringIO(content, newline=""))
+    missing = {"path", "label"} - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"{str(path)!r} has no column {sorted(missing)[0]!r}; its columns are {reader.fieldnames}")
+    for row in reader:
+        name, label = plain_cell(row["path"] or ""), plain_cell(row["label"] or "")
+        if name and label:
+            pairs.append((name, label))
+        else:
+            left_out["no label" if name else "no path"] += 1
     return pairs, left_out
 
 

@@ -93,7 +93,8 @@ class StoredProject:
         Returns
         -------
         n : int
-            Number of labels written; for "model" and "onnx" the number the model was trained on.
+            Number of labels written; for "model" and "onnx" the number the model was trained on. The format
+            "imagefolder" leaves out images whose files no longer exist.
 
         Raises
         ------
@@ -132,7 +133,8 @@ class StoredProject:
         for image, path, label, why in rows:
             part = folder / ("audit" if why == "audit" else "train") / check_class_name(label)
             file = self.catalogue.file(path)
-            copy = part / f"{image[:12]}-{os.path.basename(path)}"
+            name = os.fsencode(os.path.basename(path))[-200:].decode(errors="ignore")  # at most 255 bytes are allowed
+            copy = part / f"{image[:12]}-{name}"
             if not is_inside(copy, folder):
                 raise ValueError(f"class {label!r} would be written outside the folder {str(folder)!r}")
             if os.path.isfile(file):

@@ -54,7 +54,7 @@ def test_what_a_page_had_that_stopped_asking_is_given_to_others(client, monkeypa
         questions(client, tab)
         client.json(f"/api/status?tab={tab}{query}")
     had = {tab: [q["id"] for q in questions(client, tab)] for tab in ("page", "widget")}
-    monkeypatch.setattr("skal.label.asking.time.monotonic", lambda: clock + 60)
+    monkeypatch.setattr("skal.label.asking.monotonic", lambda: clock + 60)
     assert [q["id"] for q in questions(client, "other")] == had["page"]
 
 
@@ -174,6 +174,16 @@ def test_the_link_is_for_one_use_and_for_its_owner(client):
     assert client.get(path, Cookie=None)[0] == 403
     assert url not in link.read_text()  # a new token
     assert client.get("/", Cookie=cookie.split(";")[0])[0] == 200
+
+
+def test_the_link_opens_the_page_when_the_disk_is_full(client, monkeypatch):
+    def full(*paths):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("skal.label.server.os.replace", full)
+    status, headers, _ = client.get(f"/open?token={client.server.keys.entry}", Cookie=None)
+    assert status == 200
+    assert client.get("/", Cookie=headers["set-cookie"].split(";")[0])[0] == 200
 
 
 @pytest.mark.parametrize("cookie", [None, "", "skal_1=x", "\\", "a=b; skal", "x" * 5000])

@@ -87,6 +87,22 @@ def test_both_parts_of_the_class_folders_have_all_classes(quiet, tmp_path):
     assert "owl" in parts[0]
 
 
+def test_class_folders_without_the_files_say_so(quiet, photos, tmp_path, capsys):
+    long = photos / f"red-{'x' * 247}.png"  # as long as a name may be, before the export adds to it
+    draw(long, "red", 100)
+    session = settled(quiet())
+    label_all(session)
+    session.close()
+    for path in sorted(photos.glob("day0/*"))[:2]:
+        path.unlink()
+    command = ["export", str(session.project.path), "--format", "imagefolder", "--output", str(tmp_path / "out")]
+    assert cli.main(command) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("59 labels")
+    assert printed.err == "labels left out because their files no longer exist: 2\n"
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 59
+
+
 @pytest.mark.parametrize("form", ["csv", "labelstudio"])
 def test_what_is_exported_can_be_imported(project, tmp_path, opened, form):
     target = tmp_path / f"labels.{'csv' if form == 'csv' else 'json'}"
@@ -117,10 +133,11 @@ def test_folders_that_are_labels(tmp_path, opened):
         ("x.json", '[{"data": {}}]', "not a Label Studio export"),
         ("x.json", '[{"data": {"image": "x"}}]', r"contains no labels; left out: 1 \(no label\)"),
         ("x.csv", "path,label\na,\n", r"contains no labels; left out: 1 \(no label\)"),
+        ("x.csv", "path,label\na,Käfer\n".encode("latin-1"), r"x\.csv' is not encoded as UTF-8"),
     ],
 )
 def test_files_that_hold_no_labels(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         read_labels(tmp_path / name)
     with pytest.raises(ValueError, match="does not exist"):
@@ -245,6 +262,7 @@ def test_errors_are_one_line(tmp_path, project, capsys):
         ["status", str(tmp_path)],
         ["label", str(tmp_path / "nothing"), "--no-browser"],
         ["predict", str(tmp_path), str(tmp_path), "--output", str(tmp_path / "x.csv")],
+        ["predict", str(project), str(tmp_path / "photos"), "--output", str(tmp_path)],
         ["export", str(project), "--format", "imagefolder", "--output", str(tmp_path)],
         ["label", str(tmp_path / "photos"), "--host", "0.0.0.0", "--no-browser"],
         ["label", str(tmp_path / "photos"), "--audit", "7"],
@@ -253,6 +271,7 @@ def test_errors_are_one_line(tmp_path, project, capsys):
         err = capsys.readouterr().err
         assert err.startswith("skal: ")
         assert err.count("\n") == 1
+    assert not (tmp_path.parent / f"{tmp_path.name}.part").exists()
     with pytest.raises(SystemExit):
         cli.main(["label"])
 

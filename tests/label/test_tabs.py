@@ -25,7 +25,7 @@ def test_a_lease_ends(quiet, monkeypatch):
     session = quiet()
     question = session.next("a")
     clock = time.monotonic()
-    monkeypatch.setattr("skal.label.asking.time.monotonic", lambda: clock + 121)
+    monkeypatch.setattr("skal.label.asking.monotonic", lambda: clock + 121)
     assert session.next("b").id == question.id
 
 
@@ -38,10 +38,10 @@ def test_what_a_tab_had_that_is_gone_does_not_hold_up_the_audit(quiet, monkeypat
     label_all(session, 4, "b")
     assert "audit" not in [q.why for q in session.upcoming(6, "b")]
     clock = time.monotonic()
-    monkeypatch.setattr("skal.label.asking.time.monotonic", lambda: clock + 19)
+    monkeypatch.setattr("skal.label.asking.monotonic", lambda: clock + 19)
     assert "audit" not in [q.why for q in session.upcoming(6, "b")]
     session.stay("b")
-    monkeypatch.setattr("skal.label.asking.time.monotonic", lambda: clock + 30)
+    monkeypatch.setattr("skal.label.asking.monotonic", lambda: clock + 30)
     reserved = [q.id for q in session.upcoming(20, "b") if q.why == "audit"]
     assert reserved[:2] == [first, second]
 
@@ -53,7 +53,7 @@ def test_a_tab_that_thinks_keeps_its_image(quiet, monkeypatch):
     clock = time.monotonic()
     session.stay("page")
     for seconds in range(2, 60, 2):
-        monkeypatch.setattr("skal.label.asking.time.monotonic", lambda now=clock + seconds: now)
+        monkeypatch.setattr("skal.label.asking.monotonic", lambda now=clock + seconds: now)
         session.stay("page")
         assert session.next("other").id not in [q.id for q in questions.values()]
         assert {tab: session._desk.given(q.id) for tab, q in questions.items()} == questions
