@@ -88,6 +88,8 @@ class Actions:
         self, kind: str, image: str, seconds: Any, tab: str, event: str | None, why: str | None, alone: bool
     ) -> Event:
         """An event about one image, with what was shown with it."""
+        if event is not None and (known := self._log.find(event)) is not None:
+            return known  # sent again: what was shown then is no longer known
         item = self._catalogue.items.get(image)
         if item is None:
             raise ValueError(f"image={image!r} is unknown, or its file has been replaced")
@@ -95,8 +97,6 @@ class Actions:
             raise ValueError(f"why={why!r} is not one of (None, 'review')")
         if seconds is not None and not 0 <= seconds < 1e9:
             raise ValueError(f"seconds={seconds!r} must be at least 0 and less than 1e9")
-        if event is not None and (known := self._log.find(event)) is not None:
-            return known  # sent again: what was shown then is no longer known
         shown = self._desk.given(image) or self._desk.question(item, "audit" if item.is_reserved else "strategy")
         found: Event = {"id": event or uuid.uuid4().hex, "kind": kind, "time": now(), "image": image, "path": item.path}
         found |= {"why": why or shown.why, "tab": tab, "seconds": seconds}

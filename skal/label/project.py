@@ -65,7 +65,7 @@ class Project:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = Path(os.path.abspath(path))
         if self.path.exists():
             if not self.path.is_dir():
                 raise ValueError(f"the project {str(self.path)!r} is a file; it must be a folder")

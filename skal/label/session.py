@@ -121,7 +121,9 @@ class LabelSession(Questions, Actions):
             raise ValueError(f"audit={audit!r} is not between 0 and 1")
         if target is not None:
             StopTest.plan(target, RESERVED)
-        names = [check_class_name(name) for name in classes]
+        names: list[str] = []
+        for name in classes:
+            names.append(check_class_name(name, names))
         if follow_links is None:
             stored = find_settings(project)
             follow_links = stored is not None and stored.follow_links
@@ -139,6 +141,7 @@ class LabelSession(Questions, Actions):
                 self.project, folder, len(paths), audit, target, random_state, follow_links, network, is_audited
             )
             self._state = State(self._log.events)
+            names = [check_class_name(name, self._state.classes) for name in names]
             self._open(root, paths, names, estimator, query, batch_size, random_state)
         except BaseException:
             self._log.close()

@@ -220,13 +220,8 @@ class State:
     def _decision(self, history: list[tuple[Event, int | None]]) -> Decision:
         standing: list[tuple[Event, int | None]] = []
         for event, number in history:
-            settles = event.get("why") == "review"
-            tab = event.get("tab")
-            both = event["kind"] == "import"  # labels of two sources, or of two copies of a file
-            kept = [
-                e for e in standing if not settles and (e[0].get("tab") != tab or (both and e[0]["kind"] == "import"))
-            ]
-            standing = [*kept, (event, number)]
+            standing = [entry for entry in standing if not _replaces(event, entry[0])]
+            standing.append((event, number))
         names = list(dict.fromkeys("" if number is None else self._name(number) for _, number in standing))
         last = standing[-1][0]
         if len(names) > 1:
@@ -295,6 +290,13 @@ class State:
         """The last event of a tab that can be undone."""
         stack = self._stacks.get(tab)
         return stack[-1] if stack else None
+
+
+def _replaces(event: Event, earlier: Event) -> bool:
+    """Whether an event replaces an earlier one about the same image."""
+    if event["kind"] == earlier["kind"] == "import":  # labels of two sources, or of two copies of a file
+        return False
+    return event.get("why") == "review" or event.get("tab") == earlier.get("tab")
 
 
 def images_of(event: Event) -> list[str]:

@@ -26,6 +26,8 @@ from skal.label.tables import to_label_studio, write_rows
 if TYPE_CHECKING:
     from skal import FrozenPrefixClassifier
 
+#: Why labels are not for training: their images, or near-duplicates of them, measure the accuracy.
+_HELD = ("audit", "near_audit")
 FORMATS = ("csv", "imagefolder", "labelstudio", "model", "onnx")
 
 
@@ -62,7 +64,7 @@ class StoredProject:
         test = None
         if self.settings.target is not None:
             test = StopTest(self.settings.target, tuple(self.settings.looks))
-        rows = [why for _, _, _, why in self.rows() if why != "audit"]
+        rows = [why for _, _, _, why in self.rows() if why not in _HELD]
         root, links = self.catalogue.root, self.settings.follow_links
         paths, left_out = ([], []) if root is None or not root.is_dir() else list_images(root, follow_links=links)
         is_whole = {*paths} <= {*self.catalogue.contents(), *self.catalogue.unreadable}
@@ -78,7 +80,11 @@ class StoredProject:
             if decision.label is not None:
                 item = self.catalogue.items.get(image)
                 path = path_of(decision.event, image) if item is None else item.path
-                why = "audit" if image in self.state.audited else str(decision.event.get("why", decision.event["kind"]))
+                why = str(decision.event.get("why", decision.event["kind"]))
+                if image in self.state.audited:
+                    why = "audit"
+                elif item is not None and item.is_shadow:
+                    why = "near_audit"
                 yield image, path, decision.label, why
 
     def export(self, form: str, target: str | os.PathLike[str]) -> int:
@@ -126,18 +132,19 @@ class StoredProject:
             check_exporter()
 
     def _to_folders(self, rows: list[tuple[str, str, str, str]], folder: Path) -> int:
-        """One folder per class, with audit images separate so that nobody trains on them by mistake."""
+        """One folder per class, with audit images and those like them separate, so that nobody trains on them."""
         n = 0
         for name, label in itertools.product(("train", "audit"), dict.fromkeys(label for _, _, label, _ in rows)):
             (folder / name / check_class_name(label)).mkdir(parents=True, exist_ok=True)  # the same classes in both
         for image, path, label, why in rows:
-            part = folder / ("audit" if why == "audit" else "train") / check_class_name(label)
+            part = folder / (why if why in _HELD else "train") / check_class_name(label)
             file = self.catalogue.file(path)
             name = os.fsencode(os.path.basename(path))[-200:].decode(errors="ignore")  # at most 255 bytes are allowed
             copy = part / f"{image[:12]}-{name}"
             if not is_inside(copy, folder):
                 raise ValueError(f"class {label!r} would be written outside the folder {str(folder)!r}")
             if os.path.isfile(file):
+                part.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
                 n += 1
         return n

@@ -1,5 +1,7 @@
 """Full disks, failing strategies and fits, and wrong arguments."""
 
+import os
+
 import pytest
 from sklearn.linear_model import LogisticRegression
 
@@ -68,6 +70,7 @@ def test_one_process_at_a_time(session, opened):
         ({"target": 1.0}, "target=1.0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"classes": ["a/b"]}, "'a/b'"),
+        ({"classes": ["owl", "Owl"]}, "only in case"),
         ({"folder": "/does/not/exist"}, "is not a folder"),
         ({"folder": ["/does/not/exist.png"]}, "are not files"),
     ],
@@ -110,3 +113,23 @@ def test_a_disk_that_was_full_at_the_first_start(opened, tmp_path):
     project.mkdir()
     (project / "project.tmp").write_text('{"format"')
     assert opened().project.load() is not None
+
+
+def test_a_relative_project_keeps_its_place(quiet, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = settled(quiet(project="here.skal", estimator=Colours()))
+    monkeypatch.chdir(photos)
+    label_all(session, 12)
+    session.fit()
+    assert session.status().failure is None
+    assert (tmp_path / "here.skal" / "predictions.npz").exists()
+
+
+def test_an_answer_that_is_sent_again_is_known_even_if_its_file_is_gone(quiet):
+    session = quiet()
+    question = session.next()
+    session.answer(question.id, "red", event="e1")
+    os.unlink(question.path)
+    session.set_aside(question.id, "gone")
+    session.answer(question.id, "red", event="e1")
+    assert session.labels.label.tolist() == ["red"]

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from skal import cli
 from skal.label import LabelSession, fitting
@@ -85,6 +86,26 @@ def test_both_parts_of_the_class_folders_have_all_classes(quiet, tmp_path):
     parts = [{path.name for path in (tmp_path / "out" / part).iterdir()} for part in ("train", "audit")]
     assert parts[0] == parts[1]
     assert "owl" in parts[0]
+
+
+def test_near_duplicates_of_audit_images_are_not_exported_for_training(quiet, photos, tmp_path):
+    for path in sorted(photos.rglob("*.png")):
+        with Image.open(path) as image:
+            image.save(path.with_name(f"{path.stem}-again.jpg"), quality=97)
+    session = settled(quiet())
+    session.import_labels([(path, truth(path)) for path in photos.rglob("*.*")], "x")
+    settled(session)
+    label_all(session)
+    found = StoredProject(session.project.path)
+    assert found.status().n_training == session.status().n_training > 0
+    found.export("imagefolder", tmp_path / "out")
+    stems = {part: set() for part in ("train", "audit", "near_audit")}
+    for path in (tmp_path / "out").rglob("*.*"):
+        stems[path.parts[-3]].add(path.stem[13:].removesuffix("-again"))
+    assert stems["near_audit"] <= stems["audit"]
+    assert not stems["train"] & stems["audit"]
+    found.export("csv", tmp_path / "labels.csv")
+    assert {row["why"] for row in read_csv(tmp_path / "labels.csv")} == {"import", "audit", "near_audit"}
 
 
 def test_class_folders_without_the_files_say_so(quiet, photos, tmp_path, capsys):
