@@ -69,9 +69,9 @@ class Status:
     is_reached, is_plateau : bool
         Whether a look has shown the target to be reached; whether more labels change little.
     next_look : int or None
-        Number of audit answers at which the target is tested next.
+        Number of audit answers at which the target is tested next; None if there is no further test, or one is due.
     seconds_left : float or None
-        Labelling time until then; None if the target is already reached, or the audit share is 0.
+        Labelling time until then; None if there is no such test, the target is reached, or the audit share is 0.
     background, progress, failure : str, float or None, str or None
         The current background task, its share done, and what went wrong.
     not_used : dict of str to int
@@ -280,7 +280,9 @@ def _accuracy_hint(audit: Audit, share: float, catalogue: Catalogue, state: Stat
 
 
 def _next_look(test: StopTest, audit: Audit, state: State, is_whole: bool) -> int | None:
-    """Number of audit answers at the next look."""
+    """Number of audit answers at the next look; None if there is none, or one is due."""
+    if test.due(audit.n_answered, audit.n_reserved if is_whole else None, state.n_looks) is not None:
+        return None
     for place in range(state.n_looks, len(test.looks)):
         n = test.looks[place]
         if is_whole:  # the draw may reserve more than expected, or fewer

@@ -147,6 +147,7 @@ def test_a_test_that_is_due_is_not_called_done():
     said = Standing(400, (1, 200, 190, False)).says()
     assert "A test is due. It runs once" in said
     assert "done" not in said
+    assert Standing(120).says().startswith("A test is due. It runs once")  # not the next one, at 200
 
 
 def test_a_review_of_an_audit_image_stays_an_audit_answer(quiet):
