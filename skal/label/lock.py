@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 else:
     import fcntl
+
+#: How the system says that a lock is held.
+_HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 
 class FileLock:
@@ -24,6 +28,8 @@ class FileLock:
     ------
     BlockingIOError
         If another process, or another object in this process, holds it.
+    OSError
+        If the file system has no locks.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -36,6 +42,8 @@ class FileLock:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._file)
+            if error.errno not in _HELD:  # as on some network file systems
+                raise OSError(error.errno, f"cannot be locked ({error.strerror})", str(self.path)) from error
             raise BlockingIOError(
                 f"{str(self.path.parent)!r} is open in another process; close it there first"
             ) from error

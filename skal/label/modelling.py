@@ -186,7 +186,7 @@ class Modelling:
                         raise
                     sound.remove(item)
                     with self._changed:
-                        self._catalogue.drop(item.path, item.id, str(error))
+                        self._reading.exclude(item, str(error))
         with self._changed:
             self._embedded.update(item.id for item in sound)
 

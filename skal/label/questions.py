@@ -106,6 +106,7 @@ class Questions:
         labels : ndarray of shape (n,)
             Empty strings for images without a label.
         is_answered : ndarray of shape (n,)
-            False for images that the person is unsure about, that are reserved, or that were not answered in time.
+            False for images that the person is unsure about, that are reserved, whose files are gone, or that were not
+            answered in time.
         """
         return self._asked.ask(images, timeout)

@@ -71,6 +71,11 @@ class Reading:
         self._left.extend(in_keyed_order([path, *others], self._catalogue))
         self._changed.notify_all()
 
+    def exclude(self, item: Item, reason: str) -> None:
+        """Set aside a file until it changes; called with the condition held."""
+        self._catalogue.drop(item.path, item.id, reason)
+        self._unreadable[item.path] = item.stamp
+
     def replaced(self, item: Item) -> bool:
         """Whether a file has changed since it was read. If so, it is set aside. Called with the condition held."""
         if not self._catalogue.has_changed(item):

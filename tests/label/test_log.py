@@ -154,6 +154,16 @@ def test_the_lock_goes_with_its_process(tmp_path):
     FileLock(tmp_path / "lock").release()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="fcntl")
+def test_a_file_system_without_locks_is_not_called_open_elsewhere(tmp_path, monkeypatch):
+    def refused(file, flags):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("skal.label.lock.fcntl.flock", refused)
+    with pytest.raises(OSError, match=r"cannot be locked \(No locks available\): .*lock'"):
+        FileLock(tmp_path / "lock")
+
+
 class Disk:
     """Replaces the system calls that write, and fails on demand."""
 

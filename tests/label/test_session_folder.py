@@ -290,20 +290,23 @@ def test_near_duplicates_of_images_accepted_in_a_grid_are_asked(tmp_path, opened
 
 
 class Unable(Colours):
-    """It cannot decode one of the files."""
+    """It cannot decode some of the files."""
+
+    bad = ("red-02.png",)
 
     def activations(self, X, layers, pooled, pretrained):
         self._features(X)
 
     def _features(self, X):
         for path in X:
-            if path.endswith("red-02.png"):
+            if path.endswith(self.bad):
                 raise ValueError(f"cannot decode {str(path)!r}")
         return super()._features(X)
 
 
-def test_a_labelled_file_that_only_the_estimator_cannot_read_is_set_aside(quiet):
+def test_a_labelled_file_that_only_the_estimator_cannot_read_is_set_aside(quiet, photos, monkeypatch):
     """Every fit used to fail, since only images that may still be asked were checked."""
+    monkeypatch.setattr(reading, "RESCAN_SECONDS", 0.02)
     session = settled(quiet(audit=0, estimator=Colours()))
     label_all(session)
     session.close()
@@ -311,3 +314,9 @@ def test_a_labelled_file_that_only_the_estimator_cannot_read_is_set_aside(quiet)
     session.fit()
     assert session.status().n_training == 59
     assert [path for path, _ in session.status().unreadable] == ["day0/red-02.png"]
+    monkeypatch.setattr(Unable, "bad", ())
+    os.utime(photos / "day0" / "red-02.png", (1, 1))
+    with session._changed:
+        assert session._changed.wait_for(lambda: len(session._catalogue.items) == 60, 30)
+    assert session.status().unreadable == []
+    assert session.status().n_training == 60
