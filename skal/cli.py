@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         "--import", dest="labels", metavar="SOURCE", help="import labels: CSV, Label Studio JSON or class folders"
     )
     label.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    label.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    label.add_argument(
+        "--port", type=int, default=0, help="port to listen on (default: a free one, the same each time if possible)"
+    )
     label.add_argument("--allow-remote", action="store_true", help="allow a --host that other machines can reach")
     label.add_argument("--no-browser", action="store_true", help="do not open a browser")
     label.set_defaults(run=_label)

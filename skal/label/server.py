@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import threading
+import zlib
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
@@ -45,6 +46,9 @@ PAGE = {
     "status.js": "text/javascript",
     "classes.js": "text/javascript",
 }
+
+#: Ports of projects, below those that systems use for outgoing connections.
+_PORTS = range(20_000, 30_000)
 
 
 class Pages:
@@ -150,7 +154,8 @@ class Server:
     session : LabelSession
     host : str, default="127.0.0.1"
     port : int, default=0
-        0 selects a free port.
+        0 selects a free port, the same each time for a project if possible, so that an open page finds a restarted
+        server and sends what is not saved yet.
     allow_remote : bool, default=False
         Whether `host` may be an address other than this machine's own. Anyone who can reach it and obtains the link can
         then see the images and change the labels, and the network in between can read the traffic.
@@ -176,7 +181,7 @@ class Server:
                 "labels, and the traffic can be read on the network. Pass allow_remote (--allow-remote) to allow this, "
                 "or keep the host 127.0.0.1 and use an SSH tunnel"
             )
-        self._socket = _bound(host, port)
+        self._socket = _bound(host, port) if port else _bound_as_before(host, session.project.path)
         self.port = int(self._socket.getsockname()[1])
         self.keys = Keys(self.port)
         names = ["127.0.0.1", "localhost", "[::1]", *([] if is_local else [host, socket.gethostname(), *_addresses()])]
@@ -250,7 +255,8 @@ def _bound(host: str, port: int) -> socket.socket:
     """A listening socket. Without explicit TCP, asyncio leaves Nagle's delay on and every answer takes 40 ms longer."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # elsewhere it would share a port that is taken
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
         listening.listen(128)
@@ -258,6 +264,13 @@ def _bound(host: str, port: int) -> socket.socket:
         listening.close()
         raise ValueError(f"port {port} of {host} cannot be used: {error.strerror}") from error
     return listening
+
+
+def _bound_as_before(host: str, project: Path) -> socket.socket:
+    """A socket on the port that belongs to a project, or on any free one if it is taken."""
+    with contextlib.suppress(ValueError):
+        return _bound(host, _PORTS[zlib.crc32(os.fsencode(project)) % len(_PORTS)])
+    return _bound(host, 0)
 
 
 def _addresses() -> list[str]:

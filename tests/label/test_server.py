@@ -242,6 +242,17 @@ def test_remote_must_be_allowed(session):
     server.stop()
 
 
+def test_a_project_has_the_same_port_each_time(session):
+    """An open page sends what is not saved yet to a restarted server, and browsers keep its keys per port."""
+    first = Server(session)
+    meanwhile = Server(session)
+    first.stop()
+    again = Server(session)
+    assert again.port == first.port != meanwhile.port
+    meanwhile.stop()
+    again.stop()
+
+
 def test_a_port_that_is_taken(session):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
