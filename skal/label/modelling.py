@@ -276,9 +276,8 @@ class Modelling:
             raise ValueError("training requires labels of at least two classes")
         held = self._sound(list(dict.fromkeys([*reserved, *audited])))
         used += [*pool, *held, *sound]
-        unlabeled = [
-            self._catalogue.file(item.path) for item in (*pool, *held)
-        ]  # without their labels, reserved images belong to it
+        # Without their labels, reserved images belong to the unlabelled pool.
+        unlabeled = [self._catalogue.file(item.path) for item in (*pool, *held)]
         model = fitting.fit(self._estimator, paths, labels, unlabeled)
         predicted = list(dict.fromkeys([*pool, *held, *(item for item, _ in training)]))
         proba = fitting.predict(model, [self._catalogue.file(i.path) for i in predicted], lambda: not self.is_stopping)

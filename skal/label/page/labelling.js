@@ -16,6 +16,7 @@ export function createLabelling(elements, services) {
   let shownAt = 0;
   let busy = new Set(); // images whose answer is on its way
   let asking = false;
+  const decided = new Set(); // images decided since the last request for questions
 
   function refreshClasses() {
     showButtons(buttons, classes, answer);
@@ -50,8 +51,10 @@ export function createLabelling(elements, services) {
   async function start(anew = false) {
     if (asking) return;
     asking = true;
+    decided.clear();
     try {
-      take((await get("/api/questions", { n: AHEAD })).questions, anew);
+      const { questions } = await get("/api/questions", { n: AHEAD });
+      take(questions.filter((question) => !decided.has(question.id)), anew);
     } catch (error) {
       showBanner(error.message);
     } finally {
@@ -143,6 +146,7 @@ export function createLabelling(elements, services) {
     const seconds = Math.round(performance.now() - shownAt) / 1000;
     queue.shift();
     busy.add(question.id);
+    decided.add(question.id);
     show();
     say(words);
     act(path_, { image: question.id, seconds, n: AHEAD, ...body }).then(

@@ -21,7 +21,7 @@ function block(title, ...children) {
 
 export function showStatus(status) {
   const open = [...aside.querySelectorAll("details[open]")].map((list) => list.dataset.what);
-  const focused = document.activeElement.closest("#status details")?.dataset.what;
+  const focused = document.activeElement?.closest("#status details")?.dataset.what;
   aside.replaceChildren(
     block("Accuracy", ...accuracy(status)),
     block("When to stop", ...stop(status)),
