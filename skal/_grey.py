@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -13,11 +16,17 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def grey_levels(image: Image.Image) -> np.ndarray:
+def tags_of(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of a TIFF, which copies of an opened image lack; of other images none."""
+    return getattr(image, "tag_v2", {})
+
+
+def grey_levels(image: Image.Image, tags: Mapping[int, Any] | None = None) -> np.ndarray:
     """Grey levels (H, W), uint8, of an image that :func:`is_deep`, scaled by its range.
 
     The range is the largest value the file declares (TIFF's MaxSampleValue), else that of the smallest of 8, 12 and 16
-    bits that holds all values, so that 12-bit camera images are neither clipped nor black.
+    bits that holds all values, so that 12-bit camera images are neither clipped nor black. The tags of a copy are those
+    of the opened image; None takes the image's own.
 
     Raises
     ------
@@ -38,7 +47,7 @@ def grey_levels(image: Image.Image) -> np.ndarray:
         raise ValueError(
             f"it contains values from {least} to {most}, but negative values have no known range; save it with 8 bits"
         )
-    tags = getattr(image, "tag_v2", {})
+    tags = tags_of(image) if tags is None else tags
     declared = tags.get(_MAX_SAMPLE_VALUE, 0)
     declared = int(max(declared) if isinstance(declared, tuple) else declared)
     ranges = [2**bits - 1 for bits in (8, 12, 16) if most < 2**bits]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from skal._grey import grey_levels, is_deep
+from skal._grey import grey_levels, is_deep, tags_of
 
 #: Version of the decoder; part of the cache key of every file. Increase it whenever decoded pixels change.
 DECODER = 4
@@ -89,7 +89,7 @@ def decode(
                 _shrink(image, _REDUCED * needed)
             _scale_transparency(image)
             ImageOps.exif_transpose(image, in_place=True)
-            return torch.from_numpy(_rgb(image, background))
+            return torch.from_numpy(_rgb(image, background, tags_of(image)))
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise UnreadableImageError(str(path), _reason(path, error)) from error
 
@@ -107,8 +107,9 @@ def pixels_of(image: Any, background: tuple[int, int, int] = WHITE) -> np.ndarra
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise ValueError(f"it is empty ({image.width} x {image.height} pixels)")
-        copy = ImageOps.exif_transpose(image)  # a copy, so that the caller's image is not modified
-        return _rgb(copy, background)
+        _scale_transparency(image)  # in place, since it cannot be done once the image is loaded
+        copy = ImageOps.exif_transpose(image)  # a copy, so that the caller's pixels are not modified
+        return _rgb(copy, background, tags_of(image))
     if not hasattr(image, "__array__"):
         raise ValueError(f"it is of type {type(image).__name__}, neither an image nor a path")
     array = np.asarray(image)
@@ -122,9 +123,9 @@ def pixels_of(image: Any, background: tuple[int, int, int] = WHITE) -> np.ndarra
     return array
 
 
-def _rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
+def _rgb(image: Image.Image, background: Sequence[int], tags: Mapping[int, Any]) -> np.ndarray:
     if is_deep(image):
-        return _grey_to_rgb(image, background)
+        return _grey_to_rgb(image, background, tags)
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -133,8 +134,8 @@ def _rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _grey_to_rgb(image: Image.Image, background: Sequence[int]) -> np.ndarray:
-    pixels = np.repeat(grey_levels(image)[..., None], 3, axis=2)
+def _grey_to_rgb(image: Image.Image, background: Sequence[int], tags: Mapping[int, Any]) -> np.ndarray:
+    pixels = np.repeat(grey_levels(image, tags)[..., None], 3, axis=2)
     if "transparency" in image.info:
         pixels[np.asarray(image) == image.info["transparency"]] = background
     return pixels

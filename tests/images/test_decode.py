@@ -89,6 +89,9 @@ def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path):
 )
 def test_a_transparent_colour_of_any_depth_is_found(data, expected):
     assert_array_equal(decode(io.BytesIO(data))[0, :, 0], expected)
+    image = Image.open(io.BytesIO(data))
+    for _ in range(2):  # the first time, the image is loaded
+        assert_array_equal(pixels_of(image)[0, :, 0], expected)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
@@ -110,6 +113,8 @@ def test_a_declared_range_is_taken(tmp_path):
     tags.tagtype[281] = TiffTags.LONG
     wide = saved(Image.fromarray((RAMP * 2**20).astype(np.int32)), tmp_path / "wide.tiff", tiffinfo=tags)
     assert_allclose(decode(wide)[..., 0], RAMP * 255, atol=0.51)
+    with Image.open(wide) as image:
+        assert_array_equal(pixels_of(image), decode(wide))
 
 
 def test_white_is_zero_is_undone_at_sixteen_bits_too(tmp_path):
@@ -118,6 +123,8 @@ def test_white_is_zero_is_undone_at_sixteen_bits_too(tmp_path):
         # Pillow writes the values as they are and, at 8 bits, inverts them both when writing and when reading.
         expected = RAMP if name == "8" else 1 - RAMP
         assert_allclose(decode(path)[..., 0], expected * 255, atol=1)
+        with Image.open(path) as image:
+            assert_array_equal(pixels_of(image), decode(path))
 
 
 @pytest.mark.parametrize(
