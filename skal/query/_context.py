@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 
 from skal._learners import estimators_of, gains_methods_by_fit, labelled_rows, labels_of
+from skal.images.forms import as_data
 from skal.query._batch import cover, kernel_width, top
 from skal.query._features import Features, features_of
 from skal.query._pool import is_dask, n_rows, rows_of, score_pool, with_known_size
@@ -112,6 +113,8 @@ class Context:
                     f"{type(estimator).__name__} has no method predict_proba, but this strategy requires class "
                     "probabilities (use VotingClassifier with voting='soft', or SVC inside CalibratedClassifierCV)"
                 )
+        if len(self.estimators) > 1 and isinstance(X, (list, tuple)):
+            X = as_data(X)  # modAL's committees read the shape
         try:
             return np.asarray(self._block_by_block(self.learner.predict_proba, X))
         except NotFittedError:

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 
-from skal.query._pool import is_dask, score_pool
+from skal.query._pool import is_dask, rows_of, score_pool
 
 _INNER = ("estimators_", "estimator_", "estimators", "estimator")  # of a meta-estimator, fitted ones first
 
@@ -89,9 +90,8 @@ def _flat(estimator: Any) -> Iterator[Any]:
 
 
 def _transformer(step: Any, before: Steps, X_pool: Any) -> Callable[[Any], Any]:
-    first = X_pool[:1]
     try:
-        step.transform(before(np.asarray(first) if is_dask(first) else first))
+        step.transform(before(rows_of(X_pool, np.arange(1))))
         return step.transform
     except (NotFittedError, AttributeError):  # the latter from an unfitted PCA in scikit-learn 1.6
         if is_network(step):
@@ -145,4 +145,4 @@ def _transformed(transformer: Any, X: Any) -> Any:
 
 
 def _columns(columns: np.ndarray, X: Any) -> Any:
-    return X[:, columns]
+    return (X if issparse(X) else np.asarray(X))[:, columns]

@@ -11,6 +11,8 @@ from scipy import sparse
 from sklearn.utils import _safe_indexing
 from tqdm import tqdm
 
+from skal.images.forms import as_data
+
 #: Rows scored at a time. Scores do not depend on it.
 BLOCK = 512
 
@@ -44,7 +46,8 @@ def score_pool(score: Callable[[Any], np.ndarray], X_pool: Any, *, verbose: bool
     parts = []
     with tqdm(total=n, unit="row", disable=not verbose) as progress:
         for start in range(0, n, BLOCK):
-            parts.append(np.asarray(score(X_pool[start : start + BLOCK])))
+            rows = np.arange(start, min(start + BLOCK, n))
+            parts.append(np.asarray(score(rows_of(X_pool, rows))))
             progress.update(len(parts[-1]))
     return np.concatenate(parts)
 
@@ -60,12 +63,14 @@ def rows_of(X: Any, rows: np.ndarray) -> Any:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Rows of several parts of the same form, in one: an array, sparse matrix or data frame, or else a list."""
-    first = parts[0]
+    """Rows of several parts, in one: an array, sparse matrix or data frame, or else a list."""
     if any(sparse.issparse(part) for part in parts):
         return sparse.vstack(parts, format="csr")
-    if isinstance(first, pd.DataFrame):
+    if all(isinstance(part, pd.DataFrame) for part in parts):
         return pd.concat(parts)
+    # Beside parts of another form, the rows of a data frame; iterating over it would give the names of its columns.
+    parts = [np.asarray(as_data(part)) if isinstance(part, pd.DataFrame) else part for part in parts]
+    first = parts[0]
     if isinstance(first, np.ndarray) and (first.ndim > 1 or first.dtype != object):
         return np.concatenate(parts)
     return [row for part in parts for row in part]  # images may be of several sizes, or in tuples with their labels

@@ -25,7 +25,7 @@ from skal.numerics.distances import euclidean_distances
 from skal.numerics.kendall import kendall_tau_b
 from skal.query._context import Context
 from skal.query._pipeline import Steps, is_network, last_step
-from skal.query._pool import is_dask, score_pool
+from skal.query._pool import rows_of, score_pool
 from skal.query._registry import strategy
 from skal.query.uncertainty import KINDS, uncertainty
 from skal.source import LayerPair, SourceProfile
@@ -308,7 +308,7 @@ def _pattern_scores(
     pairs = profile.check_layers(layers)
     if aggregate == "variance" and len(pairs) < 2:
         raise ValueError(f"aggregate='variance' needs at least two patterns, but got layers={pairs}")
-    network.check_source(profile, earlier(np.asarray(X_pool[:1]) if is_dask(X_pool) else X_pool[:1]))
+    network.check_source(profile, earlier(rows_of(X_pool, np.arange(1))))
     if aggregate == "variance":
         return _rescaled(score_pool(partial(_variances, network, earlier, profile, pairs), X_pool, verbose=verbose))
     return score_pool(partial(_distinctiveness, network, earlier, profile, pairs, alpha), X_pool, verbose=verbose)

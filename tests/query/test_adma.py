@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import skal.query._context
 from skal import FrozenPrefixClassifier, ImageTransform, Query, SourceProfile, adma_sampling
@@ -161,6 +162,12 @@ def test_a_pool_larger_than_a_block_scores_as_its_pieces(toy, aggregate):
         for piece in (np.arange(500), np.arange(500, 1030), np.arange(1030, 1100)):
             alone = piece[adma(toy.learner, X[piece], len(piece), **options)]
             assert_allclose(scores[alone], scores[picks[np.isin(picks, piece)]], atol=TIE)
+
+
+def test_a_data_set_is_a_pool():
+    w = make_world("convnet")
+    images = TensorDataset(torch.as_tensor(w.X), torch.zeros(len(w.X)))
+    assert_array_equal(adma(w.blank(), images, 5), adma(w.blank(), w.X, 5))
 
 
 def test_permuting_the_pool_permutes_the_picks(world):

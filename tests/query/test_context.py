@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from modAL.models import ActiveLearner
+from modAL.models import ActiveLearner, Committee
 from sklearn.linear_model import LogisticRegression
 
 import skal.query._context
@@ -27,6 +27,11 @@ def test_without_labels_there_are_no_probabilities():
     assert context.n_labels == 0
     np.testing.assert_array_equal(context.known_proba, np.ones((30, 1)))
     assert context.features().labelled.shape == (0, 3)
+
+
+def test_a_committee_predicts_for_lists():
+    committee = Committee([ActiveLearner(LogisticRegression(C=C), X_training=X[:8], y_training=Y[:8]) for C in (1, 9)])
+    np.testing.assert_array_equal(Context(committee, X.tolist(), 3).proba, committee.predict_proba(X))
 
 
 def test_labelled_rows_and_probabilities():

@@ -1,6 +1,7 @@
 """Networks in Pipelines and meta-estimators, before and after their first fit."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from modAL.models import ActiveLearner
 from sklearn.base import clone
@@ -97,7 +98,9 @@ def test_bagged_networks_see_the_columns_they_were_given(n_labels, max_features)
     for name in ASKED:
         seed = {} if name == "max_herding" else {"random_state": 0}
         assert len(set(indices_of(STRATEGIES[name].function)(learner, X[12:], 5, **seed).tolist())) == 5
-    assert features_of(learner, X[12:]).pool.whole().shape[1] == (18 if n_labels else 6)
+    features = features_of(learner, X[12:]).pool.whole()
+    assert features.shape[1] == (18 if n_labels else 6)
+    np.testing.assert_array_equal(features_of(learner, pd.DataFrame(X[12:])).pool.whole(), features)
 
 
 def test_features_are_those_of_the_fitted_networks_inside(net, pixels):

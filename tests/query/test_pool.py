@@ -38,7 +38,7 @@ def test_blocks_and_bar(capsys):
     assert sorted(seen) == [100, 400, 400, 400]
 
 
-def test_rows_of_the_same_form_are_joined():
+def test_rows_are_joined():
     X = np.arange(12.0).reshape(6, 2)
     frame = pd.DataFrame(X, columns=["a", "b"], index=[0] * 6)
     pd.testing.assert_frame_equal(joined([frame[:2], frame[2:]]), frame)
@@ -50,6 +50,9 @@ def test_rows_of_the_same_form_are_joined():
     names = ["a.png", "b.png", "c.png"]
     for form in (list, pd.Series, pd.Index, partial(np.array, dtype=object)):
         assert joined([form(names[:2]), form(names[2:])]) == names
+    np.testing.assert_array_equal(joined([frame[:2], X[2:]]), X)
+    np.testing.assert_array_equal(joined([X[:2].tolist(), frame[2:]]), X)
+    assert joined([names[:2], pd.DataFrame({"path": names[2:]})]) == names
 
 
 def test_unknown_chunks():
