@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import _safe_indexing
@@ -165,6 +166,16 @@ def test_a_committee_is_a_learner(name, classifier, pixels):
     committee.teach(X[:12], y[:12])
     rows, _ = committee.query(X[12:], n_instances=3)
     assert len(set(rows.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, known in STRATEGIES.items() if not known.needs_gradients | known.needs_source]
+)
+def test_the_classifier_may_be_certain_of_everything(name):
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    certain = KNeighborsClassifier(1).fit(X[:8], np.arange(8) % 2)
+    options = {"patches": twice} if name == "aift" else {}
+    assert len(set(query_of(name, **options)(certain, X, 6).tolist())) == 6
 
 
 def test_it_runs_in_the_labelling_loop(name, classifier, pixels):

@@ -73,7 +73,8 @@ def clue_sampling(
     context = Context(learner, X_pool, n_instances, random_state)
     X = context.features().pool.whole().numpy()
     weights = uncertainty(tempered(context.known_proba, temperature), "entropy")
-    centers = k_means(X, n_instances, context.generator, weights if weights.any() else None).cluster_centers_
+    relative = weights / weights.max() if weights.any() else None  # tiny ones would vanish in single precision
+    centers = k_means(X, n_instances, context.generator, relative).cluster_centers_
     distances = pairwise_distances(centers, X)
     picks: list[int] = []
     for of_center in distances:
