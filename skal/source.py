@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
 from skal._device import find_device
 from skal._files import read_tensors, remove_stale, write_tensors
 from skal._labels import decode_labels, encode_labels
+from skal._targets import check_labels
 from skal._validation import check_options
 from skal.backbones.backbone import Backbone
 from skal.backbones.load import BackboneLike, load_backbone
@@ -136,15 +137,14 @@ class SourceProfile(BaseEstimator):
         Raises
         ------
         ValueError
-            If X is not in a form that the network accepts, y has a different length, a layer is unknown, or the device
-            does not exist.
+            If X is not in a form that the network accepts, y has a different length or a missing label, a layer is
+            unknown, or the device does not exist.
         """
         if self.backbone is None:
             raise ValueError("this profile was loaded without its backbone and cannot be fitted again")
         device = find_device(self.device)
-        y = column_or_1d(y)
         X = as_data(X)
-        check_consistent_length(X, y)
+        y = check_labels(self, X, y)
         X = X.to_numpy() if hasattr(X, "to_numpy") else X
         width = X.shape[1] if getattr(X, "ndim", 0) == 2 else None
         backbone = load_backbone(
@@ -159,7 +159,7 @@ class SourceProfile(BaseEstimator):
         if class_names is not None and len(class_names) != len(classes):
             raise ValueError(f"class_names has {len(class_names)} names, but y has {len(classes)} classes")
         layers = backbone.layers
-        pairs = layers.pattern_layers() if self.layers is None else [(a, b) for a, b in self.layers]
+        pairs = layers.pattern_layers() if self.layers is None else _pairs(self.layers)
         names = list(dict.fromkeys(layer for pair in pairs for layer in pair))
         nodes = {name: layers.resolve(name) for name in names}
 
@@ -208,13 +208,13 @@ class SourceProfile(BaseEstimator):
         check_is_fitted(self)
         if layers is None:
             return self.layers_
-        unknown = [layer for pair in layers for layer in pair if layer not in self.centers_]
-        if unknown or not layers or any(len(pair) != 2 for pair in layers):
+        pairs = _pairs(layers)
+        if any(layer not in self.centers_ for pair in pairs for layer in pair):
             raise ValueError(
                 f"layers={layers!r} must be pairs of the layers of this profile, {list(self.centers_)}; fit a "
                 "SourceProfile with layers=[(A, B), ...] for others"
             )
-        return [(a, b) for a, b in layers]
+        return pairs
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Raise a ValueError if this profile was fitted for other weights or another pre-processing."""
@@ -339,6 +339,14 @@ def class_centers(features: np.ndarray, members: np.ndarray) -> np.ndarray:
         offsets = features[own] - features[own].mean(axis=0)
         centers.append(own[np.argmin((offsets**2).sum(axis=1))])
     return np.array(centers)
+
+
+def _pairs(layers: Sequence[LayerPair]) -> list[LayerPair]:
+    """Pairs of layers, given in a list or an array. Raises a ValueError for anything else."""
+    given = layers.tolist() if isinstance(layers, np.ndarray) else [*layers]
+    if not given or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in given):
+        raise ValueError(f"layers={layers!r} must be pairs of layers, [(A, B), ...]")
+    return [(a, b) for a, b in given]
 
 
 def _fingerprint(backbone: Backbone) -> str:

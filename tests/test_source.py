@@ -139,10 +139,18 @@ def test_bad_input(convnet, source_images, profile):
         SourceProfile(convnet, preprocess=SMALL).fit(X, y[:3])
     with pytest.raises(ValueError, match="unknown layer 'conv9'"):
         SourceProfile(convnet, preprocess=SMALL, layers=[("conv9", -2)]).fit(X, y)
+    with pytest.raises(ValueError, match=r"layers=\[-4, -2\] must be pairs of layers"):
+        SourceProfile(convnet, preprocess=SMALL, layers=[-4, -2]).fit(X, y)
+    with pytest.raises(ValueError, match="y is not an array of class labels: Input y contains NaN"):
+        SourceProfile(convnet, preprocess=SMALL).fit(X, np.where(y == 1, np.nan, y))
     with pytest.raises(ValueError, match="2 names, but y has 5 classes"):
         SourceProfile(convnet, preprocess=SMALL).fit(X, y, class_names=["a", "b"])
     with pytest.raises(ValueError, match=r"layers of this profile, \[-4, -2\]"):
         profile.check_layers([(-5, -2)])
+    for layers in ([], [-4, -2], [(-4, -2, -2)], "ab"):
+        with pytest.raises(ValueError, match=r"layers=.* must be pairs of layers, \[\(A, B\), \.\.\.\]"):
+            profile.check_layers(layers)
+    assert profile.check_layers(np.array([[-4, -2]])) == [(-4, -2)]
     other_size = FrozenPrefixClassifier(convnet, image_size=12, source=profile)
     with pytest.raises(ValueError, match=r"another backbone.*crop=16.*crop=12"):
         other_size.fit(X, y)
