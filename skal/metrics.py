@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_auc_score
-from sklearn.utils import _safe_indexing
+from sklearn.utils import _safe_indexing, check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -47,10 +47,16 @@ def _areas(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Area of each run."""
     areas = [
         (*run, float(np.trapezoid(curve[metric], curve["n_labels"]) / np.ptp(curve["n_labels"])))
-        for run, curve in records.sort_values("n_labels").groupby(["task", "strategy", "seed"], sort=False)
+        for run, curve in _curves(records)
         if len(curve) > 1
     ]
     return pd.DataFrame(areas, columns=["task", "strategy", "seed", "area"])
+
+
+def _curves(records: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The learning curve of each task, strategy and seed, in the order of the records."""
+    for run, rounds in records.groupby(["task", "strategy", "seed"], sort=False):
+        yield run, rounds.sort_values("n_labels")
 
 
 def rank_table(records: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
@@ -110,6 +116,11 @@ def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric:
         Indexed by ``task`` and ``strategy``. Curves are interpolated linearly between rounds. Infinite if the median
         run does not reach the value.
 
+    Raises
+    ------
+    ValueError
+        If `targets` lacks a task.
+
     Examples
     --------
     >>> records = pd.DataFrame({"task": "t", "strategy": "s", "seed": 0, "n_labels": [10, 20, 30],
@@ -117,9 +128,11 @@ def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric:
     >>> labels_to_reach(records, {"t": 0.5}).to_dict()
     {('t', 's'): 15.0}
     """
+    if lacking := [task for task in records["task"].unique() if task not in targets]:
+        raise ValueError(f"targets={targets!r} has no value for the tasks {lacking}")
     runs = [
         (*run, _first_reached(curve["n_labels"].to_numpy(float), curve[metric].to_numpy(float), targets[run[0]]))
-        for run, curve in records.sort_values("n_labels").groupby(["task", "strategy", "seed"], sort=False)
+        for run, curve in _curves(records)
     ]
     frame = pd.DataFrame(runs, columns=["task", "strategy", "seed", "labels"])
     return frame.groupby(["task", "strategy"], sort=False)["labels"].median()
@@ -196,13 +209,18 @@ def soft_neighborhood_density(proba: ArrayLike, *, temperature: float = 0.05) ->
     Parameters
     ----------
     proba : array-like of shape (n, n_classes)
-        Class probabilities of images of the target.
+        Class probabilities of images of the target, at least two.
     temperature : float, default=0.05
 
     Returns
     -------
     density : float
         Higher is better: neighbours are in dense clusters of predictions.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows, or `proba` contains NaN or infinity.
 
     References
     ----------
@@ -215,7 +233,7 @@ def soft_neighborhood_density(proba: ArrayLike, *, temperature: float = 0.05) ->
     >>> soft_neighborhood_density(clustered + clustered) > soft_neighborhood_density(blurred + blurred)
     True
     """
-    p = torch.as_tensor(np.asarray(proba, dtype=np.float64))
+    p = torch.from_numpy(check_array(proba, dtype=np.float64, ensure_min_samples=2, input_name="proba"))
     p = nn.functional.normalize(p)
     similarity = p @ p.T / temperature
     similarity.fill_diagonal_(-torch.inf)

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from skal._validation import check_count
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -106,11 +108,21 @@ def contact_sheet(images: Sequence[Any], captions: Sequence[str], *, n_columns: 
     Returns
     -------
     figure : Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or not as many captions as images.
     """
     import matplotlib.pyplot as plt
 
     from skal.images import decode
 
+    if len(images) == 0 or len(images) != len(captions):
+        raise ValueError(
+            f"images and captions have lengths {len(images)} and {len(captions)}, but need equal ones above 0"
+        )
+    check_count("n_columns", n_columns)
     n_rows = -(-len(images) // n_columns)
     n_lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
     size = 1.3 * n_columns, (1.3 + 0.15 * n_lines) * n_rows

@@ -84,6 +84,29 @@ def test_labels_are_counted_along_straight_lines(target, expected):
     np.testing.assert_allclose(labels_to_reach(records, {"t": target}), [expected])
 
 
+def test_rows_are_in_the_order_of_the_records():
+    strategies, sizes = list("umbaq"), range(10, 160, 10)
+    records = pd.DataFrame(
+        [
+            {"task": t, "strategy": s, "seed": 0, "n_labels": n, "accuracy": 0.5}
+            for t in "zy"
+            for s in strategies
+            for n in sizes
+        ]
+    )
+    expected = [(task, strategy) for task in "zy" for strategy in strategies]
+    assert area_under_curve(records).index.tolist() == expected
+    assert labels_to_reach(records, {"z": 0.5, "y": 0.5}).index.tolist() == expected
+    with pytest.raises(ValueError, match=r"targets={'z': 0.5} has no value for the tasks \['y'\]"):
+        labels_to_reach(records, {"z": 0.5})
+
+
+@pytest.mark.parametrize(("proba", "message"), [([[0.5, 0.5]], "minimum of 2"), ([[0.5, np.nan]] * 2, "contains NaN")])
+def test_a_density_without_neighbours_or_with_nan_is_an_error(proba, message):
+    with pytest.raises(ValueError, match=message):
+        soft_neighborhood_density(proba)
+
+
 def test_density_is_the_mean_entropy_of_similarities():
     proba = np.random.default_rng(0).dirichlet(np.ones(4), size=12)
     rows = proba / np.linalg.norm(proba, axis=1, keepdims=True)

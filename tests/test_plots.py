@@ -35,6 +35,12 @@ def test_grey_images_of_low_contrast_stay_so(shape):
     np.testing.assert_allclose(image.to_rgba(image.get_array())[..., 0], pixels.reshape(8, 8) / 255, atol=1 / 255)
 
 
+@pytest.mark.parametrize(("n_images", "n_captions"), [(0, 0), (3, 2)])
+def test_every_image_has_a_caption(n_images, n_captions):
+    with pytest.raises(ValueError, match=f"lengths {n_images} and {n_captions}"):
+        contact_sheet([np.zeros((4, 4), np.uint8)] * n_images, [""] * n_captions)
+
+
 @pytest.mark.parametrize("caption", ["one line", "two\nlines"])
 def test_a_caption_covers_no_image(caption):
     sheet = contact_sheet(list(np.ones((6, 8, 8))), [caption] * 6, n_columns=3)
