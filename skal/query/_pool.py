@@ -53,8 +53,12 @@ def score_pool(score: Callable[[Any], np.ndarray], X_pool: Any, *, verbose: bool
 
 
 def n_rows(X: Any) -> int:
-    """Number of rows of an array, sparse matrix, data frame or list."""
-    return X.shape[0] if hasattr(X, "shape") else len(X)
+    """Number of rows of an array, sparse matrix, data frame or list. Raises a ValueError if `X` has no length."""
+    if hasattr(X, "shape"):
+        return X.shape[0]
+    if not hasattr(X, "__len__"):
+        raise ValueError(f"images are given as a {type(X).__name__}, which has no length; pass a list or an array")
+    return len(X)
 
 
 def rows_of(X: Any, rows: np.ndarray) -> Any:

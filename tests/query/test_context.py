@@ -29,6 +29,11 @@ def test_without_labels_there_are_no_probabilities():
     assert context.features().labelled.shape == (0, 3)
 
 
+def test_a_generator_is_no_pool():
+    with pytest.raises(ValueError, match="given as a generator, which has no length; pass a list or an array"):
+        Context(LogisticRegression(), (row for row in X), 3)
+
+
 def test_a_committee_predicts_for_lists():
     committee = Committee([ActiveLearner(LogisticRegression(C=C), X_training=X[:8], y_training=Y[:8]) for C in (1, 9)])
     np.testing.assert_array_equal(Context(committee, X.tolist(), 3).proba, committee.predict_proba(X))
