@@ -67,8 +67,8 @@ def output_change(
     Raises
     ------
     ValueError
-        If an option or label is unknown, a set is empty, nothing is trainable, or the outputs of one sample depend on
-        others.
+        If an option or label is unknown, a set is empty or contains NaN or infinity, nothing is trainable, or the
+        outputs of one sample depend on others.
 
     Notes
     -----
@@ -107,7 +107,7 @@ def output_change(
             )
         return estimator.output_change(X_reference, X, output=output, labels=labels, norm=norm, max_memory=max_memory)
     module = learner_or_module
-    reference, candidates = (_as_input(data, module) for data in (X_reference, X))
+    reference, candidates = (_as_input(name, data, module) for name, data in (("X_reference", X_reference), ("X", X)))
     if len(candidates) == 0:
         raise ValueError("X is empty: there is nothing to score")
     kind, y = (labels, None) if isinstance(labels, str) else ("map", np.asarray(labels))
@@ -205,14 +205,21 @@ def check_options(output: str, labels: Any, norm: str, max_memory: float) -> Non
         raise ValueError(f"max_memory={max_memory!r} is not a positive number of bytes")
 
 
-def _as_input(data: Any, module: nn.Module) -> torch.Tensor:
-    """Data with the module's dtype, on its device; integer tensors (tokens) keep their dtype."""
+def _as_input(name: str, data: Any, module: nn.Module) -> torch.Tensor:
+    """Data with the module's dtype, on its device; integer tensors (tokens) keep their dtype.
+
+    Raises a ValueError if the data contains NaN or infinity.
+    """
     weight = next(module.parameters(), torch.empty(0))
     is_index = isinstance(data, torch.Tensor) and not data.is_floating_point()
     if isinstance(data, np.ndarray):
         # A copy, since torch takes neither read-only memory nor negative strides nor another byte order.
         data = np.array(data, data.dtype.newbyteorder("="))
-    return torch.as_tensor(data).to(weight.device, None if is_index else weight.dtype)
+    x = torch.as_tensor(data).to(weight.device, None if is_index else weight.dtype)
+    is_finite = torch.isfinite(x)
+    if not is_finite.all():
+        raise ValueError(f"{name} contains NaN or infinity, first in row {int((~is_finite).nonzero()[0, 0])}")
+    return x
 
 
 def _checked_labels(y: np.ndarray, n: int, n_outputs: int) -> np.ndarray:

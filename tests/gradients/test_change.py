@@ -106,6 +106,12 @@ def test_what_cannot_be_scored_is_refused():
     with seeded(0):
         module = nn.Linear(3, 2)
         flat = nn.Sequential(nn.Linear(3, 2), nn.Flatten(0))
+    for value in (np.nan, np.inf):
+        odd = np.where(np.eye(3)[::-1] * [1, 1, 0], value, 1)  # in rows 1 and 2
+        with pytest.raises(ValueError, match=r"^X contains NaN or infinity, first in row 1"):
+            output_change(module, np.eye(3), odd)
+        with pytest.raises(ValueError, match=r"^X_reference contains NaN or infinity, first in row 1"):
+            output_change(module, torch.from_numpy(odd), np.eye(3))
     with pytest.raises(ValueError, match="X_reference is empty"):
         output_change(module, np.empty((0, 3)), np.eye(3))
     with pytest.raises(ValueError, match="X is empty"):
