@@ -169,7 +169,7 @@ class SymmetricKLNeighbors(BaseEstimator):
             X = np.concatenate(list(self._source)) if _is_blocks(self._source) else self._source
         queries = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         check_non_negative(queries, "SymmetricKLNeighbors")
-        n_source = None if _is_blocks(self._source) else len(self._source)
+        n_source = self._n_source()
         if n_source is not None and k > n_source - itself:
             raise ValueError(
                 f"n_neighbors={k} must be at most {n_source - itself}, the number of available source rows"
@@ -189,6 +189,12 @@ class SymmetricKLNeighbors(BaseEstimator):
             )
         distances, indices = search.best
         return (distances, indices) if return_distance else indices
+
+    def _n_source(self) -> int | None:
+        """Number of source rows; None for a lazy sequence of blocks."""
+        if not _is_blocks(self._source):
+            return len(self._source)
+        return sum(map(len, self._source)) if isinstance(self._source, list) else None
 
     def _weights(self) -> np.ndarray:
         if self.weights is None:
@@ -329,18 +335,21 @@ class _Search:
             nearest, size, numbers = distances.gather(1, near), size.gather(1, near), numbers[near]
         numbers = numbers.expand(n, -1)
         # If the terms nearly cancel, rounding errors are large relative to the distance: these few are summed directly.
-        for i, j in zip(*torch.nonzero(nearest < _CANCELLED * size, as_tuple=True), strict=True):
-            nearest[i, j] = self._directly(self._queries[rows.start + int(i)], block[int(numbers[i, j]) - start])
+        imprecise = nearest < _CANCELLED * size
+        for i in imprecise.any(1).nonzero().flatten().tolist():
+            for few in imprecise[i].nonzero().flatten().split(_FEW):
+                nearest[i, few] = self._directly(self._queries[rows.start + i], block[numbers[i, few].numpy() - start])
         joined = torch.cat([self._distances[rows], nearest], dim=1)
         of = torch.cat([self._indices[rows], numbers], dim=1)
         order = joined.sort(dim=1, stable=True).indices[:, : self._k]
         return joined.gather(1, order), of.gather(1, order)
 
-    def _directly(self, p: np.ndarray, q: np.ndarray) -> float:
-        """Eq. 1 of one pair, in double precision."""
+    def _directly(self, p: np.ndarray, q: np.ndarray) -> torch.Tensor:
+        """Eq. 1 of a query and some source rows, summed in double precision."""
         p, q = p.astype(np.float64), q.astype(np.float64)
         weights = self._weights.double().cpu().numpy()
-        return float((weights * (p - q) * (np.log(p + self._eps) - np.log(q + self._eps))).sum())
+        terms = weights * (p - q) * (np.log(p + self._eps) - np.log(q + self._eps))
+        return torch.from_numpy(terms.sum(axis=1)).float()
 
     @property
     def state(self) -> tuple[torch.Tensor, torch.Tensor]:

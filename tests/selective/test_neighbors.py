@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 
+import skal.selective.neighbors
 from skal.selective import SymmetricKLNeighbors
 from tests.reference.retrieval import EPS, plain_distances
 from tests.selective.retrieval_cases import check_neighbors, histograms
@@ -95,6 +96,15 @@ def test_blocks_and_memmaps_equal_the_array(tmp_path):
     est = SymmetricKLNeighbors(4).fit(lists[0])
     assert_array_equal(est.kneighbors()[1], SymmetricKLNeighbors(4).fit(source).kneighbors()[1])
     assert_array_equal(est.kneighbors(queries)[1], want[1][:, :4])
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_too_many_neighbours_are_named_before_the_search(itself, monkeypatch):
+    X = histograms(23)
+    est = SymmetricKLNeighbors(24 - itself).fit(np.split(X, [5, 11]))
+    monkeypatch.setattr(skal.selective.neighbors, "_Search", None)
+    with pytest.raises(ValueError, match=f"n_neighbors={24 - itself} must be at most {23 - itself}"):
+        est.kneighbors(None if itself else X[:1])
 
 
 @pytest.mark.parametrize("layout", [lambda X: X.astype(">f4"), lambda X: X[::-1].copy()[::-1]])
