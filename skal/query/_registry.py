@@ -99,7 +99,10 @@ def strategy(
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
             # Like scikit-learn's validate_params, which would also rewrite the errors of estimators fitted inside.
-            given = signature.bind(*args, **kwargs)
+            try:
+                given = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
             given.apply_defaults()
             values = {keyword: given.arguments[keyword] for keyword in keywords}
             validate_parameter_constraints(constraints, values, caller_name=function.__name__)

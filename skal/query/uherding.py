@@ -99,8 +99,9 @@ def uherding_sampling(
 def temperature(context: Context) -> float:
     """Temperature that maximises the cross-validated likelihood of the labels.
 
-    1 if a class has fewer than 3 labels, the learner is a committee, or a fold is too small for the estimator, such as
-    one that is calibrated on folds of its own.
+    1 if a class has fewer than 3 labels, the learner is a committee, a fold is too small for the estimator, such as one
+    that is calibrated on folds of its own, or a label is not one of its classes, such as the -1 of semi-supervised
+    estimators.
     """
     X, y = context.X_labelled, context.y_labelled
     if X is None or y is None or len(context.estimators) > 1:
@@ -117,10 +118,12 @@ def temperature(context: Context) -> float:
             # Not cross_val_predict, which numbers the classes, while a class_weight names them.
             fold = clone(quick)
             try:
-                found = fold.fit(_safe_indexing(X, fitted_to), y[fitted_to]).predict_proba(_safe_indexing(X, rest))
-            except ValueError:  # it was fitted to all labelled images, so a fold is too small for it
+                fold.fit(_safe_indexing(X, fitted_to), y[fitted_to])
+                proba[rest] = fold.predict_proba(_safe_indexing(X, rest))
+            except (
+                ValueError
+            ):  # it was fitted to all labelled images: a fold is too small, or a label is no class of it
                 return 1.0
-            proba[rest] = found
     own = np.searchsorted(classes, y)
 
     def loss(log_temperature: float) -> float:

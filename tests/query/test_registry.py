@@ -42,6 +42,8 @@ def test_a_function_becomes_a_strategy(registered):
     assert sorted_sampling(None, np.zeros((5, 2)), 3) == [0, 1, 2]
     with pytest.raises(ValueError, match=r"The 'order' parameter of sorted_sampling must be a str among .*'left'"):
         sorted_sampling(None, np.zeros((5, 2)), 3, order="left")
+    with pytest.raises(TypeError, match=r"^sorted_sampling\(\) got an unexpected keyword argument 'seed'"):
+        sorted_sampling(None, np.zeros((5, 2)), seed=1)
     with pytest.raises(ValueError, match="does not accept the keyword 'seed'"):
         Query(sorted_sampling, seed=1)
 

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from modAL.models import ActiveLearner
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.semi_supervised import SelfTrainingClassifier
 
 from skal.active import Learner
 from skal.query import margin_sampling, uherding_sampling
@@ -95,6 +97,13 @@ def test_an_estimator_that_cannot_be_fitted_to_a_fold_has_no_temperature(taught)
     assert temperature(Context(calibrated, pool, 3, 0)) == 1.0
     assert temperature(Context(learner, pool, 3, 0)) != 1.0
     assert len(set(uherding_sampling(calibrated, pool, 3, random_state=0))) == 3
+
+
+def test_labels_that_are_no_classes_give_no_temperature(taught):
+    learner, pool = taught
+    y = np.where(np.arange(len(learner.y_training)) < 4, -1, learner.y_training)
+    unsure = ActiveLearner(SelfTrainingClassifier(LogisticRegression()), X_training=learner.X_training, y_training=y)
+    assert temperature(Context(unsure, pool, 3, 0)) == 1.0
 
 
 def test_a_temperature_flattens_or_sharpens():
