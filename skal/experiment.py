@@ -19,7 +19,7 @@ from sklearn.utils.validation import _num_samples, check_consistent_length
 from skal._fingerprint import NO_RESULT, file_content, fingerprint, fingerprint_data, fingerprint_params
 from skal._random import with_seeds
 from skal._records import RecordFile
-from skal._validation import check_count
+from skal._validation import check_count, check_options
 from skal.active import check_initial, labelling_rounds
 from skal.metrics import macro_auc
 from skal.query._query import Query
@@ -86,10 +86,10 @@ def run_experiment(
     Raises
     ------
     ValueError
-        If lengths differ, a count is out of range, there is nothing to run, or a strategy has its own generator. If the
-        folder contains runs with other settings or data or a damaged file, or the state of a setting cannot be read
-        (the message names it). If another process is working on the same run. All but the last are raised before any
-        work is done.
+        If lengths differ, an option, count or seed is not allowed, a name is not a string, there is nothing to run, or
+        a strategy has its own generator. If the folder contains runs with other settings or data or a damaged file, or
+        the state of a setting cannot be read (the message names it). If another process is working on the same run. All
+        but the last are raised before any work is done.
 
     Notes
     -----
@@ -121,6 +121,11 @@ def run_experiment(
         check_consistent_length(data.X_pool, data.y_pool)
         check_consistent_length(data.X_test, data.y_test)
         check_initial(data.initial, n_initial, len(np.asarray(data.y_pool)))
+    for seed in seeds:
+        check_count("seeds", seed, 0)
+    if names := [name for name in (*strategies, *tasks) if not isinstance(name, str)]:
+        raise ValueError(f"names of strategies and tasks must be strings, but got {names}")
+    check_options(use_pool=(use_pool, (True, False, "auto")))
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)} contains duplicates")
     queries = {name: Query.of(strategy) for name, strategy in strategies.items()}

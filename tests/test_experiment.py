@@ -123,6 +123,21 @@ def test_a_folder_knows_its_data_and_keywords(tmp_path, classifier, pixels):
         run_experiment(changed, {"adma": adma_sampling}, folder=tmp_path / "c", **run)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": [0.5]}, "seeds=0.5 is not an integer of at least 0"),
+        ({"seeds": [-1]}, "seeds=-1 is not an integer of at least 0"),
+        ({"use_pool": "yes"}, "use_pool='yes' is not one of"),
+        ({"strategies": {1: random_sampling}}, r"names of strategies and tasks must be strings, but got \[1\]"),
+    ],
+)
+def test_options_are_checked_before_any_work(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        iris(tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_generator_in_a_strategy_is_refused():
     with pytest.raises(ValueError, match="'random' has its own random generator"):
         iris(strategies={"random": Query(random_sampling, random_state=np.random.RandomState(0))})
