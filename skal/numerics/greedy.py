@@ -75,6 +75,7 @@ def farthest_first(X: Points | torch.Tensor, n_picks: int, centers: torch.Tensor
     while (n := len(picks)) < n_picks:
         while (least := int(seen[best := int(nearest.argmax())])) < n:
             again = torch.where(seen < n, nearest, -torch.inf).topk(min(_AT_ONCE, len(X))).indices
+            again[-1] = best  # topk does not specify which of equal distances it returns
             again = again[seen[again] >= least]
             to_picks = squared_distances(X[again], chosen[least:n], norms[again], chosen_norms[least:n])
             nearest[again] = torch.fmin(nearest[again], to_picks.amin(1))  # a pick stays at -1

@@ -45,6 +45,19 @@ def test_farthest_first_of_points_that_coincide_are_distinct():
     assert sorted(farthest_first(X, 5, X[:1]).tolist()) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "seed", [5, 8, 28]
+)  # it did not end where more points were equally far than are updated at once
+def test_farthest_first_of_many_equally_far_points(seed):
+    X = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, (200, 2)).astype(float))
+    distance, chosen = pairwise(X, X[:1])[:, 0], []
+    for pick in farthest_first(X, 80, X[:1]).tolist():
+        assert pick == int(distance.argmax())
+        chosen.append(pick)
+        distance = torch.minimum(distance, pairwise(X, X[[pick]])[:, 0])
+        distance[chosen] = -1
+
+
 def test_farthest_first_of_distances_that_overflow_are_distinct():
     X = 1e25 * points(0, 8).float()
     assert sorted(farthest_first(X, 8, X[:1]).tolist()) == list(range(8))
