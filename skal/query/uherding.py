@@ -117,12 +117,10 @@ def temperature(context: Context) -> float:
         for fitted_to, rest in folds.split(y, y):
             # Not cross_val_predict, which numbers the classes, while a class_weight names them.
             fold = clone(quick)
-            try:
+            try:  # it was fitted to all labelled images, so a fold is too small, or a label is not one of its classes
                 fold.fit(_safe_indexing(X, fitted_to), y[fitted_to])
                 proba[rest] = fold.predict_proba(_safe_indexing(X, rest))
-            except (
-                ValueError
-            ):  # it was fitted to all labelled images: a fold is too small, or a label is no class of it
+            except ValueError:
                 return 1.0
     own = np.searchsorted(classes, y)
 
