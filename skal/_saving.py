@@ -226,7 +226,7 @@ def fitted_state(classifier: Any, path: str | os.PathLike[str]) -> dict[str, Any
     load_models(models, {name: values for name, values in state.items() if not name.startswith("labelled.")}, path)
     nothing = Labelled.none(classes)
     problem = Problem(prefix, options, nothing.inputs, nothing.y, np.zeros(0, dtype=bool), expected_classes=classes)
-    width, names = described["n_features_in"], described.get("feature_names_in")  # names are absent in older files
+    width, names = described["n_features_in"], described.get("feature_names_in")  # older files lack names
     return {
         **({} if width is None else {"n_features_in_": width}),
         **({"feature_names_in_": np.array(names, dtype=object)} if names else {}),
