@@ -161,7 +161,7 @@ def test_a_search_on_dask_finds_what_it_finds_here(client, classifier, pixels, t
         ActiveClassifier(
             classifier.set_params(cache=tmp_path), Query(adma_sampling), n_queries=2, batch_size=6, random_state=0
         ),
-        {"query__lam": [0.0, 0.5], "estimator__n_frozen": [2, 3]},
+        {"query__lam": [0.0, 0.5]},
         cv=2,
         error_score="raise",
     )
