@@ -8,7 +8,6 @@ from threading import RLock
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 
 
 def draw_seed(random_state: np.random.RandomState) -> int:
@@ -28,12 +27,3 @@ def seeded(seed: int) -> Iterator[None]:
     with _ONE_AT_A_TIME, torch.random.fork_rng():
         torch.random.manual_seed(seed)
         yield
-
-
-def with_seeds(estimator: BaseEstimator, random_state: np.random.RandomState | None) -> BaseEstimator:
-    """Set every unset ``random_state``, at any depth and in place, from a generator. None changes nothing."""
-    if random_state is None:
-        return estimator
-    parameters = sorted(estimator.get_params().items())
-    unset = [name for name, value in parameters if name.split("__")[-1] == "random_state" and value is None]
-    return estimator.set_params(**{name: random_state.randint(2**31 - 1) for name in unset})

@@ -19,7 +19,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skal._learners import gains_methods_by_fit
-from skal._random import with_seeds
 from skal._targets import check_labels
 from skal._validation import check_count
 from skal.images.forms import unwrap
@@ -150,7 +149,7 @@ def labelling_rounds(
     given = check_initial(initial, n_initial, len(y))
     n_initial = n_initial or len(given)
     sizes = _sizes(len(y), n_initial, batch_size, n_queries)
-    continues = any(value for name, value in estimator.get_params().items() if name.split("__")[-1] == "warm_start")
+    continues = any(_parameters(estimator, "warm_start").values())
     left = np.arange(len(y))
     for t, size in enumerate(sizes):
         generator = np.random.RandomState() if seed is None else np.random.RandomState(np.random.MT19937([seed, t]))
@@ -445,3 +444,16 @@ class ActiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def with_seeds(estimator: BaseEstimator, random_state: np.random.RandomState | None) -> BaseEstimator:
+    """Set every unset ``random_state``, at any depth and in place, from a generator. None changes nothing."""
+    if random_state is None:
+        return estimator
+    unset = [name for name, value in _parameters(estimator, "random_state").items() if value is None]
+    return estimator.set_params(**{name: random_state.randint(2**31 - 1) for name in unset})
+
+
+def _parameters(estimator: BaseEstimator, name: str) -> dict[str, Any]:
+    """The parameters of this name at any depth, sorted."""
+    return {path: value for path, value in sorted(estimator.get_params().items()) if path.split("__")[-1] == name}

@@ -17,10 +17,9 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import _num_samples, check_consistent_length
 
 from skal._fingerprint import NO_RESULT, file_content, fingerprint, fingerprint_data, fingerprint_params
-from skal._random import with_seeds
 from skal._records import RecordFile
 from skal._validation import check_count, check_options
-from skal.active import check_initial, labelling_rounds
+from skal.active import check_initial, labelling_rounds, with_seeds
 from skal.metrics import macro_auc
 from skal.query._query import Query
 
