@@ -28,6 +28,21 @@ def draw(path, label, seed):
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
 
 
+def draw_again(path):
+    """A near-duplicate of a picture, beside it."""
+    with Image.open(path) as image:
+        image.save(path.with_name(f"{path.stem}-again.jpg"), quality=97)
+
+
+def draw_twice(folder, n):
+    """Pictures of all classes in turn, each with a near-duplicate."""
+    for i in range(n):
+        path = folder / f"{CLASSES[i % 3]}-{i}.png"
+        draw(path, CLASSES[i % 3], i)
+        draw_again(path)
+    return folder
+
+
 def truth(path):
     """The class of a picture, from its name."""
     return str(path).rsplit("/", 1)[-1].split("-")[0]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from skal import cli
 from skal.label import reading
-from tests.label.conftest import CLASSES, draw, label_all, settled
+from tests.label.conftest import CLASSES, draw, draw_twice, label_all, settled
 from tests.label.test_kill import Colours
 
 
@@ -86,11 +86,7 @@ def test_a_file_that_becomes_a_link_out_of_the_folder_is_not_read(photos, tmp_pa
 
 
 def test_near_duplicates_are_one_group(tmp_path, quiet):
-    folder = tmp_path / "near"
-    for i in range(12):
-        draw(folder / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
-        with Image.open(folder / f"{CLASSES[i % 3]}-{i}.png") as image:
-            image.save(folder / f"{CLASSES[i % 3]}-{i}-again.jpg", quality=97)
+    folder = draw_twice(tmp_path / "near", 12)
     session = settled(quiet(folder=folder, project=tmp_path / "p", audit=0))
     questions = label_all(session)
     assert len(questions) == 12
@@ -105,11 +101,7 @@ def test_near_duplicates_are_one_group(tmp_path, quiet):
 
 
 def test_near_duplicates_of_audit_images_are_left_out(tmp_path, quiet):
-    folder = tmp_path / "near"
-    for i in range(30):
-        draw(folder / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
-        with Image.open(folder / f"{CLASSES[i % 3]}-{i}.png") as image:
-            image.save(folder / f"{CLASSES[i % 3]}-{i}-again.jpg", quality=97)
+    folder = draw_twice(tmp_path / "near", 30)
     session = settled(quiet(folder=folder, project=tmp_path / "p"))
     stem = {item.id: item.path.replace("-again.jpg", "").replace(".png", "") for item in session._catalogue.order}
     held = {stem[item.id] for item in session._catalogue.reserved}
@@ -275,11 +267,7 @@ def test_a_name_that_is_not_text_is_left_out_and_listed(photos, quiet, tmp_path,
 
 def test_near_duplicates_of_images_accepted_in_a_grid_are_asked(tmp_path, opened):
     """A grid and an import label only the images themselves. Their near-duplicates were never asked."""
-    folder = tmp_path / "near"
-    for i in range(24):
-        draw(folder / f"{CLASSES[i % 3]}-{i}.png", CLASSES[i % 3], i)
-        with Image.open(folder / f"{CLASSES[i % 3]}-{i}.png") as image:
-            image.save(folder / f"{CLASSES[i % 3]}-{i}-again.jpg", quality=97)
+    folder = draw_twice(tmp_path / "near", 24)
     session = settled(opened(folder=folder, project=tmp_path / "p", audit=0, estimator=Colours(), batch_size=10_000))
     label_all(session, 9)
     session.fit()

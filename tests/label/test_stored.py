@@ -7,14 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from skal import cli
 from skal.label import LabelSession, fitting
 from skal.label.sources import read_labels
 from skal.label.stored import StoredProject, load_predictor
 from skal.label.tables import plain_cell, safe_cell
-from tests.label.conftest import CLASSES, draw, label_all, settled, truth
+from tests.label.conftest import CLASSES, draw, draw_again, label_all, settled, truth
 
 
 @pytest.fixture
@@ -90,8 +89,7 @@ def test_both_parts_of_the_class_folders_have_all_classes(quiet, tmp_path):
 
 def test_near_duplicates_of_audit_images_are_not_exported_for_training(quiet, photos, tmp_path):
     for path in sorted(photos.rglob("*.png")):
-        with Image.open(path) as image:
-            image.save(path.with_name(f"{path.stem}-again.jpg"), quality=97)
+        draw_again(path)
     session = settled(quiet())
     session.import_labels([(path, truth(path)) for path in photos.rglob("*.*")], "x")
     settled(session)
