@@ -43,6 +43,8 @@ class Actions:
     ) -> None:
         """Label an image and the near-duplicates in its group. Returns when the label is on disk.
 
+        Another answer about the same image also replaces those that its near-duplicates got with the first.
+
         Parameters
         ----------
         image : str
@@ -82,7 +84,7 @@ class Actions:
     ) -> None:
         """Leave an image undecided. It is not asked again, but appears in the review."""
         with self._changed:
-            self._do(self._decided("unsure", image, seconds, tab, event, why, True))
+            self._do(self._decided("unsure", image, seconds, tab, event, why, alone=image not in self._state))
 
     def _decided(
         self, kind: str, image: str, seconds: Any, tab: str, event: str | None, why: str | None, alone: bool
@@ -104,7 +106,7 @@ class Actions:
             found |= {"suggestion": shown.suggestion, "probability": shown.probability, "model": shown.model}
         if item.is_reserved:
             found["place"] = item.place
-        if why is None and shown.group:
+        if shown.group:
             found |= {"alone": True} if alone else {"group": list(shown.group)}
         return found
 

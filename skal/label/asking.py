@@ -214,7 +214,9 @@ class Desk:
         predicted = None if item.is_reserved else self.snapshot.predicted(item.id)
         suggestion, probability = predicted or (None, None)
         group: list[str] = []
-        if not item.is_reserved and item.id not in self.state:
+        if item.id in self.state:
+            group = self.state.decided_with(item.id)
+        elif not item.is_reserved:
             group = [i for i in item.followers if self.is_open(i) and not self.catalogue.items[i].is_shadow]
         model = None if predicted is None else self.snapshot.version
         return Question(item.id, self.catalogue.file(item.path), why, suggestion, probability, model, tuple(group))

@@ -38,7 +38,7 @@ def doubts(state: State, desk: Desk, n: int) -> list[Doubt]:
     ranked: list[tuple[float, str]] = []
     for image, decision in state.decisions().items():
         item = desk.catalogue.items.get(image)
-        if item is None or decision.event.get("why") == "review":
+        if item is None or (decision.event.get("why") == "review" and decision.event["image"] == image):
             continue
         if decision.kind in found:
             found[decision.kind].append(Doubt(desk.question(item, "review"), decision.kind, decision.labels))

@@ -228,6 +228,14 @@ class State:
             return Decision(CONFLICT, tuple(sorted(names)), last)
         return Decision(UNSURE, (), last) if names == [""] else Decision(LABEL, (names[0],), last)
 
+    def decided_with(self, image: str) -> list[str]:
+        """The near-duplicates that got their decision from the one about this image, and no other one since."""
+        decision = self.decision(image)
+        if decision is None or decision.event.get("image") != image:
+            return []
+        others = {other: self.decision(other) for other in decision.event.get("group", ())}
+        return [other for other, given in others.items() if given is not None and given.event is decision.event]
+
     def decisions(self) -> dict[str, Decision]:
         """The decisions about all images that have one."""
         if self._memo is None:

@@ -100,6 +100,32 @@ def test_near_duplicates_are_one_group(tmp_path, quiet):
     assert session.next().id == question.group[0]
 
 
+def test_another_answer_also_decides_what_the_first_one_did(tmp_path, quiet):
+    """In the review or not, but not what has been decided by itself. An answer about a near-duplicate is its own."""
+    folder = draw_twice(tmp_path / "near", 4)
+    session = settled(quiet(folder=folder, project=tmp_path / "p", audit=0))
+    first, second, third = label_all(session, 3)
+    labels = session._state.labels
+
+    session.answer(first.id, "violet", why="review")
+    assert labels()[first.group[0]] == "violet"
+    session.undo()
+    assert labels()[first.group[0]] == labels()[first.id] != "violet"
+    session.answer(first.id, "violet")
+    session.unsure(first.id, why="review")
+    assert {first.id, first.group[0]}.isdisjoint(labels())
+    assert [(d.question.id, d.question.group) for d in session.review()] == [(first.group[0], ())]
+
+    session.answer(second.group[0], "violet", why="review")
+    session.answer(second.id, "grey", why="review")
+    assert (labels()[second.id], labels()[second.group[0]]) == ("grey", "violet")
+
+    session.answer(third.id, "grey", tab="b")
+    assert session.review()[0].question.group == third.group
+    session.answer(third.id, "grey", tab="b", why="review")
+    assert labels()[third.group[0]] == "grey"
+
+
 def test_near_duplicates_of_audit_images_are_left_out(tmp_path, quiet):
     folder = draw_twice(tmp_path / "near", 30)
     session = settled(quiet(folder=folder, project=tmp_path / "p"))

@@ -46,7 +46,9 @@ function show() {
   }
   const side = Math.max(stage.clientWidth, stage.clientHeight, 256);
   stage.replaceChildren(picture(doubt.id, side, `Image to review: ${doubt.path}`, start));
-  about.textContent = `${WORDS[doubt.kind](doubt)} – ${doubt.path} (${queue.length} left)`;
+  const n = doubt.group.length;
+  const near = n ? `, with ${n} near-duplicate${n > 1 ? "s" : ""}` : "";
+  about.textContent = `${WORDS[doubt.kind](doubt)} – ${doubt.path}${near} (${queue.length} left)`;
   markSuggested(buttons, doubt.labels.length === 1 ? doubt.labels[0] : null);
   shownAt = performance.now();
 }
@@ -54,6 +56,7 @@ function show() {
 async function decide(path, body, words) {
   const doubt = queue.shift();
   if (!doubt) return;
+  queue = queue.filter((other) => !doubt.group.includes(other.id)); // decided with it; shown again if doubted
   const seconds = Math.round(performance.now() - shownAt) / 1000;
   show();
   say(words);
