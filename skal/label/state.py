@@ -80,7 +80,7 @@ class State:
         self._merged: dict[int, int] = {}
         self._histories: dict[str, list[tuple[Event, int | None]]] = {}
         self._again: dict[str, None] = {}
-        self._rejected: Counter[tuple[str, str]] = Counter()  # number of grids
+        self._rejected: dict[str, list[tuple[Event, int | None]]] = {}  # like the histories
         self.audited: dict[str, int] = {}
         self.waiting: dict[str, list[str]] = {}
         self.not_used: Counter[str] = Counter()
@@ -134,7 +134,8 @@ class State:
         number = None if event["kind"] == "unsure" else self._number(event["label"])
         for image in images_of(event):
             self._histories.setdefault(image, []).append((event, number))
-        self._rejected.update((image, event["label"]) for image in event.get("rejected", ()))
+        for image in event.get("rejected", ()):
+            self._rejected.setdefault(image, []).append((event, number))
         if "place" in event:
             self.audited[event["image"]] = event["place"]
         self.counts[event["why"]] += 1
@@ -157,7 +158,8 @@ class State:
             self._histories[image] = [entry for entry in self._histories[image] if entry[0] is not event]
             if not self._histories[image]:
                 del self._histories[image]
-        self._rejected.subtract((image, event["label"]) for image in event.get("rejected", ()))
+        for image in event.get("rejected", ()):
+            self._rejected[image] = [entry for entry in self._rejected[image] if entry[0] is not event]
         if "place" in event:
             image = event["image"]
             others = [e for e, _ in self._histories.get(image, ()) if "place" in e and e["image"] == image]
@@ -258,7 +260,7 @@ class State:
 
     def is_rejected(self, image: str, label: str) -> bool:
         """Whether an image was marked as wrong in a grid of this class."""
-        return self._rejected[image, label] > 0
+        return self._numbers.get(label) in [number for _, number in self._rejected.get(image, ())]
 
     def __contains__(self, image: object) -> bool:
         return image in self._histories

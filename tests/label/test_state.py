@@ -61,7 +61,7 @@ def seen(state):
         "again": state.again,
         "audited": state.audited,
         "counts": +state.counts,
-        "rejected": +state._rejected,
+        "rejected": {(f"i{i}", name) for i in range(12) for name in state.classes if state.is_rejected(f"i{i}", name)},
         "last": {tab: state.last_of(tab) for tab in "xyz"},
         "seconds": sorted(state.seconds),
     }

@@ -114,6 +114,9 @@ def test_a_grid_is_one_action(opened):
     assert len(session.labels) == n_labels + len(right)
     assert wrong[0] not in [q.id for q in session.grid(label)]
     assert not {q.id for q in session.upcoming(40)} & set(right)
+    session.rename_class(label, "renamed")
+    assert wrong[0] not in [q.id for q in session.grid("renamed")]
+    session.undo()
     assert session.undo() == "grid"
     assert len(session.labels) == n_labels
     assert [q.id for q in session.grid(label)] == [q.id for q in grid]
