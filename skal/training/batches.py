@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,42 @@ class BatchLoader(DataLoader):
             lacking = -len(dataset) % batch_size if len(dataset) > batch_size else 0
             order = WeightedRandomSampler(share_of.tolist(), len(dataset) + lacking)
         # Batch normalisation cannot compute statistics from a batch of one.
-        sampler = BatchSampler(
+        batches = BatchSampler(
             order, batch_size, drop_last=len(dataset) > batch_size and len(dataset) % batch_size == 1
         )
-        super().__init__(dataset, sampler=sampler, batch_size=None, **kwargs)
+        super().__init__(_Seeded(dataset), sampler=_WithSeeds(batches), batch_size=None, **kwargs)
+
+
+class _WithSeeds(Sampler):
+    """Batches of rows, each with a seed for what is drawn when it is loaded."""
+
+    def __init__(self, batches: BatchSampler):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
+        generator = torch.Generator().manual_seed(_seed())
+        for rows in self.batches:
+            yield rows, _seed(generator)
+
+
+class _Seeded(Dataset):
+    """Loads batches with their seeds, so that any number of worker processes draws the same."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __getitem__(self, batch: tuple[list[int], int]) -> Any:
+        rows, seed = batch
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.dataset[rows]
+
+
+def _seed(generator: torch.Generator | None = None) -> int:
+    return int(torch.randint(2**63 - 1, (), generator=generator))
 
 
 class LabelledRows(Dataset):

@@ -54,6 +54,16 @@ def test_the_same_seed_gives_the_same_model_and_the_recipe_is_not_changed(net, d
     assert repr(net.recipe) == before
 
 
+def test_workers_that_load_the_batches_change_nothing(net, data, pixels):
+    """Neither mirror images, crops and neighbours that are drawn when a batch is loaded, nor what a step draws."""
+    X, y = pixels
+    net.set_params(n_frozen=0, min_steps=2, max_epochs=2, batch_size=8, mirror=True)
+    fits = [
+        clone(net).set_params(net_params={"iterator_train__num_workers": n}).fit(X[:12], y[:12], **data) for n in (0, 2)
+    ]
+    np.testing.assert_array_equal(*(fit.predict_proba(X) for fit in fits))
+
+
 def test_a_saved_model_predicts_the_same(net, data, pixels, tmp_path):
     X, y = pixels
     net.fit(X[:12], y[:12], **data).save(tmp_path / "model.safetensors")
