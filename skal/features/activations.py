@@ -10,8 +10,9 @@ computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,64 +87,104 @@ def frozen_activations(
     activations : list of Tensor of shape (n_block, ...)
         One tensor per point, on the CPU. Blocks have 128 rows, in order.
     """
-    layers = backbone.layers
-    spaces = [_space(backbone, point) for point in points]
-    # Pixels that are in memory already are not cached; those of files are, since decoding takes time.
-    are_arrays = all(isinstance(own, (PixelInputs, TensorInputs)) for own in originals(inputs))
-    caches = [None if are_arrays and point.node is layers.input else cache for point in points]
-    kept = [node for node in layers.flow_points if cache is not None and cache.holds(_space(backbone, Point(node)))]
+    computation = _Computation(
+        backbone, inputs, points, cache, batch_size, device, Loader(ahead=loads_ahead(inputs, device))
+    )
+    all_rows = np.arange(len(inputs))
+    blocks = (computation.planned(all_rows[first : first + BLOCK]) for first in range(0, len(inputs), BLOCK))
+    with computation.loader, tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:
+        for block in one_ahead(blocks):
+            yield computation.finished(block)
+            progress.update(block.n)
 
-    def run(lacking: tuple[int, ...], start: fx.Node, x: torch.Tensor) -> list[torch.Tensor]:
-        outputs = layers.segment(start, [points[p].node for p in lacking]).to(device).eval()(x.to(device))
-        return [pool(out, points[p].pooled).cpu().contiguous() for p, out in zip(lacking, outputs, strict=True)]
 
-    def starts(lacking: tuple[int, ...], without: list[int], keys: list[bytes]) -> Iterator[tuple[fx.Node, dict]]:
-        """Start points for the missing activations of these rows: the deepest cached point, or the input if none."""
-        for node in reversed(kept):
-            if cache is not None and without and not any(layers.is_before(points[p].node, node) for p in lacking):
-                found = cache.get(_space(backbone, Point(node)), [keys[i] for i in without])
-                yield node, {without[i]: row for i, row in found.items()}
-                without = [row for i, row in enumerate(without) if i not in found]
-        yield layers.input, dict.fromkeys(without)
+@dataclass(frozen=True)
+class _Computation:
+    """What the blocks of :func:`frozen_activations` have in common; its parameters, and what loads images."""
 
-    def planned(rows: np.ndarray) -> _Block:
+    backbone: Backbone
+    inputs: Inputs
+    points: list[Point]
+    cache: Cache | None
+    batch_size: int
+    device: torch.device | str
+    loader: Loader
+
+    @cached_property
+    def spaces(self) -> list[bytes]:
+        """The name of each point in the cache."""
+        return [_space(self.backbone, point) for point in self.points]
+
+    @cached_property
+    def caches(self) -> list[Cache | None]:
+        """The cache of each point. Pixels that are in memory are not cached; decoding those of files takes time."""
+        are_arrays = all(isinstance(own, (PixelInputs, TensorInputs)) for own in originals(self.inputs))
+        is_input = [are_arrays and point.node is self.backbone.layers.input for point in self.points]
+        return [None if skipped else self.cache for skipped in is_input]
+
+    @cached_property
+    def kept(self) -> list[fx.Node]:
+        """Nodes whose activations are in the cache, at least of some images."""
+        if self.cache is None:
+            return []
+        nodes = self.backbone.layers.flow_points
+        return [node for node in nodes if self.cache.holds(_space(self.backbone, Point(node)))]
+
+    def planned(self, rows: np.ndarray) -> _Block:
         """Cached activations of a block, and batches of the missing ones; starts loading their images."""
-        keys = inputs.keys(rows) if cache is not None else []
-        known = [own.get(space, keys) if own is not None else {} for own, space in zip(caches, spaces, strict=True)]
-        lacks = [tuple(p for p in range(len(points)) if i not in known[p]) for i in range(len(rows))]
+        n, keys = len(rows), self.inputs.keys(rows) if self.cache is not None else []
+        known = [
+            own.get(space, keys) if own is not None else {} for own, space in zip(self.caches, self.spaces, strict=True)
+        ]
+        lacks = [tuple(p for p, found in enumerate(known) if i not in found) for i in range(n)]
         batches = []
         for lacking in sorted(set(lacks) - {()}):
-            for start, begun in starts(lacking, [i for i in range(len(rows)) if lacks[i] == lacking], keys):
+            for start, begun in self._starts(lacking, [i for i in range(n) if lacks[i] == lacking], keys):
                 missing = np.array(list(begun), dtype=int)
-                for batch in np.split(missing, range(batch_size, len(missing), batch_size)) if begun else []:
-                    if start is layers.input:
-                        x = loader.submit(inputs.load, rows[batch])
+                for batch in np.split(missing, range(self.batch_size, len(missing), self.batch_size)) if begun else []:
+                    if start is self.backbone.layers.input:
+                        x = self.loader.submit(self.inputs.load, rows[batch])
                     else:
                         x = partial(torch.stack, [begun[i] for i in batch])
                     batches.append(_Batch(lacking, start, batch, x))
-        return _Block(len(rows), keys, known, batches)
+        return _Block(n, keys, known, batches)
 
-    loader = Loader(ahead=loads_ahead(inputs, device))
-    all_rows = np.arange(len(inputs))
-    blocks = (planned(all_rows[first : first + BLOCK]) for first in range(0, len(inputs), BLOCK))
-    with loader, tqdm(total=len(inputs), unit="image", disable=not verbose) as progress:
-        for block in one_ahead(blocks):
-            for lacking, start, batch, load in block.batches:
-                x = load()
-                try:
-                    with torch.inference_mode():
-                        outputs = run(lacking, start, x)
-                except RuntimeError as error:
-                    _raise_for_size(backbone, x, error)
-                    raise
-                for p, values in zip(lacking, outputs, strict=True):
-                    block.known[p].update(zip(batch.tolist(), values, strict=True))
-                    if (own := caches[p]) is not None:
-                        own.put(spaces[p], [block.keys[i] for i in batch], values)
-            for rows_of in block.known:
-                check_shapes(row.shape for row in rows_of.values())
-            yield [torch.stack([rows_of[i] for i in range(block.n)]) for rows_of in block.known]
-            progress.update(block.n)
+    def _starts(
+        self, lacking: tuple[int, ...], without: list[int], keys: list[bytes]
+    ) -> Iterator[tuple[fx.Node, dict[int, Any]]]:
+        """Start points for the missing activations of these rows: the deepest cached point, or the input if none."""
+        layers = self.backbone.layers
+        for node in reversed(self.kept):
+            if self.cache is None or not without or any(layers.is_before(self.points[p].node, node) for p in lacking):
+                continue
+            found = self.cache.get(_space(self.backbone, Point(node)), [keys[i] for i in without])
+            yield node, {without[i]: row for i, row in found.items()}
+            without = [row for i, row in enumerate(without) if i not in found]
+        yield layers.input, dict.fromkeys(without)
+
+    def finished(self, block: _Block) -> list[torch.Tensor]:
+        """Activations of a block, one tensor per point, after what is missing has been computed and cached."""
+        for batch in block.batches:
+            for p, values in zip(batch.lacking, self._run(batch), strict=True):
+                block.known[p].update(zip(batch.rows.tolist(), values, strict=True))
+                if (own := self.caches[p]) is not None:
+                    own.put(self.spaces[p], [block.keys[i] for i in batch.rows], values)
+        for rows_of in block.known:
+            check_shapes(row.shape for row in rows_of.values())
+        return [torch.stack([rows_of[i] for i in range(block.n)]) for rows_of in block.known]
+
+    def _run(self, batch: _Batch) -> list[torch.Tensor]:
+        """Activations of the points that the rows of a batch lack."""
+        points = [self.points[p] for p in batch.lacking]
+        segment = self.backbone.layers.segment(batch.start, [point.node for point in points])
+        x = batch.load()
+        try:
+            with torch.inference_mode():
+                outputs = segment.to(self.device).eval()(x.to(self.device))
+                return [pool(out, point.pooled).cpu().contiguous() for point, out in zip(points, outputs, strict=True)]
+        except RuntimeError as error:
+            _raise_for_size(self.backbone, x, error)
+            raise
 
 
 def _raise_for_size(backbone: Backbone, x: torch.Tensor, error: RuntimeError) -> None:

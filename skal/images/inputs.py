@@ -266,11 +266,7 @@ class InputSpec:
         X = as_data(X)
         paths = as_paths(X)
         if paths is not None:
-            if self.transform is None:
-                raise ValueError(f"X contains {len(paths)} file paths, but this network takes {self.allowed}")
-            problems = [(str(path), file_problem(path)) for path in paths]
-            _raise_for([(path, why) for path, why in problems if why is not None], len(paths))
-            return PathInputs(absolute(paths), self.transform)
+            return self._check_paths(paths)
         if is_items(X):
             return self._check_items(X)
         if issparse(X):
@@ -283,21 +279,31 @@ class InputSpec:
                 f"X is empty: an array with 0 sample(s) (shape={array.shape}) where at least 1 is required"
             )
         if self.transform is None:
-            if array.ndim != 2 or array.dtype.kind not in "fiub":
-                raise self._refused(array)
-            return TensorInputs(_finite(array))
-        if array.dtype == np.uint8:
-            if array.ndim == 3 and array.shape[2] in (3, 4):
-                raise ValueError(f"X of shape {array.shape} looks like a single image; pass X[None]")
-            if array.ndim == 3:
-                array = array[..., None]
-            if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-                raise self._refused(array)
-            return PixelInputs(array, self.transform)
-        is_shaped = array.ndim == 4 and array.shape[1] == self.transform.channels and 0 not in array.shape
-        if array.dtype.kind != "f" or not is_shaped:
+            is_accepted = array.ndim == 2 and array.dtype.kind in "fiub"
+        elif array.dtype == np.uint8:
+            return self._check_pixels(array, self.transform)
+        else:
+            is_shaped = array.ndim == 4 and array.shape[1] == self.transform.channels and 0 not in array.shape
+            is_accepted = is_shaped and array.dtype.kind == "f"
+        if not is_accepted:
             raise self._refused(array)
         return TensorInputs(_finite(array))
+
+    def _check_paths(self, paths: np.ndarray) -> PathInputs:
+        if self.transform is None:
+            raise ValueError(f"X contains {len(paths)} file paths, but this network takes {self.allowed}")
+        problems = [(str(path), file_problem(path)) for path in paths]
+        _raise_for([(path, why) for path, why in problems if why is not None], len(paths))
+        return PathInputs(absolute(paths), self.transform)
+
+    def _check_pixels(self, array: np.ndarray, transform: ImageTransform) -> PixelInputs:
+        if array.ndim == 3 and array.shape[2] in (3, 4):
+            raise ValueError(f"X of shape {array.shape} looks like a single image; pass X[None]")
+        if array.ndim == 3:
+            array = array[..., None]
+        if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+            raise self._refused(array)
+        return PixelInputs(array, transform)
 
     def _check_items(self, X: Any) -> ItemInputs:
         """Validate individual images; of a data set, only the first is read in advance."""
