@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from sklearn.base import TransformerMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
@@ -25,8 +26,11 @@ from skal.training.final import final_and_inner, final_features
 from skal.training.suffix import Suffix
 
 
-class PredictionMixin:
-    """Prediction methods. Before the first fit, activations are available and are those of the pre-trained network."""
+class PredictionMixin(TransformerMixin):
+    """Prediction methods. Before the first fit, activations are available and are those of the pre-trained network.
+
+    A TransformerMixin itself, since scikit-learn's ``set_output`` applies to a ``transform`` that its subclass defines.
+    """
 
     net_: NeuralNetClassifier
     backbone_: Backbone

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch import NeuralNetClassifier
@@ -40,7 +40,7 @@ _DATA = ("X_source", "y_source", "X_unlabeled", "sample_domain")
 
 
 class FrozenPrefixClassifier(
-    PredictionMixin, SavingMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator
+    PredictionMixin, SavingMixin, ClassNamePrefixFeaturesOutMixin, ClassifierMixin, BaseEstimator
 ):
     """Classifier that freezes the first layers of a pre-trained network and fine-tunes the rest.
 

@@ -6,7 +6,7 @@ from unittest import SkipTest
 import pytest
 from modAL.uncertainty import margin_sampling
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils.estimator_checks import estimator_checks_generator
+from sklearn.utils.estimator_checks import check_set_output_transform_pandas, estimator_checks_generator
 from torch import nn
 
 from skal import (
@@ -78,3 +78,8 @@ def test_sklearn_check(estimator, check):
 def test_all_checks_run(estimator):
     checks = [check for _, check in estimator_checks_generator(estimator)]
     assert len(checks) >= (50 if hasattr(estimator, "predict") else 35)  # an estimator that opts out of them passes one
+
+
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names")  # the check mixes frames and arrays
+def test_set_output():
+    check_set_output_transform_pandas("FrozenPrefixClassifier", ESTIMATORS[0])
