@@ -16,6 +16,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from skal._device import find_device
 from skal._random import draw_seed, seeded
+from skal._targets import dtype_kind
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
 from skal.features.prefix import Prefix
@@ -187,9 +188,10 @@ def _declared_classes(estimator: Any, y: np.ndarray, classes: Any, continues: bo
     Raises a ValueError if labels are not among `classes`, or of another type than those so far.
     """
     declared: np.ndarray = estimator._declared if continues else y[:0]
-    if continues and (estimator.classes_.dtype.kind in "OSU") != (y.dtype.kind in "OSU"):
+    if continues and dtype_kind(estimator.classes_) != dtype_kind(y):
         raise ValueError(
-            f"y contains {y[0]!r}, which is of a different type than the classes so far: {estimator.classes_}"
+            f"y contains labels of type {y.dtype}, which is a different kind than the classes so far: "
+            f"{estimator.classes_}"
         )
     if classes is None:
         return declared

@@ -92,6 +92,18 @@ def _kind(label: Any) -> str:
     return type(label).__name__
 
 
+def dtype_kind(labels: np.ndarray) -> str:
+    """Kind of all labels of an array. Labels of different kinds are not classes of one task.
+
+    Examples
+    --------
+    >>> dtype_kind(np.array(["a"])), dtype_kind(np.array([1.0])), dtype_kind(np.array([True]))
+    ('text', 'number', 'bool')
+    """
+    kinds = {"b": "bool", "M": "time", "m": "duration"} | dict.fromkeys("iuf", "number")
+    return kinds.get(labels.dtype.kind, "text")
+
+
 def check_class_weight(class_weight: Any) -> None:
     """Raise a ValueError that names the first weight of a dict that is not a finite number of at least 0."""
     weights = class_weight if isinstance(class_weight, dict) else {}

@@ -11,9 +11,7 @@ from modAL.models import ActiveLearner
 from sklearn.base import clone
 from skorch.callbacks import Callback
 
-from skal import (
-    FrozenPrefixClassifier,
-)
+from skal import DAN, FrozenPrefixClassifier
 from skal._random import seeded
 from tests.conftest import TinyConvNet, blobs, first_rows, on_features, on_pixels, toy_mlp
 
@@ -105,9 +103,26 @@ def test_a_continuation_of_another_network_or_other_labels_is_refused(classifier
     proba = classifier.fit(X, y).predict_proba(X)
     with pytest.raises(ValueError, match=r"fit with 2 frozen layers .* now specify 3 .*call fit"):
         classifier.set_params(n_frozen=3).partial_fit(X[:2], y[:2])
-    with pytest.raises(ValueError, match=r"y contains .*1.*, which is of a different type than the classes so far"):
+    with pytest.raises(ValueError, match=r"labels of type int64, .* different kind than the classes so far"):
         classifier.set_params(n_frozen=2).partial_fit(X[:2], [1, 2])
     np.testing.assert_array_equal(classifier.predict_proba(X), proba)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([True, False], [1, 2]), ([1, 2], [True, False]), ([1, 2], np.array(["2024", "2025"], "M8[Y]"))],
+)
+def test_labels_of_another_kind_are_refused(mlp, before, after):
+    X = np.eye(2, 7, dtype=np.float32)
+    fitted = FrozenPrefixClassifier(mlp, max_epochs=0, random_state=0).fit(X, before)
+    with pytest.raises(ValueError, match="different kind than the classes so far"):
+        fitted.partial_fit(X, after)
+    dan = FrozenPrefixClassifier(mlp, recipe=DAN(), max_epochs=0, random_state=0)
+    with pytest.raises(ValueError, match="must have the same type"):
+        dan.fit(X, before, X_source=X, y_source=after)
+    source = clone(dan).set_params(recipe=DAN(labels="source"), warm_start=True).fit(X, before)
+    with pytest.raises(ValueError, match="different kind than the classes so far"):
+        source.fit(X, after)
 
 
 def test_a_fit_that_fails_changes_nothing(mlp):

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_array
 from skorch.helper import predefined_split
 
-from skal._targets import check_labels
+from skal._targets import check_labels, dtype_kind
 from skal.features.activations import BLOCK
 from skal.features.memory import ActivationCache, quarter_of_memory
 from skal.features.pooling import flat
@@ -244,7 +244,7 @@ class Problem:
         if np.ndim(y) == 1 and len(y) != len(inputs):  # type: ignore[arg-type]
             raise ValueError(f"X_source and y_source have inconsistent numbers of samples: {len(inputs)} and {len(y)}")  # type: ignore[arg-type]
         labels = check_labels(self, inputs, y, "y_source")
-        if len(self.y) and (labels.dtype.kind in "OSU") != (self.y.dtype.kind in "OSU"):
+        if len(self.y) and dtype_kind(labels) != dtype_kind(self.y):
             raise ValueError(
                 f"labels of the source, such as {labels[0]!r}, and of the target, such as {self.y[0]!r}, must have the "
                 "same type"
