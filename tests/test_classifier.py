@@ -174,3 +174,22 @@ def test_frozen_prefix_in_cross_validation_with_a_class_the_fold_lacks():
     scores = cross_val_score(on_features(net=net), X, y, cv=folds)
     assert np.isfinite(scores).all()
     assert (scores <= 0.5 + 1e-9).all()
+
+
+@pytest.mark.parametrize("recipe", [None, DAN(kernel_weights="optimal"), SelectiveJoint(3, n_iterations=2)])
+def test_results_do_not_depend_on_the_default_dtype_of_torch(classifier, pixels, recipe):
+    X, y = pixels
+    data = {"X_source": X, "y_source": y} if recipe is not None else {"X_unlabeled": X}
+
+    def proba():
+        fitted = clone(classifier).set_params(recipe=recipe, max_epochs=1, cache=False, mirror=True)
+        return fitted.fit(X[:12], y[:12], **data).predict_proba(X)
+
+    single = proba()
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = proba()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert double.dtype == np.float32
+    np.testing.assert_allclose(double, single, atol=1e-6)

@@ -33,9 +33,9 @@ class Backbone:
         self.inputs = InputSpec(transform)
         if transform is None:
             first = first_layer(module)
-            example = torch.zeros(2, first.in_features) if isinstance(first, nn.Linear) else None
+            example = torch.zeros(2, first.in_features, dtype=torch.float32) if isinstance(first, nn.Linear) else None
         else:
-            example = torch.zeros(2, transform.channels, transform.crop, transform.crop)
+            example = torch.zeros(2, transform.channels, transform.crop, transform.crop, dtype=torch.float32)
         self.layers = LayerGraph(module, example)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -373,7 +373,7 @@ class LayerGraph:
         original = copy.deepcopy(module).eval().float()
         rows: list[dict[fx.Node, int]] = []
         for n in (3, 1):
-            x = torch.rand(n, *example.shape[1:], generator=generator)
+            x = torch.rand(n, *example.shape[1:], generator=generator, dtype=torch.float32)
             recorder = _Recorder(fx.GraphModule(self.module, self.graph))
             with torch.no_grad():
                 try:

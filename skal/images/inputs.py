@@ -118,7 +118,7 @@ class PathInputs:
 
     def load(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         paths, side = self.paths[rows], self.transform.crop
-        batch = torch.empty(len(paths), self.transform.channels, side, side)
+        batch = torch.empty(len(paths), self.transform.channels, side, side, dtype=torch.float32)
         # As many threads as torch uses; joblib divides this number among its processes.
         with ThreadPoolExecutor(min(len(paths), torch.get_num_threads())) as threads:
             problems = list(threads.map(self._read, paths, batch))  # all are read, so that one error names all failures

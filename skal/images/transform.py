@@ -87,8 +87,8 @@ class ImageTransform:
         top, left = (round((side - self.crop) / 2) for side in x.shape[2:])
         x = x[:, :, top : top + self.crop, left : left + self.crop].float() / 255
         if x.shape[1] == 3 and self.channels == 1:
-            x = (x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+            x = (x * torch.tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std  # greyscale images are broadcast over the channels here
 
 

@@ -34,7 +34,7 @@ def write_onnx(predictor: Predictor, path: Path) -> dict[str, Any]:
     whole = predictor.model.to_module()
     _, columns = predictor.renamed(np.eye(len(whole.classes)))
     module = _Named(whole, columns, predictor.temperature).eval()
-    x = torch.zeros(2, len(whole.mean), whole.image_size, whole.image_size)
+    x = torch.zeros(2, len(whole.mean), whole.image_size, whole.image_size, dtype=torch.float32)
     shapes = ({0: torch.export.Dim("n", min=1, max=4096)},)
     with warnings.catch_warnings():
         # torch's exporter calls functions that torch has deprecated; the file is the same.

@@ -345,5 +345,5 @@ def _half_precision_is_fast() -> bool:
             times.append(time.perf_counter() - start)
         return min(times)
 
-    single = torch.eye(512)
+    single = torch.eye(512, dtype=torch.float32)
     return 1.5 * seconds(single.bfloat16()) < seconds(single)

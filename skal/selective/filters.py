@@ -82,7 +82,8 @@ class GaborResponses:
         """Response maps (n, 48, H, W) of each block of images, from row `start`, as a list of one tensor."""
         for first in range(start, len(inputs), BATCH):
             x = inputs.load(range(first, min(first + BATCH, len(inputs))))
-            yield [self._of_grey((x * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1) if x.shape[1] == 3 else x[:, 0])]
+            luma = torch.tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1)
+            yield [self._of_grey((x * luma).sum(1) if x.shape[1] == 3 else x[:, 0])]
 
     @property
     def pictures(self) -> np.ndarray:

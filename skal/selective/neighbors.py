@@ -260,7 +260,7 @@ class _Search:
         )
         self._room: torch.Tensor | None = None
         self._of_queries: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-        self._distances = torch.empty(len(queries), 0)
+        self._distances = torch.empty(len(queries), 0, dtype=torch.float32)
         self._indices = torch.empty(len(queries), 0, dtype=torch.long)
 
     def see(self, start: int, block: np.ndarray) -> None:
@@ -301,11 +301,11 @@ class _Search:
         n, width = rows.shape
         of_queries = weights is not None
         if of_queries or self._room is None or len(self._room) < n:
-            room = torch.empty(2 * n, width, device=self._device).view(n, 2, width)
+            room = torch.empty(2 * n, width, device=self._device, dtype=torch.float32).view(n, 2, width)
             self._room = self._room if of_queries else room
         else:
             room = self._room[:n]
-        own = torch.empty(n, device=self._device)
+        own = torch.empty(n, device=self._device, dtype=torch.float32)
         for few in torch.arange(n).split(_FEW):
             p, logs = room[few[0] : few[-1] + 1].unbind(1)
             p.copy_(torch.from_numpy(np.array(rows[few[0] : few[-1] + 1], np.float32)))  # of any memory layout

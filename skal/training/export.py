@@ -47,8 +47,8 @@ class WholeNetwork(nn.Module):
         self.models = nn.ModuleList(copy.deepcopy(model).cpu().eval() for model in models)
         mean, std = ((0.0,), (1.0,)) if transform is None else (transform.mean, transform.std)
         shape = (1,) if transform is None else (-1, 1, 1)
-        self.register_buffer("mean", torch.tensor(mean).view(shape))
-        self.register_buffer("std", torch.tensor(std).view(shape))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(shape))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(shape))
         self.image_size = None if transform is None else transform.crop
         self.resize = None if transform is None else transform.resize
         self.interpolation = None if transform is None else transform.interpolation

@@ -97,7 +97,7 @@ def _probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray, rows: np.ndarray, a
 
     Classes without a row share the remaining probability. The penalty is cautious, as a vote counts by its confidence.
     """
-    head = nn.utils.skip_init(nn.Linear, X.shape[1], int(y.max()) + 1)
+    head = nn.utils.skip_init(nn.Linear, X.shape[1], int(y.max()) + 1, dtype=torch.float32)
     with torch.no_grad():
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)

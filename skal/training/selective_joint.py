@@ -217,7 +217,7 @@ class _Source:
 
     def next_head(self, start: Start, borrowed: np.ndarray, kept: np.ndarray) -> nn.Linear:
         """A head for the source classes of an iteration: solved, or with the rows of the previous head."""
-        new = nn.Linear(start.suffix.head.in_features, max(len(kept), 1))
+        new = nn.Linear(start.suffix.head.in_features, max(len(kept), 1), dtype=torch.float32)
         if self.problem.options.head_init == "random":
             if self.head is not None:
                 stayed = np.intersect1d(self.classes, kept)
@@ -339,7 +339,7 @@ class PairedRows(Dataset):
         with_some = [self.lists[i] for i in rows if len(self.lists[i])]
         n, n_borrowed = len(x), len(with_some)
         if with_some:
-            chances = torch.rand(n_borrowed).tolist()
+            chances = torch.rand(n_borrowed, dtype=torch.float32).tolist()
             drawn = np.array([near[int(chance * len(near))] for near, chance in zip(with_some, chances, strict=True)])
             x = torch.cat([x, self.load(drawn)])
             labels["target"] = torch.cat([labels["target"], torch.from_numpy(self.y_source[drawn])])

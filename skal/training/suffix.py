@@ -48,7 +48,7 @@ class Suffix(nn.Module):
         super().__init__()
         body = layers.segment(layers.cut(n_frozen), [layers.features])
         self.body: fx.GraphModule = copy.deepcopy(body)
-        self.head = nn.Linear(n_features, n_classes)
+        self.head = nn.Linear(n_features, n_classes, dtype=torch.float32)
         self.normalize = normalize
         self.mean: torch.Tensor | None
         self.register_buffer("mean", None)
@@ -117,7 +117,7 @@ def head_for(head: nn.Linear, before: np.ndarray, after: np.ndarray) -> nn.Linea
     before, after : ndarray
         Sorted classes of the outputs of `head` and of the new head.
     """
-    other = nn.Linear(head.in_features, len(after))
+    other = nn.Linear(head.in_features, len(after), dtype=torch.float32)
     stayed = np.intersect1d(before, after)
     rows, kept = np.searchsorted(after, stayed), np.searchsorted(before, stayed)
     with torch.no_grad():
