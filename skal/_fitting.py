@@ -16,7 +16,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from skal._device import find_device
 from skal._random import draw_seed, seeded
-from skal._targets import dtype_kind
+from skal._targets import check_labels, dtype_kind
 from skal.backbones.load import load_backbone
 from skal.features.cache import find_cache
 from skal.features.prefix import Prefix
@@ -195,10 +195,10 @@ def _declared_classes(estimator: Any, y: np.ndarray, classes: Any, continues: bo
         )
     if classes is None:
         return declared
-    classes = np.unique(np.asarray(classes))
-    if not np.isin(y, classes).all():
-        unknown = np.setdiff1d(y, classes)[0]
-        raise ValueError(f"y contains {unknown!r}, which is not in classes={classes}")
+    classes = np.unique(check_labels(estimator, classes, classes, "classes"))
+    is_known = np.isin(y, classes) & (dtype_kind(y) == dtype_kind(classes))
+    if not is_known.all():
+        raise ValueError(f"y contains {y[~is_known][0]!r}, which is not in classes={classes}")
     return np.union1d(declared, classes)
 
 

@@ -125,6 +125,19 @@ def test_labels_of_another_kind_are_refused(mlp, before, after):
         source.fit(X, after)
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([0, 1, np.nan], r"classes\[2\] is nan"),
+        ([0, 1, "a"], "classes contains labels of different types"),
+        ([False, True], r"y contains np.int64\(0\), which is not in classes=\[False  True\]"),
+    ],
+)
+def test_declared_classes_are_labels_of_the_same_kind(mlp, classes, message):
+    with pytest.raises(ValueError, match=message):
+        FrozenPrefixClassifier(mlp, random_state=0).partial_fit(np.eye(2, 7), [0, 1], classes=classes)
+
+
 def test_a_fit_that_fails_changes_nothing(mlp):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(20, 7)).astype(np.float32), np.arange(20) % 2
