@@ -168,6 +168,11 @@ class Actions:
             found |= {"images": list(images), "rejected": list(rejected), "model": self._desk.snapshot.version}
             self._do(found | {"seconds": seconds, "tab": tab})
 
+    def is_recorded(self, event: str) -> bool:
+        """Whether an action of this name is on disk."""
+        with self._changed:
+            return event in self._log
+
     # --------------------------------------------------------------- classes
 
     @property

@@ -104,7 +104,7 @@ class Requests:
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         self.session.answer(
-            _text(body, "image"), _text(body, "label"), alone=body.get("alone") is True, **_action(body, why=True)
+            _text(body, "image"), self._class(body), alone=body.get("alone") is True, **_action(body, why=True)
         )
         return self.questions(body)
 
@@ -114,11 +114,11 @@ class Requests:
 
     def undo(self, body: dict[str, Any]) -> dict[str, Any]:
         undone = self.session.undo(_text(body, "tab"), _text(body, "event"))
-        return {"undone": undone, **self.questions(body)}
+        return {"undone": undone, "classes": self.session.classes, **self.questions(body)}
 
     def answer_grid(self, body: dict[str, Any]) -> dict[str, Any]:
         images, rejected = _texts(body, "images"), _texts(body, "rejected")
-        self.session.answer_grid(_text(body, "label"), images, rejected, **_action(body))
+        self.session.answer_grid(self._class(body), images, rejected, **_action(body))
         return {}
 
     def add_class(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +129,13 @@ class Requests:
         names = _text(body, "name"), _text(body, "to")
         name = self.session.rename_class(*names, tab=_text(body, "tab"), event=_text(body, "event"))
         return {"name": name, "classes": self.session.classes}
+
+    def _class(self, body: dict[str, Any]) -> str:
+        """The class of an answer. The page may still show one that another tab renamed: it is not created again."""
+        label = _text(body, "label")
+        if label not in self.session.classes and not self.session.is_recorded(_text(body, "event")):
+            raise ValueError(f"class {label!r} no longer exists: it was renamed, merged or removed. Label again")
+        return label
 
     def reopen(self, body: dict[str, Any]) -> dict[str, Any]:
         self.session.reopen_log()

@@ -36,6 +36,22 @@ def test_label_undo_unsure(client):
     assert client.post("/api/undo", tab="other")[1]["undone"] is None
 
 
+def test_a_class_that_was_renamed_is_not_created_again_by_an_answer(client):
+    first, second, *_ = questions(client)
+    answer = {"image": first["id"], "label": "red", "event": "e1"}
+    assert client.post("/api/answer", **answer)[0] == 200
+    assert client.post("/api/rename", name="red", to="scarlet")[0] == 200
+    assert client.post("/api/answer", **answer)[0] == 200  # sent again
+    for path, further in (("/api/answer", {"image": second["id"]}), ("/api/grid", {"images": [], "rejected": []})):
+        status, body = client.post(path, label="red", **further)
+        assert status == 422
+        assert "class 'red' no longer exists: it was renamed, merged or removed" in body["error"]
+    status = client.json("/api/status")
+    assert status["classes"] == ["blue", "green", "scarlet"]
+    assert status["per_class"]["scarlet"] == 1
+    assert client.post("/api/undo")[1]["classes"] == ["blue", "green", "red"]
+
+
 def test_what_a_reloaded_page_was_given_is_not_taken_back(client):
     """The end of the old page may reach the server after the start of the new one."""
     questions = client.json("/api/questions?tab=t&visit=old&n=3")["questions"]
