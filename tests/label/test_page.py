@@ -212,9 +212,9 @@ def test_the_first_accuracy_is_announced(serve, opened, visit):
 _SHOWN = """status => import('/page/status.js').then(({showStatus}) => {
   showStatus({
     accuracy: 0.9, interval: [0.8, 0.95], bounds: [0.9, 0.9], acceptance: null, target: 0.9, stop_hint: '',
-    seconds_left: null, per_class: {}, recalls: [], n_labels: 0, n_images: 0, n_audit: 30, n_unsure: 0, n_conflicts: 0,
-    not_used: {}, background: '', model: 3, n_newer: 0, progress: 1, failure: null, curve: [], unreadable: [],
-    links: [], duplicates: [], set_aside: [], ...status});
+    seconds_left: null, classes: [], per_class: {}, recalls: [], n_labels: 0, n_images: 0, n_audit: 30, n_unsure: 0,
+    n_conflicts: 0, not_used: {}, background: '', model: 3, n_newer: 0, progress: 1, failure: null, curve: [],
+    unreadable: [], links: [], duplicates: [], set_aside: [], ...status});
   return document.getElementById('status').innerText; })"""
 
 
@@ -284,7 +284,7 @@ def test_a_narrow_header_is_one_line(serve, opened, visit, photos, tmp_path, nam
 def test_a_recall_is_counted_and_newer_answers_are_said(serve, opened, visit):
     page = visit(serve(opened(batch_size=10_000)))
     recall = {"label": "owl", "n": 1, "n_right": 1, "recall": 1.0, "interval": [0.207, 1.0], "is_known": True}
-    text = page.evaluate(_SHOWN, {"per_class": {"owl": 4}, "recalls": [recall], "n_newer": 7})
+    text = page.evaluate(_SHOWN, {"classes": ["owl"], "per_class": {"owl": 4}, "recalls": [recall], "n_newer": 7})
     assert "Right in the audit" in text
     assert "1 of 1" in text
     assert "100.0 % of 1" not in text

@@ -135,11 +135,11 @@ function labels(status) {
     cell.scope = "col";
     head.append(cell);
   }
-  const body = Object.entries(status.per_class).map(([name, n]) => {
+  const body = status.classes.map((name) => {
     const row = element("tr");
     const recall = recalls.get(name);
     const found = recall ? `${recall.n_right} of ${recall.n}` : "";
-    row.append(element("td", name), element("td", n));
+    row.append(element("td", name), element("td", status.per_class[name]));
     if (columns.length > 2) row.append(element("td", recall && !recall.is_known ? "audit only" : found));
     if (recall) row.title = `${percent(recall.recall)}, 95 % interval ${percent(recall.interval[0])} to ${percent(recall.interval[1])}`;
     return row;
