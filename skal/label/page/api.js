@@ -7,12 +7,15 @@ const link = meta(document, "link");
 let token = meta(document, "write-token");
 
 const GONE = `skal label has stopped or does not respond. Saved answers are on disk. To continue, start it again and open ${link}`;
+const GONE_IMAGE = [404, 410];
 const STARTED_AGAIN = `skal label was restarted. To continue here, open ${link} in this browser.`;
 
 export const isAboutConnection = (message) => message === GONE || message === STARTED_AGAIN;
 
+// A reload continues as the same tab. The id is stored only while the page is left, since a tab that is duplicated copies
+// the storage and must have an id of its own.
 export const tab = sessionStorage.getItem("skal-tab") || newId();
-sessionStorage.setItem("skal-tab", tab);
+sessionStorage.removeItem("skal-tab");
 
 // A reload is a new visit of the same tab. The end of the previous visit does not take back its questions.
 const visit = newId();
@@ -57,6 +60,7 @@ async function renew() {
 }
 
 export function leave() {
+  sessionStorage.setItem("skal-tab", tab);
   const headers = { "content-type": "application/json", "x-skal-token": token };
   fetch("/api/leave", { method: "POST", headers, body: JSON.stringify({ tab, visit }), keepalive: true }).catch(() => {});
 }
@@ -68,14 +72,19 @@ export function imageUrl(id, cssPixels) {
   return `/image/${id}?side=${Math.min(Math.max(side, 64), 4096)}`;
 }
 
-// An image that is loaded before it is shown. Small ones are enlarged without blur. If the image no longer exists,
-// `gone` is called.
+// An image that is loaded before it is shown. Small ones are enlarged without blur. If the server says that the image no
+// longer exists, `gone` is called. If it does not respond, the image is requested again.
 export function picture(id, cssPixels, alt, gone = () => {}) {
   const image = new Image();
   image.alt = alt;
   image.dataset.id = id;
   image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < 100));
-  image.addEventListener("error", () => gone(id));
-  image.src = imageUrl(id, cssPixels);
+  const url = imageUrl(id, cssPixels);
+  image.addEventListener("error", async () => {
+    const response = await fetch(url).catch(() => null);
+    if (response && GONE_IMAGE.includes(response.status)) gone(id);
+    else setTimeout(() => (image.src = url), 2000);
+  });
+  image.src = url;
   return image;
 }

@@ -5,6 +5,18 @@ export function classOf(classes, key) {
   return null;
 }
 
+const DOUBLE_CLICK = 300; // milliseconds
+let clickedAt = -Infinity;
+
+// Act on clicks, except the second one of a double click: it would answer the next image, which nobody has seen yet.
+export function onClick(button, act) {
+  button.addEventListener("click", (event) => {
+    const isSecond = event.detail > 1 && event.timeStamp - clickedAt < DOUBLE_CLICK;
+    clickedAt = event.timeStamp;
+    if (!isSecond) act();
+  });
+}
+
 // Fill a group with one button per class.
 export function showButtons(group, classes, choose) {
   group.replaceChildren(
@@ -15,7 +27,7 @@ export function showButtons(group, classes, choose) {
       const key = document.createElement("kbd");
       key.textContent = classes.keys.get(name);
       button.append(`${name} `, ...(key.textContent ? [key] : []));
-      button.addEventListener("click", () => choose(name));
+      onClick(button, () => choose(name));
       return button;
     }),
   );

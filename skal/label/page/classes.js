@@ -1,10 +1,12 @@
 // The classes: their buttons, and the dialog in which they are added, renamed, merged and given keys.
 
 import { act } from "./api.js";
-import { bind, isBindable, keysOf } from "./keys.js";
+import { bind, isBindable, keysOf, rebind } from "./keys.js";
+import { showBanner } from "./main.js";
 
 export const classes = { names: [], keys: new Map(), changes: 0 };
 const listeners = [];
+const RENAME = "/api/rename";
 
 export function onClasses(listener) {
   listeners.push(listener);
@@ -14,6 +16,12 @@ export function setClasses(names) {
   const same = names.length === classes.names.length && names.every((name, i) => name === classes.names[i]);
   if (same && classes.keys.size === names.length) return;
   refresh(names);
+}
+
+// After an action that may have changed the classes.
+export function replaceClasses(names) {
+  classes.changes += 1;
+  setClasses(names);
 }
 
 function refresh(names) {
@@ -35,67 +43,95 @@ export function openDialog() {
   input.focus();
 }
 
+// Send a change of the classes. Returns the name of the class, or null if the change is refused.
 async function change(path, body) {
   problem.textContent = "";
   try {
-    const { classes: names } = await act(path, body);
+    const { name, classes: names } = await act(path, body);
+    if (path === RENAME && !classes.keys.has(name)) rebind(body.name, name);
     classes.changes += 1;
     refresh(names);
-    return true;
+    return name;
   } catch (error) {
-    problem.textContent = error.message;
-    return false;
-  } finally {
-    fillRows();
+    if (dialog.open) {
+      problem.textContent = error.message;
+      showBanner("");
+    }
+    return null;
   }
 }
 
 async function add() {
-  if (input.value.trim() && (await change("/api/class", { name: input.value }))) input.value = "";
+  if (input.value.trim() && (await change("/api/class", { name: input.value })) !== null) input.value = "";
+  fillRows();
   input.focus();
 }
 
+// One row per class. Rows that stay are not replaced, so that the focus and half-typed names in them stay too.
 function fillRows() {
-  rows.replaceChildren(
-    ...classes.names.map((name) => {
-      const row = document.createElement("tr");
-      const key = field(classes.keys.get(name), `Key of ${name}`);
-      key.maxLength = 1;
-      key.addEventListener("change", () => {
-        const wanted = key.value.toLowerCase();
-        if (wanted && !isBindable(wanted)) problem.textContent = `${wanted} cannot be a key: use a digit or a letter`;
-        else bind(name, wanted);
-        refresh(classes.names);
-        fillRows();
-      });
-      const label = field(name, `Name of ${name}`);
-      let isSent = false; // Enter sends it; leaving the field would send it again
-      label.addEventListener("change", () => {
-        if (isSent || label.value === name) return;
-        isSent = true;
-        change("/api/rename", { name, to: label.value });
-      });
-      for (const control of [key, label]) {
-        const cell = document.createElement("td");
-        cell.append(control);
-        row.append(cell);
-      }
-      return row;
-    }),
-  );
+  const shown = new Map([...rows.children].map((row) => [row.dataset.name, row]));
+  for (const [name, row] of shown) if (!classes.keys.has(name)) row.remove();
+  let next = rows.firstElementChild;
+  for (const name of classes.names) {
+    const row = shown.get(name) || createRow(name);
+    if (row === next) next = row.nextElementSibling;
+    else rows.insertBefore(row, next);
+    const key = row.querySelector("input");
+    if (key !== document.activeElement) key.value = classes.keys.get(name);
+  }
+  if (dialog.open && !dialog.contains(document.activeElement)) input.focus();
 }
 
-function field(value, label) {
+function createRow(name) {
+  const row = document.createElement("tr");
+  const [key, label] = [field(), field()];
+  call(name);
+  label.value = name;
+
+  function call(own) {
+    row.dataset.name = own;
+    key.setAttribute("aria-label", `Key of ${own}`);
+    label.setAttribute("aria-label", `Name of ${own}`);
+  }
+
+  key.maxLength = 1;
+  key.addEventListener("change", () => {
+    const wanted = key.value.toLowerCase();
+    if (wanted && !isBindable(wanted)) problem.textContent = `${wanted} cannot be a key: use a digit or a letter`;
+    else bind(row.dataset.name, wanted);
+    refresh(classes.names);
+    key.value = classes.keys.get(row.dataset.name);
+    fillRows();
+  });
+  let sent = null; // Enter sends it; leaving the field would send it again
+  label.addEventListener("change", async () => {
+    const [from, to] = [row.dataset.name, label.value];
+    if (to === from || to === sent) return;
+    sent = to;
+    const isKnown = (own) => [...rows.children].some((other) => other !== row && other.dataset.name === own);
+    const renamed = await change(RENAME, { name: from, to });
+    sent = null;
+    if (renamed !== null && !isKnown(renamed)) call(renamed);
+    if (label.value === to) label.value = row.dataset.name;
+    fillRows();
+  });
+  for (const control of [key, label]) {
+    const cell = document.createElement("td");
+    cell.append(control);
+    row.append(cell);
+  }
+  return row;
+}
+
+function field() {
   const control = document.createElement("input");
-  control.value = value;
   control.autocomplete = "off";
-  control.setAttribute("aria-label", label);
   return control;
 }
 
 document.getElementById("add-class").addEventListener("click", add);
 dialog.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.target.tagName === "BUTTON") return;
+  if (event.key !== "Enter" || event.isComposing || event.target.tagName === "BUTTON") return;
   event.preventDefault();
   if (event.target === input) add();
   else event.target.dispatchEvent(new Event("change"));

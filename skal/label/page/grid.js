@@ -1,6 +1,7 @@
 // Images predicted as one class, most confident first. The wrong ones are marked, the rest are accepted at once.
 
 import { act, get, picture } from "./api.js";
+import { onClick } from "./choices.js";
 import { classes } from "./classes.js";
 import { say, showBanner } from "./main.js";
 import { undo as undoLast } from "./single.js";
@@ -11,23 +12,29 @@ const accept = document.getElementById("accept");
 const hint = document.getElementById("grid-hint");
 const N = 24;
 let shownAt = 0;
-let label = "";
+let label = ""; // of the images that are shown
+let requests = 0;
 
 export function refreshClasses() {
-  const kept = select.value;
+  const { value: kept, selectedIndex: place, length: n } = select;
   select.replaceChildren(...classes.names.map((name) => new Option(name, name)));
   if (classes.names.includes(kept)) select.value = kept;
+  else if (n === select.length) select.selectedIndex = place; // it was renamed
   if (label && label !== select.value) start(); // the class of the grid was renamed or merged
 }
 
 export async function start() {
-  label = select.value;
+  const wanted = select.value;
+  const request = (requests += 1);
+  accept.disabled = true;
   let questions = [];
   try {
-    if (label) questions = (await get("/api/grid", { label, n: N })).questions;
+    if (wanted) questions = (await get("/api/grid", { label: wanted, n: N })).questions;
   } catch (error) {
     showBanner(error.message);
   }
+  if (request !== requests) return; // another class was selected meanwhile
+  label = wanted;
   cells.replaceChildren(...questions.map(cell));
   accept.disabled = questions.length === 0;
   count();
@@ -74,7 +81,7 @@ function count() {
 }
 
 async function send() {
-  if (!cells.children.length) return;
+  if (accept.disabled || !cells.children.length) return;
   const [images, rejected] = [ids(false), ids(true)];
   const seconds = Math.round(performance.now() - shownAt) / 1000;
   accept.disabled = true;
@@ -115,5 +122,5 @@ export function onKey(key) {
 }
 
 select.addEventListener("change", start);
-accept.addEventListener("click", send);
+onClick(accept, send);
 document.getElementById("grid-undo").addEventListener("click", undo);

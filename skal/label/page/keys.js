@@ -5,26 +5,32 @@ const STORE = "skal-keys";
 
 function chosen() {
   try {
-    return JSON.parse(localStorage.getItem(STORE)) || {};
+    return new Map(Object.entries(JSON.parse(localStorage.getItem(STORE)) || {}));
   } catch {
-    return {};
+    return new Map();
   }
 }
 
 export function bind(name, key) {
   const all = chosen();
-  for (const other of Object.keys(all)) if (all[other] === key) delete all[other];
-  if (key) all[name] = key;
-  else delete all[name];
-  localStorage.setItem(STORE, JSON.stringify(all));
+  for (const [other, own] of all) if (own === key) all.delete(other);
+  if (key) all.set(name, key);
+  else all.delete(name);
+  localStorage.setItem(STORE, JSON.stringify(Object.fromEntries(all)));
+}
+
+// A class that is renamed keeps the key that was chosen for it.
+export function rebind(name, to) {
+  const key = chosen().get(name);
+  if (key) bind(to, key);
 }
 
 // Map from class names to keys. Classes beyond the last key have none.
 export function keysOf(names) {
   const all = chosen();
-  const taken = new Set(names.map((name) => all[name]).filter(Boolean));
+  const taken = new Set(names.map((name) => all.get(name)).filter(Boolean));
   const free = DEFAULTS.filter((key) => !taken.has(key));
-  return new Map(names.map((name) => [name, all[name] || free.shift() || ""]));
+  return new Map(names.map((name) => [name, all.get(name) || free.shift() || ""]));
 }
 
 export function isBindable(key) {

@@ -9,13 +9,15 @@ const AHEAD = 8;
 
 export function createLabelling(elements, services) {
   const { stage, path, suggestion, group, buttons } = elements;
-  const { act, get, picture, settled, say, showBanner, classes } = services;
+  const { act, get, picture, settled, say, showBanner, classes, replaceClasses } = services;
   let queue = [];
   let pictures = new Map();
   let alone = false;
   let shownAt = 0;
   let busy = new Set(); // images whose answer is on its way
   let asking = false;
+  let isLost = false; // the last request for questions failed
+  let side = 256; // of the stage, which may be hidden when an image is loaded
   const decided = new Set(); // images decided since the last request for questions
 
   function refreshClasses() {
@@ -26,6 +28,7 @@ export function createLabelling(elements, services) {
 
   // Take questions from the server. Those on the screen and in the queue stay.
   function take(questions, anew = false) {
+    isLost = false;
     const before = queue[0] && queue[0].id;
     const fresh = questions.filter((question) => !busy.has(question.id));
     if (anew) queue = fresh;
@@ -41,7 +44,7 @@ export function createLabelling(elements, services) {
 
   function load(question) {
     if (pictures.has(question.id)) return pictures.get(question.id);
-    const side = Math.max(stage.clientWidth, stage.clientHeight, 256);
+    if (stage.clientWidth) side = Math.max(stage.clientWidth, stage.clientHeight, 256);
     const image = picture(question.id, side, `Image to label: ${question.path}`, drop);
     pictures.set(question.id, image);
     if (image.decode) image.decode().catch(() => {});
@@ -56,6 +59,7 @@ export function createLabelling(elements, services) {
       const { questions } = await get("/api/questions", { n: AHEAD });
       take(questions.filter((question) => !decided.has(question.id)), anew);
     } catch (error) {
+      isLost = true;
       showBanner(error.message);
     } finally {
       asking = false;
@@ -77,7 +81,7 @@ export function createLabelling(elements, services) {
     alone = false;
     const question = queue[0];
     if (!question) {
-      stage.replaceChildren(!asking && busy.size === 0 ? done() : "One moment …");
+      stage.replaceChildren(!asking && busy.size === 0 && !isLost ? done() : "One moment …");
       path.textContent = suggestion.textContent = "";
       group.hidden = true;
       markSuggested(buttons, null);
@@ -135,8 +139,10 @@ export function createLabelling(elements, services) {
 
   function toggleAlone() {
     if (queue[0] && queue[0].group.length) {
+      const isFocused = group.contains(document.activeElement);
       alone = !alone;
       showGroup(queue[0]);
+      if (isFocused) group.firstChild.focus();
     }
   }
 
@@ -168,9 +174,9 @@ export function createLabelling(elements, services) {
   }
 
   async function undo() {
-    await settled();
     try {
-      const { undone, questions } = await act("/api/undo", { n: AHEAD });
+      const { undone, questions, classes: names } = await act("/api/undo", { n: AHEAD });
+      replaceClasses(names);
       say(undone ? `Undone: ${undone}` : "Nothing to undo");
       take(questions, true);
       return undone;

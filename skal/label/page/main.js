@@ -22,14 +22,17 @@ export function say(words) {
 
 export function showBanner(message, canReopen = false) {
   banner.replaceChildren(message);
-  if (canReopen) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = "Check the log and continue";
-    button.addEventListener("click", reopen);
-    banner.append(button);
-  }
+  if (canReopen) banner.append(bannerButton("Check the log and continue", reopen));
+  else if (message && !isAboutConnection(message)) banner.append(bannerButton("Close", () => showBanner("")));
   banner.hidden = !message;
+}
+
+function bannerButton(text, act) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.addEventListener("click", act);
+  return button;
 }
 
 // The server has answered.

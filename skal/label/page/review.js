@@ -1,8 +1,9 @@
 // Labels to review: conflicts, images the person was unsure about, and labels the model doubts most.
 
 import { act, get, picture } from "./api.js";
-import { classOf, markSuggested, showButtons } from "./choices.js";
+import { classOf, markSuggested, onClick, showButtons } from "./choices.js";
 import { classes } from "./classes.js";
+import { isBindable } from "./keys.js";
 import { say, showBanner } from "./main.js";
 import { undo as undoLast } from "./single.js";
 
@@ -46,11 +47,20 @@ function show() {
   }
   const side = Math.max(stage.clientWidth, stage.clientHeight, 256);
   stage.replaceChildren(picture(doubt.id, side, `Image to review: ${doubt.path}`, start));
-  const n = doubt.group.length;
-  const near = n ? `, with ${n} near-duplicate${n > 1 ? "s" : ""}` : "";
-  about.textContent = `${WORDS[doubt.kind](doubt)} – ${doubt.path}${near} (${queue.length} left)`;
+  about.textContent = described(doubt);
   markSuggested(buttons, doubt.labels.length === 1 ? doubt.labels[0] : null);
   shownAt = performance.now();
+}
+
+function described(doubt) {
+  const n = doubt.group.length;
+  const near = n ? `, with ${n} near-duplicate${n > 1 ? "s" : ""}` : "";
+  return `${WORDS[doubt.kind](doubt)} – ${doubt.path}${near} (${queue.length} left)`;
+}
+
+// Show why a key does nothing, until the next image.
+function showProblem(words) {
+  about.textContent = `${words}. ${described(queue[0])}`;
 }
 
 async function decide(path, body, words) {
@@ -82,10 +92,12 @@ export function onKey(key) {
   else if (key === " ") decide("/api/unsure", {}, "Unsure");
   else if (key === "Backspace") undo();
   else if (classOf(classes, key) !== null) answer(classOf(classes, key));
+  else if (key === "Enter" && queue[0]) showProblem("There is no single label to keep: press a class's key");
+  else if (isBindable(key) && queue[0]) showProblem(`No class has the key ${key}`);
   else return false;
   return true;
 }
 
-keep.addEventListener("click", () => answer(queue[0].labels[0]));
-document.getElementById("review-unsure").addEventListener("click", () => decide("/api/unsure", {}, "Unsure"));
+onClick(keep, () => answer(queue[0].labels[0]));
+onClick(document.getElementById("review-unsure"), () => decide("/api/unsure", {}, "Unsure"));
 document.getElementById("review-undo").addEventListener("click", undo);

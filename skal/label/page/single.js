@@ -1,7 +1,8 @@
 // The labelling mode of the page.
 
 import { act, get, picture, settled } from "./api.js";
-import { classes } from "./classes.js";
+import { onClick } from "./choices.js";
+import { classes, replaceClasses } from "./classes.js";
 import { createLabelling } from "./labelling.js";
 import { say, showBanner } from "./main.js";
 
@@ -22,10 +23,11 @@ const labelling = createLabelling(
     say: (words) => say(words),
     showBanner: (words) => showBanner(words),
     classes,
+    replaceClasses,
   },
 );
 
 export const { start, refreshClasses, undo, onKey, isEmpty } = labelling;
 
-element("unsure").addEventListener("click", labelling.unsure);
+onClick(element("unsure"), labelling.unsure);
 element("undo").addEventListener("click", undo);

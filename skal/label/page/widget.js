@@ -1,5 +1,6 @@
 // The labelling mode in a notebook. The session is reached through the widget's messages.
 
+import { onClick } from "./choices.js";
 import { keyOf, keysOf } from "./keys.js";
 import { createLabelling } from "./labelling.js";
 import { createSaving, newId, Refused } from "./saving.js";
@@ -94,8 +95,13 @@ function render({ model, el }) {
       say: (words) => (spoken.textContent = words),
       showBanner: (words) => (banner.textContent = words),
       classes,
+      replaceClasses,
     },
   );
+
+  function replaceClasses(names) {
+    if (names.join("\n") !== classes.names.join("\n")) setClasses(names);
+  }
 
   function setClasses(names) {
     classes.names = names;
@@ -105,7 +111,7 @@ function render({ model, el }) {
 
   async function refresh() {
     const found = await get("/api/status");
-    if (found.classes.join("\n") !== classes.names.join("\n")) setClasses(found.classes);
+    replaceClasses(found.classes);
     const percent = (share) => `${(100 * share).toFixed(1)} %`;
     const [low, high] = found.interval || [];
     const accuracy = found.accuracy === null ? "" : `; accuracy ${percent(found.accuracy)} (${percent(low)} to ${percent(high)})`;
@@ -118,7 +124,7 @@ function render({ model, el }) {
   });
   root.addEventListener("keydown", (event) => {
     if (event.target === field) {
-      if (event.key !== "Enter" || !field.value.trim()) return;
+      if (event.key !== "Enter" || event.isComposing || !field.value.trim()) return;
       saving.act("/api/class", { name: field.value }).then(
         (answer) => {
           field.value = "";
@@ -134,7 +140,7 @@ function render({ model, el }) {
     }
     event.stopPropagation();
   });
-  unsure.addEventListener("click", labelling.unsure);
+  onClick(unsure, labelling.unsure);
   undo.addEventListener("click", labelling.undo);
   refresh().then(() => labelling.start(true));
   return () => {
