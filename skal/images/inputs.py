@@ -280,9 +280,9 @@ class InputSpec:
             )
         if self.transform is None:
             is_accepted = array.ndim == 2 and array.dtype.kind in "fiub"
-        elif array.dtype == np.uint8:
-            return self._check_pixels(array, self.transform)
         else:
+            if array.dtype == np.uint8:
+                return self._check_pixels(array, self.transform)
             is_shaped = array.ndim == 4 and array.shape[1] == self.transform.channels and 0 not in array.shape
             is_accepted = is_shaped and array.dtype.kind == "f"
         if not is_accepted:

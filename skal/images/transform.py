@@ -12,7 +12,7 @@ from skal.images.decode import WHITE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in PIL's conversion to greyscale
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in PIL's conversion to greyscale
 
 _EXTREME = 8  # aspect ratio above which the long side is resized only where the crop needs it
 
@@ -87,9 +87,14 @@ class ImageTransform:
         top, left = (round((side - self.crop) / 2) for side in x.shape[2:])
         x = x[:, :, top : top + self.crop, left : left + self.crop].float() / 255
         if x.shape[1] == 3 and self.channels == 1:
-            x = (x * torch.tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            x = to_grey(x)
         mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std  # greyscale images are broadcast over the channels here
+
+
+def to_grey(x: torch.Tensor) -> torch.Tensor:
+    """Luminance (n, 1, H, W) of images in colour (n, 3, H, W)."""
+    return (x * torch.tensor(_LUMA, dtype=torch.float32).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def _resize_centre(x: torch.Tensor, size: list[int], crop: int, interpolation: str) -> torch.Tensor:

@@ -82,7 +82,10 @@ class Actions:
         event: str | None = None,
         why: str | None = None,
     ) -> None:
-        """Leave an image undecided. It is not asked again, but appears in the review."""
+        """Leave an image undecided, and the near-duplicates that were labelled with it.
+
+        It is not asked again, but appears in the review.
+        """
         with self._changed:
             self._do(self._decided("unsure", image, seconds, tab, event, why, alone=image not in self._state))
 

@@ -14,7 +14,7 @@ from torch import nn
 from skal.backbones.backbone import Backbone
 from skal.features.activations import Point, frozen_activations
 from skal.images.inputs import Inputs, JoinedInputs
-from skal.images.transform import LUMA
+from skal.images.transform import to_grey
 
 #: Number of images whose response maps are in memory at a time.
 BATCH = 16
@@ -82,8 +82,7 @@ class GaborResponses:
         """Response maps (n, 48, H, W) of each block of images, from row `start`, as a list of one tensor."""
         for first in range(start, len(inputs), BATCH):
             x = inputs.load(range(first, min(first + BATCH, len(inputs))))
-            luma = torch.tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1)
-            yield [self._of_grey((x * luma).sum(1) if x.shape[1] == 3 else x[:, 0])]
+            yield [self._of_grey((to_grey(x) if x.shape[1] == 3 else x)[:, 0])]
 
     @property
     def pictures(self) -> np.ndarray:

@@ -49,7 +49,7 @@ class _Seeded(Dataset):
 
     def __getitem__(self, batch: tuple[list[int], int]) -> Any:
         rows, seed = batch
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # unlike `seeded`, without GPUs, which workers cannot use
             torch.default_generator.manual_seed(seed)
             return self.dataset[rows]
 

@@ -49,8 +49,7 @@ async function change(path, body) {
   try {
     const { name, classes: names } = await act(path, body);
     if (path === RENAME && !classes.keys.has(name)) rebind(body.name, name);
-    classes.changes += 1;
-    refresh(names);
+    replaceClasses(names);
     return name;
   } catch (error) {
     if (dialog.open) {

@@ -7,6 +7,11 @@ import { isBindable } from "./keys.js";
 
 const AHEAD = 8;
 
+// How many near-duplicates are decided together with an image, in words.
+export function nearDuplicates({ group }) {
+  return `${group.length} near-duplicate${group.length > 1 ? "s" : ""}`;
+}
+
 export function createLabelling(elements, services) {
   const { stage, path, suggestion, group, buttons } = elements;
   const { act, get, picture, settled, say, showBanner, classes, replaceClasses } = services;
@@ -131,7 +136,7 @@ export function createLabelling(elements, services) {
     text.setAttribute("aria-pressed", String(alone));
     text.textContent = alone
       ? "This image only ;"
-      : `With ${question.group.length} near-duplicate${question.group.length > 1 ? "s" : ""} ;`;
+      : `With ${nearDuplicates(question)} ;`;
     text.addEventListener("click", toggleAlone);
     const images = alone ? [] : question.group.slice(0, 6).map((id) => picture(id, 64, "Near-duplicate"));
     group.replaceChildren(text, ...images);

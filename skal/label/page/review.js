@@ -4,6 +4,7 @@ import { act, get, picture } from "./api.js";
 import { classOf, markSuggested, onClick, showButtons } from "./choices.js";
 import { classes } from "./classes.js";
 import { isBindable } from "./keys.js";
+import { nearDuplicates } from "./labelling.js";
 import { say, showBanner } from "./main.js";
 import { undo as undoLast } from "./single.js";
 
@@ -53,8 +54,7 @@ function show() {
 }
 
 function described(doubt) {
-  const n = doubt.group.length;
-  const near = n ? `, with ${n} near-duplicate${n > 1 ? "s" : ""}` : "";
+  const near = doubt.group.length ? `, with ${nearDuplicates(doubt)}` : "";
   return `${WORDS[doubt.kind](doubt)} – ${doubt.path}${near} (${queue.length} left)`;
 }
 
