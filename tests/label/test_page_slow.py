@@ -177,6 +177,44 @@ def test_the_dialog_keeps_the_focus_half_typed_names_and_keys(serve, opened, vis
     assert session.classes == ["scarlet", "constructor"]
 
 
+def test_escape_discards_half_typed_names_and_keys(serve, opened, visit):
+    session = opened(batch_size=10_000)
+    page = visit(serve(session))
+    for field, typed, before in (("Name", "re", "red"), ("Key", "z", "3")):
+        page.keyboard.press("/")
+        page.click(f"input[aria-label='{field} of red']")
+        page.keyboard.press("Control+A")
+        page.keyboard.type(typed)
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#class-dialog", state="hidden")
+        page.keyboard.press("/")
+        assert page.input_value(f"input[aria-label='{field} of red']") == before
+        page.keyboard.press("Escape")
+    press(page, "3")
+    saved(page)
+    assert session.labels.label.tolist() == ["red"]
+    assert session.classes == ["blue", "green", "red"]
+
+
+def test_a_chosen_key_follows_renames_undos_and_other_tabs(serve, opened, visit):
+    session = opened(batch_size=10_000)
+    page = visit(serve(session))
+    page.keyboard.press("/")
+    page.fill("input[aria-label='Key of red']", "z")
+    page.keyboard.press("Enter")
+    page.fill("input[aria-label='Name of red']", "scarlet")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("input[aria-label='Name of scarlet']")
+    page.keyboard.press("Escape")
+    assert page.inner_text("#classes button[data-label=scarlet] kbd") == "z"
+    page.keyboard.press("Backspace")
+    page.wait_for_selector("#classes button[data-label=red]")
+    assert page.inner_text("#classes button[data-label=red] kbd") == "z"
+    session.rename_class("red", "ruby", tab="other")
+    page.wait_for_selector("#classes button[data-label=ruby]")
+    assert page.inner_text("#classes button[data-label=ruby] kbd") == "z"
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 def test_long_names_and_many_classes_fit(serve, opened, visit, width):
     names = ["a" * 100, "3", "2", *(f"class {i}" for i in range(60))]

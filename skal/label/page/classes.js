@@ -6,15 +6,18 @@ import { showBanner } from "./main.js";
 
 export const classes = { names: [], keys: new Map(), changes: 0 };
 const listeners = [];
-const RENAME = "/api/rename";
 
 export function onClasses(listener) {
   listeners.push(listener);
 }
 
 export function setClasses(names) {
-  const same = names.length === classes.names.length && names.every((name, i) => name === classes.names[i]);
-  if (same && classes.keys.size === names.length) return;
+  const before = classes.names;
+  const places = [...names.keys()].filter((i) => names[i] !== before[i]);
+  if (names.length === before.length) {
+    if (!places.length) return;
+    if (places.length === 1) rebind(before[places[0]], names[places[0]]); // it was renamed
+  }
   refresh(names);
 }
 
@@ -48,7 +51,6 @@ async function change(path, body) {
   problem.textContent = "";
   try {
     const { name, classes: names } = await act(path, body);
-    if (path === RENAME && !classes.keys.has(name)) rebind(body.name, name);
     replaceClasses(names);
     return name;
   } catch (error) {
@@ -108,7 +110,7 @@ function createRow(name) {
     if (to === from || to === sent) return;
     sent = to;
     const isKnown = (own) => [...rows.children].some((other) => other !== row && other.dataset.name === own);
-    const renamed = await change(RENAME, { name: from, to });
+    const renamed = await change("/api/rename", { name: from, to });
     sent = null;
     if (renamed !== null && !isKnown(renamed)) call(renamed);
     if (label.value === to) label.value = row.dataset.name;
@@ -129,6 +131,14 @@ function field() {
 }
 
 document.getElementById("add-class").addEventListener("click", add);
+// Escape discards half-typed names and keys, which the fields would otherwise send as they lose the focus.
+dialog.addEventListener("cancel", () => {
+  for (const row of rows.children) {
+    const [key, label] = row.querySelectorAll("input");
+    key.value = classes.keys.get(row.dataset.name);
+    label.value = row.dataset.name;
+  }
+});
 dialog.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.isComposing || event.target.tagName === "BUTTON") return;
   event.preventDefault();
