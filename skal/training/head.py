@@ -9,6 +9,8 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
+from skal._threads import one_blas_thread
+
 #: Images per unit of C, the inverse L2 penalty of the head on features scaled to a mean squared norm of 1. Fewer
 #: labels need a stronger penalty: see "How strong the penalty is" in docs/results.md.
 _IMAGES_PER_C = 20.0
@@ -79,6 +81,7 @@ def default_C(sample_weight: np.ndarray) -> float:
     return max(cautious_C(len(sample_weight)), _FEW_IMAGES_C / heaviest)
 
 
+@one_blas_thread()  # several threads take two to five times as long, and many times as long on busy processors
 def solve_head(
     head: nn.Linear,
     features: np.ndarray,

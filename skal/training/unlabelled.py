@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from skal._threads import one_blas_thread
 from skal.features.activations import Point
 from skal.features.pooling import flat
 from skal.features.prefix import mean_of_views
@@ -174,10 +173,9 @@ def _fit_head(suffix: Suffix, read: np.ndarray, problem: Problem) -> HeadPenalty
     weights = np.concatenate([weight, np.full(n_pool, total / n_pool)])
     # solve_head scales sample weights to a mean of 1, and the penalty is scaled accordingly.
     penalty = HeadPenalty.of(read, C=_POOL_C * (n + total) / len(read))
-    with one_blas_thread():
-        proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
-        targets = np.concatenate([np.eye(n_classes)[y], proba])
-        solve_head(suffix.head, read, targets, penalty, sample_weight=weights)
+    proba = pseudo_labels(centered[:n], y, centered[n:], n_classes, sample_weight=weight)
+    targets = np.concatenate([np.eye(n_classes)[y], proba])
+    solve_head(suffix.head, read, targets, penalty, sample_weight=weights)
     suffix.center, suffix.scale = penalty.center, penalty.scale
     return penalty
 

@@ -14,6 +14,7 @@ from torch import nn
 from skal import FrozenPrefixClassifier
 from skal.active import Learner
 from skal.query import max_herding_sampling, uherding_sampling
+from skal.training.head import HeadPenalty, solve_head
 from tests.benchmarks.test_adma_speed import _threads_of_the_machine, seconds  # noqa: F401 (a fixture)
 
 SIZE = 96
@@ -85,6 +86,19 @@ def test_a_fit_with_the_pool_beside_one_without(taught, capsys):
     with capsys.disabled():
         print(f"\nfit {alone:.2f} s, with a pool of 2,000 {with_pool:.2f} s: {with_pool / alone:.2f} x")
     assert with_pool < 2 * alone
+
+
+@pytest.mark.parametrize("n", [100, 1500])
+def test_the_head_with_one_thread_beside_several(n, capsys):
+    """Products with a few columns, many times in turn: threads wait for each other longer than they compute."""
+    y = np.arange(n) % 15
+    features = np.random.default_rng(0).normal(size=(n, 1280)).astype(np.float32)
+    penalty, head = HeadPenalty.of(features), nn.utils.skip_init(nn.Linear, 1280, 15)
+    one = seconds(lambda: solve_head(head, features, y, penalty), 3)
+    several = seconds(lambda: solve_head.__wrapped__(head, features, y, penalty), 3)
+    with capsys.disabled():
+        print(f"\nhead of {n} images: {one:.3f} s with one thread, {several:.3f} s with several: {several / one:.1f} x")
+    assert one < 1.1 * several
 
 
 @pytest.mark.parametrize("relative_lr", [False, True])
