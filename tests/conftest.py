@@ -3,6 +3,7 @@
 import os
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # otherwise scikit-learn skips its array API check; read when scipy is imported
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads of several processes wait for each other; read with numpy
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from skal.features.cache import CACHE
 
 SMALL = ImageTransform(16, 16)
 
-torch.set_num_threads(1)  # toy networks gain nothing from threads, which wait for each other on a busy machine
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

@@ -4,30 +4,15 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from modAL.models import ActiveLearner
 from scipy.stats import kendalltau
 
 from skal import FrozenPrefixClassifier, Query, SourceProfile, adma_sampling
 from skal.features.cache import CACHE
 from skal.numerics.kendall import kendall_tau_b
+from tests.benchmarks.conftest import seconds
 
-
-@pytest.fixture(autouse=True)
-def _threads_of_the_machine():
-    before = torch.get_num_threads()
-    torch.set_num_threads(torch.multiprocessing.cpu_count())
-    yield
-    torch.set_num_threads(before)
-
-
-def seconds(call, repeats=1):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+pytestmark = pytest.mark.usefixtures("all_threads")
 
 
 @pytest.mark.parametrize("K", [100, 1000])

@@ -4,18 +4,11 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 
 from skal.query import discrepancy_coreset_sampling, mmd_sampling
 
-
-@pytest.fixture(autouse=True)
-def _threads_of_the_machine():
-    before = torch.get_num_threads()
-    torch.set_num_threads(torch.multiprocessing.cpu_count())
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("all_threads")
 
 
 def peak_mib():

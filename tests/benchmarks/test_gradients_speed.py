@@ -14,13 +14,7 @@ from skal import FrozenPrefixClassifier, emoc_sampling
 from skal._random import seeded
 from skal.gradients.change import output_change
 
-
-@pytest.fixture(autouse=True)
-def _threads_of_the_machine():
-    before = torch.get_num_threads()
-    torch.set_num_threads(torch.multiprocessing.cpu_count())
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("all_threads")
 
 
 def mlp(n_classes):

@@ -15,7 +15,9 @@ from skal import FrozenPrefixClassifier
 from skal.active import Learner
 from skal.query import max_herding_sampling, uherding_sampling
 from skal.training.head import HeadPenalty, solve_head
-from tests.benchmarks.test_adma_speed import _threads_of_the_machine, seconds  # noqa: F401 (a fixture)
+from tests.benchmarks.conftest import seconds
+
+pytestmark = pytest.mark.usefixtures("all_threads")
 
 SIZE = 96
 

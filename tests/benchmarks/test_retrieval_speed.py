@@ -4,26 +4,19 @@
 time is proportional to them.
 """
 
-import time
-
 import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
 
 from skal.selective import SymmetricKLNeighbors
+from tests.benchmarks.conftest import seconds
+
+pytestmark = pytest.mark.usefixtures("all_threads")
 
 _SOURCE = 20_000
 _QUERIES = 500
 _FILTERS, _BINS = 352, 100
-
-
-@pytest.fixture(autouse=True)
-def _threads_of_the_machine():
-    before = torch.get_num_threads()
-    torch.set_num_threads(torch.multiprocessing.cpu_count())
-    yield
-    torch.set_num_threads(before)
 
 
 def histograms(base, n, rng, spread):
@@ -41,12 +34,6 @@ def histograms(base, n, rng, spread):
 def peak_mib():
     with open("/proc/self/status") as status:
         return int(status.read().split("VmHWM:")[1].split()[0]) / 1024
-
-
-def seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def test_retrieval(benchmark, capsys):

@@ -16,7 +16,9 @@ from skal import ActiveClassifier, FrozenPrefixClassifier, Query, SourceProfile,
 from skal.active import Learner
 from skal.backbones.load import load_backbone
 from skal.features.cache import CACHE
-from tests.benchmarks.test_adma_speed import _threads_of_the_machine, seconds  # noqa: F401 (a fixture)
+from tests.benchmarks.conftest import seconds
+
+pytestmark = pytest.mark.usefixtures("all_threads")
 
 SIZE = 129
 

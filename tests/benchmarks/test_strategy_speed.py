@@ -7,11 +7,9 @@ bounds say nothing and it is slower).
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 
 from skal.active import Learner
@@ -23,6 +21,9 @@ from skal.query import (
     typiclust_sampling,
     uherding_sampling,
 )
+from tests.benchmarks.conftest import seconds
+
+pytestmark = pytest.mark.usefixtures("all_threads")
 
 STRATEGIES = {
     "CoreSet": (coreset_sampling, 4),
@@ -31,14 +32,6 @@ STRATEGIES = {
     "ProbCover": (probcover_sampling, 10),
     "MaxHerding": (max_herding_sampling, 10),
 }
-
-
-@pytest.fixture(autouse=True)
-def _threads_of_the_machine():
-    before = torch.get_num_threads()
-    torch.set_num_threads(torch.multiprocessing.cpu_count())
-    yield
-    torch.set_num_threads(before)
 
 
 def features(n, n_classes):
@@ -53,12 +46,6 @@ def taught(X, y, n_labels=100):
     learner.labelled = np.random.default_rng(1).permutation(len(X))[:n_labels]
     learner.fit()
     return learner, np.delete(X, learner.labelled, axis=0)
-
-
-def seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize(("name", "n_classes"), [*((name, 10) for name in STRATEGIES), ("Badge", 100)])
