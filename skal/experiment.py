@@ -149,7 +149,9 @@ def run_experiment(
             file = RecordFile(Path(folder) / _file_name(task, strategy, seed), settings)
             file.read()  # raises for other settings and damaged lines before any work
             files[task, strategy, seed] = file
-    results = Parallel(n_jobs=n_jobs, verbose=verbose)(
+    parallel = Parallel(n_jobs=n_jobs, verbose=verbose)
+    parallel._pre_dispatch_amount = 0  # lacking in joblib's sequential loop, whose AttributeError would hide a failure
+    results = parallel(
         delayed(_run)(estimator, queries[strategy], tasks[task], seed, loop, files.get((task, strategy, seed)))
         for task, strategy, seed in runs
     )

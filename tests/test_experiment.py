@@ -295,6 +295,13 @@ def test_reading_leaves_a_file_alone_that_another_process_writes(tmp_path):
     assert file.read_bytes() == content[:-20]
 
 
+def test_a_failure_after_finished_runs_is_not_hidden_by_the_progress(tmp_path, capfd):
+    iris(tmp_path, n_queries=1, seeds=[0, 1])
+    with FileLock(tmp_path / "iris--random--1.jsonl.lock"), pytest.raises(ValueError, match="is in use by another"):
+        iris(tmp_path, n_queries=1, seeds=[0, 1], verbose=10)
+    assert "Done   1 tasks" in "".join(capfd.readouterr())
+
+
 CHANGES = """
     import numpy as np
     from functools import partial
