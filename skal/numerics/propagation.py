@@ -11,7 +11,7 @@ from skal._validation import check_count
 
 _ROWS = 1024  # in a block of similarities
 _SHARPNESS = 3  # power of the cosine: near neighbours count more
-_TOLERANCE = 1e-4  # relative to the largest seed
+_TOLERANCE = 1e-4  # of the scores of a class, relative to its largest seed
 
 
 def propagate(X: ArrayLike, seeds: ArrayLike, *, n_neighbors: int = 15, alpha: float = 0.9) -> np.ndarray:
@@ -98,15 +98,25 @@ def neighbor_graph(X: torch.Tensor, n_neighbors: int) -> sparse.csr_array:
 
 
 def spread(S: sparse.csr_array, seeds: np.ndarray, alpha: float) -> np.ndarray:
-    """The fixed point of F = alpha S F + (1 - alpha) seeds."""
+    """The fixed point of F = alpha S F + (1 - alpha) seeds, by Chebyshev's semi-iterative method.
+
+    The eigenvalues of S lie between -1 and 1, so the error shrinks by (1 - sqrt(1 - alpha^2)) / alpha per step: for
+    alpha = 0.9 by .63, where repeated substitution has .9.
+
+    References
+    ----------
+    .. [1] Golub, Varga. "Chebyshev semi-iterative methods, successive overrelaxation iterative methods, and second
+       order Richardson iterative methods", Numerische Mathematik 3, 1961.
+    """
     given = (1 - alpha) * seeds
-    scores = given
-    # The remaining error is at most alpha / (1 - alpha) times the last change.
-    enough = _TOLERANCE * (1 - alpha) * max(float(given.max(initial=0)), 1e-300)
+    enough = _TOLERANCE * (1 - alpha) * given.max(axis=0, initial=0)  # the error is at most residual / (1 - alpha)
+    before, scores, factor = given, alpha * (S @ given) + given, 2.0
     while True:
-        before, scores = scores, alpha * (S @ scores) + given
-        if not np.abs(scores - before).max(initial=0) > enough:  # NaN ends it too
-            return scores
+        change = alpha * (S @ scores) + given - scores
+        if not (np.linalg.norm(change, axis=0) > enough).any():  # NaN ends it too
+            return np.maximum(scores, 0)
+        factor = 4 / (4 - alpha**2 * factor)
+        before, scores = scores, before + factor * (scores + change - before)
 
 
 def align(proba: ArrayLike, *, prior: ArrayLike | None = None, n_prior: float = 0.0) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy.optimize import minimize
@@ -72,11 +74,12 @@ def pseudo_labels(
     seeds /= np.maximum(seeds.sum(axis=0), 1e-300)  # every class has the same total, whatever its number of labels
     scores = spread(graph, seeds.reshape(len(X), -1), _ALPHA).reshape(seeds.shape)
     log_Q = np.log(scores + _FLOOR * scores.mean(axis=(0, 2), keepdims=True) + 1e-300)
-    log_P = _probe(X, y, weight, learned_from[0], X)
+    penalty = HeadPenalty.of(X)
+    log_P = _probe(X, y, weight, penalty, learned_from[0], X)
 
     tells = [_left_out(y, rows, folds == fold) for fold, rows in enumerate(learned_from[1:])]
     votes = [
-        (_probe(X, y, weight, rows, X[told]), log_Q[told, 1 + fold], y[told])
+        (_probe(X, y, weight, penalty, rows, X[told]), log_Q[told, 1 + fold], y[told])
         for fold, (rows, told) in enumerate(zip(learned_from[1:], tells, strict=True))
         if len(told)
     ]
@@ -92,16 +95,18 @@ def reliance(n_pool: int, n_classes: int) -> float:
     return n_pool / (n_pool + _HALF * n_classes)
 
 
-def _probe(X: np.ndarray, y: np.ndarray, weight: np.ndarray, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def _probe(
+    X: np.ndarray, y: np.ndarray, weight: np.ndarray, penalty: HeadPenalty, rows: np.ndarray, asked: np.ndarray
+) -> np.ndarray:
     """Log-probabilities of the logistic regression on some labelled rows.
 
-    Classes without a row share the remaining probability. The penalty is cautious, as a vote counts by its confidence.
+    Classes without a row share the remaining probability. C is cautious, as a vote counts by its confidence.
     """
     head = nn.utils.skip_init(nn.Linear, X.shape[1], int(y.max()) + 1, dtype=torch.float32)
     with torch.no_grad():
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-        solve_head(head, X[rows], y[rows], HeadPenalty.of(X, cautious_C(len(rows))), sample_weight=weight[rows])
+        solve_head(head, X[rows], y[rows], replace(penalty, C=cautious_C(len(rows))), sample_weight=weight[rows])
         return np.asarray(log_softmax(head(torch.from_numpy(asked)).double().numpy(), axis=1))
 
 

@@ -7,12 +7,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
 from sklearn.base import clone
 from sklearn.model_selection import KFold
 from torch import nn
 
 from skal import FrozenPrefixClassifier
 from skal.active import Learner
+from skal.numerics.propagation import neighbor_graph, spread
 from skal.query import max_herding_sampling, uherding_sampling
 from skal.training.head import HeadPenalty, solve_head
 from tests.benchmarks.conftest import seconds
@@ -88,6 +91,31 @@ def test_a_fit_with_the_pool_beside_one_without(taught, capsys):
     with capsys.disabled():
         print(f"\nfit {alone:.2f} s, with a pool of 2,000 {with_pool:.2f} s: {with_pool / alone:.2f} x")
     assert with_pool < 2 * alone
+
+
+def test_propagation_beside_repeated_substitution(capsys):
+    """To an error that is no larger, for 5 labels of 10 classes in 2,000 images and the five folds of the votes."""
+    rng = np.random.default_rng(0)
+    y = np.arange(2000) % 10
+    S = neighbor_graph(torch.from_numpy((rng.normal(size=(10, 64))[y] + rng.normal(size=(2000, 64))).astype("f4")), 15)
+    seeds = np.zeros((2000, 10))
+    seeds[np.arange(50), y[:50]] = 0.2
+    seeds = np.tile(seeds, (1, 6))
+
+    def substituted():
+        scores, change = 0.1 * seeds, np.inf
+        while change > 1e-4 * 0.1 * 0.02:
+            before, scores = scores, 0.9 * (S @ scores) + 0.1 * seeds
+            change = np.abs(scores - before).max()
+        return scores
+
+    exact = 0.1 * spsolve(sparse.csc_array(sparse.eye_array(2000) - 0.9 * S), seeds)
+    errors = [np.abs(found - exact).max() for found in (spread(S, seeds, 0.9), substituted())]
+    ours, plain = seconds(lambda: spread(S, seeds, 0.9), 3), seconds(substituted, 3)
+    with capsys.disabled():
+        print(f"\npropagation {ours:.3f} s, repeated substitution {plain:.3f} s: {plain / ours:.1f} x; errors {errors}")
+    assert errors[0] < errors[1]
+    assert ours < 0.7 * plain
 
 
 @pytest.mark.parametrize("n", [100, 1500])
