@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING
 
 from skal.label import fitting
 from skal.label.audit import FEWEST, SHARE, fewest_to_accept
-from skal.label.folder import list_images, read_fingerprint
-from skal.label.opening import expected_reserve
+from skal.label.folder import read_fingerprint
+from skal.label.opening import expected_reserve, find_images
 from skal.label.project import Settings, find_settings, predict_command, project_beside
 from skal.label.report import Status, in_percent
 from skal.label.sources import Found, read_labels
@@ -284,7 +284,7 @@ def _acceptance(status: Status) -> str:
     if found is not None:
         return (
             f"Of the predictions with a confidence above {in_percent(found.confidence)}, at least {in_percent(target)} "
-            f"are right, as the audit shows. They are {_rounded(found.share)} of its images."
+            f"are right, as the audit shows. They are {_rounded(found.share)} of the audit images."
         )
     assert surest is not None  # known whenever an accuracy is
     n, fewest = surest.n, fewest_to_accept(target)
@@ -304,13 +304,13 @@ def _rounded(share: float) -> str:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    folder = Path(args.folder)
-    if not folder.is_dir():
-        raise ValueError(f"{args.folder!r} is not a folder")
     if os.path.isdir(args.output):
         raise ValueError(f"--output {args.output!r} is a folder; choose a file")
+    if not Path(args.output).absolute().parent.is_dir():
+        raise ValueError(f"the folder of --output {args.output!r} does not exist")
+    folder = Path(args.folder)
+    _, paths, left_out = find_images(folder, args.follow_links)
     predictor = load_predictor(args.model)
-    paths, left_out = list_images(folder, follow_links=args.follow_links)
     temporary = Path(f"{args.output}.part")
     try:
         with open(temporary, "w", newline="", encoding="utf-8") as file:

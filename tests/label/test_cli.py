@@ -49,7 +49,7 @@ def test_too_few_audit_answers_are_told_from_a_confidence_that_is_not_reached():
     assert says(120, 118) == f"{start}, which is not enough to show 95 %."
     assert says(90, 90) == (
         "Of the predictions with a confidence above 50 %, at least 95 % are right, as the audit shows. "
-        "They are 75.0 % of its images."
+        "They are 75.0 % of the audit images."
     )
 
 

@@ -268,6 +268,18 @@ def test_predict_from_a_project_and_from_an_exported_model(project, tmp_path, ca
     assert f"Replaced {tmp_path / 'a.csv'}\n" in captured.out
 
 
+def test_a_wrong_folder_leaves_earlier_predictions(project, tmp_path, capsys):
+    output = tmp_path / "a.csv"
+    output.write_text("earlier")
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["predict", str(project), str(tmp_path / "empty"), "--output", str(output)]) == 2
+    assert "empty' contains no images (looked for .bmp" in capsys.readouterr().err
+    assert output.read_text() == "earlier"
+    missing = tmp_path / "missing"
+    assert cli.main(["predict", str(project), str(tmp_path / "photos"), "--output", str(missing / "a.csv")]) == 2
+    assert f"the folder of --output {str(missing / 'a.csv')!r} does not exist" in capsys.readouterr().err
+
+
 def test_status(project, capsys):
     assert cli.main(["status", str(project)]) == 0
     out = capsys.readouterr().out

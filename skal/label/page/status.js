@@ -51,7 +51,7 @@ function accuracy(status) {
   if (status.acceptance) {
     const { confidence, share } = status.acceptance;
     const often = `at least ${exact(status.target ?? 0.95)} are right, as the audit shows`;
-    const they = `They are ${percent(share)} of its images.`;
+    const they = `They are ${percent(share)} of the audit images.`;
     parts.push(element("p", `Of the predictions with a confidence above ${exact(confidence)}, ${often}. ${they}`));
   }
   return [...parts, ...curve(status)];
