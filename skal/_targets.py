@@ -65,14 +65,14 @@ def _as_given(y: Any, name: str) -> Any:
         raise ValueError(f"{name} is a masked array; drop the rows without a label")
     dtype = getattr(y, "dtype", None)
     is_nullable = isinstance(dtype, pd.api.extensions.ExtensionDtype)
-    is_mixable = isinstance(dtype, np.dtype) and dtype.kind in "OmM" and np.ndim(y) == 1
+    is_mixable = isinstance(dtype, np.dtype) and dtype.kind in "OmMf" and np.ndim(y) == 1
     values = list(y) if isinstance(y, (list, tuple)) or is_nullable or is_mixable else []
     kinds: dict[str, Any] = {}
     for i, label in enumerate(values):
         is_single = np.isscalar(label) or label is pd.NA or label is pd.NaT
         if label is None or (is_single and pd.isna(label)):
             raise ValueError(
-                f"Input {name} contains NaN or None: {name}[{i}] is {label!r}; drop the row or give it a label"
+                f"Input {name} contains NaN or None: {name}[{i}] is {label}; drop the row or give it a label"
             )
         kinds.setdefault(_kind(label), label)
     if len(kinds) > 1:

@@ -141,7 +141,7 @@ def test_bad_input(convnet, source_images, profile):
         SourceProfile(convnet, preprocess=SMALL, layers=[("conv9", -2)]).fit(X, y)
     with pytest.raises(ValueError, match=r"layers=\[-4, -2\] must be pairs of layers"):
         SourceProfile(convnet, preprocess=SMALL, layers=[-4, -2]).fit(X, y)
-    with pytest.raises(ValueError, match="y is not an array of class labels: Input y contains NaN"):
+    with pytest.raises(ValueError, match=r"Input y contains NaN or None: y\[\d+\] is nan"):
         SourceProfile(convnet, preprocess=SMALL).fit(X, np.where(y == 1, np.nan, y))
     with pytest.raises(ValueError, match="2 names, but y has 5 classes"):
         SourceProfile(convnet, preprocess=SMALL).fit(X, y, class_names=["a", "b"])

@@ -75,6 +75,8 @@ def test_labels_that_are_none_are_named(y, message):
 def test_the_argument_is_named():
     with pytest.raises(ValueError, match=r"Input y_source contains NaN or None: y_source\[1\] is None"):
         check_labels(None, X, [1, None, 2], "y_source")
+    with pytest.raises(ValueError, match=r"Input y contains NaN or None: y\[2\] is nan; drop the row"):
+        check_labels(None, X, np.array([1, 2, np.nan]))
     with pytest.raises(ValueError, match="X_source and y_source have different lengths"):
         check_labels(None, X, [1, 2], "y_source")
 
