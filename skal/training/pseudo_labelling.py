@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
+from sklearn.utils import check_consistent_length
 from torch import nn
 
 from skal.numerics.propagation import align, neighbor_graph, spread
@@ -52,6 +53,11 @@ def pseudo_labels(
     proba : ndarray of shape (m, n_classes)
         Rows sum to 1. A class without a labelled image has probability 0.
 
+    Raises
+    ------
+    ValueError
+        If `y` contains anything but class numbers below `n_classes`, or not one per labelled image.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
@@ -61,9 +67,14 @@ def pseudo_labels(
     >>> bool((proba.argmax(axis=1) == (side[1:99] > 0)).all())
     True
     """
+    check_consistent_length(labelled, y)
     present, y = np.unique(y, return_inverse=True)
+    if present.dtype.kind not in "iu" or present[0] < 0 or present[-1] >= n_classes:
+        raise ValueError(
+            f"y contains the classes {present.tolist()}, but must contain numbers from 0 to {n_classes - 1}"
+        )
     n, n_present = len(y), len(present)
-    X = np.concatenate([labelled, pool])
+    X = np.concatenate([labelled, pool], dtype=np.float32)
     weight = np.ones(n) if sample_weight is None else sample_weight
     graph = neighbor_graph(torch.from_numpy(X), _NEIGHBORS)
     folds = _folds(y)

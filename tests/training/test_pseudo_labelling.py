@@ -23,6 +23,27 @@ def taken(X, y, labelled, n_classes=None, **options):
     return pseudo_labels(X[labelled], y[labelled], X[rest], n_classes or int(y.max()) + 1, **options), y[rest]
 
 
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a", "b", "c"], r"y contains the classes \['a', 'b', 'c'\], but must contain numbers from 0 to 2"),
+        ([1, 2, 3], "numbers from 0 to 2"),
+        ([-1, 0, 1], "numbers from 0 to 2"),
+        ([0, 1], "inconsistent numbers of samples"),
+    ],
+)
+def test_labels_that_are_no_class_numbers_are_named(y, message):
+    X, _ = clusters(12)
+    with pytest.raises(ValueError, match=message):
+        pseudo_labels(X[:3], np.array(y), X[3:], 3)
+
+
+def test_features_in_double_precision():
+    X, y = clusters()
+    labelled = first_of_each(y)
+    np.testing.assert_array_equal(taken(X.astype(float), y, labelled)[0], taken(X, y, labelled)[0])
+
+
 @pytest.mark.parametrize("k", [1, 2, 6])
 def test_clusters_are_told_apart_from_a_label_each(k):
     X, y = clusters()
