@@ -119,7 +119,7 @@ def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric:
     Raises
     ------
     ValueError
-        If `targets` lacks a task.
+        If `targets` is not a dict or lacks a task.
 
     Examples
     --------
@@ -128,7 +128,10 @@ def labels_to_reach(records: pd.DataFrame, targets: Mapping[str, float], metric:
     >>> labels_to_reach(records, {"t": 0.5}).to_dict()
     {('t', 's'): 15.0}
     """
-    if lacking := [task for task in records["task"].unique() if task not in targets]:
+    tasks = list(records["task"].unique())
+    if not isinstance(targets, Mapping):
+        raise ValueError(f"targets={targets!r} is not a dict with a value for each of the tasks {tasks}")
+    if lacking := [task for task in tasks if task not in targets]:
         raise ValueError(f"targets={targets!r} has no value for the tasks {lacking}")
     runs = [
         (*run, _first_reached(curve["n_labels"].to_numpy(float), curve[metric].to_numpy(float), targets[run[0]]))

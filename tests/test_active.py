@@ -308,7 +308,7 @@ class TestQuery:
         with pytest.raises(ValueError, match="the keyword 'n_instances' of adma_sampling is set by each call"):
             query.set_params(n_instances=4)
         assert query.keywords == {"lam": 0.1}
-        with pytest.raises(ValueError, match="strategy='adma' is not callable"):
+        with pytest.raises(ValueError, match=r"strategy='adma' is not callable; pass a function, such as skal\.query"):
             Query("adma")
 
 

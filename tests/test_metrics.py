@@ -99,6 +99,8 @@ def test_rows_are_in_the_order_of_the_records():
     assert labels_to_reach(records, {"z": 0.5, "y": 0.5}).index.tolist() == expected
     with pytest.raises(ValueError, match=r"targets={'z': 0.5} has no value for the tasks \['y'\]"):
         labels_to_reach(records, {"z": 0.5})
+    with pytest.raises(ValueError, match=r"targets=0.9 is not a dict with a value for each of the tasks \['z', 'y'\]"):
+        labels_to_reach(records, 0.9)
 
 
 @pytest.mark.parametrize(("proba", "message"), [([[0.5, 0.5]], "minimum of 2"), ([[0.5, np.nan]] * 2, "contains NaN")])

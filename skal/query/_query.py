@@ -78,7 +78,9 @@ class Query(BaseEstimator):
 
     def _check(self) -> None:
         if not callable(self.strategy):
-            raise ValueError(f"strategy={self.strategy!r} is not callable")
+            raise ValueError(
+                f"strategy={self.strategy!r} is not callable; pass a function, such as skal.query.uherding_sampling"
+            )
         allowed = self.allowed
         called = getattr(self.strategy, "__name__", repr(self.strategy))
         for name in self.keywords:
