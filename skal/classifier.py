@@ -72,7 +72,8 @@ class FrozenPrefixClassifier(
     image_size : int or None, default=None
         Side of the square network input. None uses the size of the pre-processing.
     preprocess : ImageTransform or None, default=None
-        Image pre-processing. None uses that of the backbone.
+        Image pre-processing. None uses that of a named network's weights. For a module, it resizes to 224 pixels and
+        uses ImageNet's mean and standard deviation (0.5 and 0.5 for one channel).
     lr : float, default=3e-3
         Initial learning rate. It decays linearly to zero.
     relative_lr : bool, default=True
