@@ -114,6 +114,12 @@ def run_experiment(
     >>> records[["task", "strategy", "seed", "n_labels"]].values.tolist()
     [['iris', 'random', 0, 10], ['iris', 'random', 0, 20], ['iris', 'random', 0, 30]]
     """
+    for argument, given in (("strategies", strategies), ("tasks", tasks)):
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{argument} is a {type(given).__name__}, but must be a dict whose keys are the names")
+    for name, data in tasks.items():
+        if not isinstance(data, Task):
+            raise ValueError(f"the task {name!r} is a {type(data).__name__}; pass Task(X_pool, y_pool, X_test, y_test)")
     if not (strategies and tasks and len(seeds)):
         raise ValueError(f"nothing to run: {len(strategies)} strategies, {len(tasks)} tasks, {len(seeds)} seeds")
     for data in tasks.values():

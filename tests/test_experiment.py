@@ -37,15 +37,14 @@ def test_records_of_a_run_to_the_end_of_the_pool(classifier, pixels):
 
 
 IRIS = Task(*(part for half in (slice(0, None, 2), slice(1, None, 2)) for part in (X_IRIS[half], Y_IRIS[half])))
+TASKS = {"iris": IRIS}
 LOOP = {"n_queries": 4, "batch_size": 5, "n_initial": 6, "seeds": [0, 1]}
 STRATEGIES = {"random": random_sampling, "margin": margin_sampling}
 MEASURED = ["query_seconds", "fit_seconds"]
 
 
-def iris(folder=None, strategies=STRATEGIES, **options):
-    return run_experiment(
-        LogisticRegression(max_iter=2000), strategies, {"iris": IRIS}, folder=folder, **LOOP | options
-    )
+def iris(folder=None, strategies=STRATEGIES, tasks=TASKS, **options):
+    return run_experiment(LogisticRegression(max_iter=2000), strategies, tasks, folder=folder, **LOOP | options)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +129,9 @@ def test_a_folder_knows_its_data_and_keywords(tmp_path, classifier, pixels):
         ({"seeds": [-1]}, "seeds=-1 is not an integer of at least 0"),
         ({"use_pool": "yes"}, "use_pool='yes' is not one of"),
         ({"strategies": {1: random_sampling}}, r"names of strategies and tasks must be strings, but got \[1\]"),
+        ({"strategies": [random_sampling]}, "strategies is a list, but must be a dict"),
+        ({"tasks": Task([0], [0], [0], [0])}, "tasks is a Task, but must be a dict"),
+        ({"tasks": {"iris": ([0], [0], [0], [0])}}, r"the task 'iris' is a tuple; pass Task\(X_pool"),
     ],
 )
 def test_options_are_checked_before_any_work(options, message, tmp_path):

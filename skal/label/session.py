@@ -117,6 +117,12 @@ class LabelSession(Questions, Actions):
         network: dict[str, Any] | None = None,
     ):
         check_count("batch_size", batch_size)
+        if isinstance(classes, str):
+            raise ValueError(f"classes={classes!r} is text; pass a list of names")
+        if query is not None and not callable(query):
+            raise ValueError(f"query={query!r} is not callable; pass a function, such as skal.query.margin_sampling")
+        if estimator is not None and not hasattr(estimator, "fit"):
+            raise ValueError(f"estimator={estimator!r} is not a classifier; pass one that is fitted to image paths")
         if audit is not None and not 0 <= audit <= 1:
             raise ValueError(f"audit={audit!r} is not between 0 and 1")
         if target is not None:

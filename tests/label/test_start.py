@@ -174,3 +174,17 @@ def test_weights_that_cannot_be_downloaded_are_named_as_on_the_command_line(phot
     error = refused(capsys, photos, "--backbone", "resnet18")
     assert error.endswith("pass it with --weights FILE\n")
     assert "weights=" not in error
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"classes": "cat"}, "classes='cat' is text; pass a list of names"),
+        ({"query": "margin"}, "query='margin' is not callable; pass a function"),
+        ({"estimator": "svm"}, "estimator='svm' is not a classifier"),
+    ],
+)
+def test_arguments_of_another_kind_are_named_before_a_project_is_created(photos, tmp_path, option, message):
+    with pytest.raises(ValueError, match=message):
+        LabelSession(photos, tmp_path / "p.skal", **option)
+    assert not (tmp_path / "p.skal").exists()
