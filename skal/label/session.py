@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -212,6 +213,7 @@ class LabelSession(Questions, Actions):
         ]
         for worker in self._workers:
             worker.start()
+        atexit.register(self.close)  # a thread that computes while the interpreter ends would crash the process
 
     def _list(self) -> list[str]:
         """The images that are in the folder now."""
@@ -347,7 +349,8 @@ class LabelSession(Questions, Actions):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop the background work and release the project. Nothing is lost if it is not called."""
+        """Stop the background work and release the project. This also happens when the process ends."""
+        atexit.unregister(self.close)
         self._modelling.is_stopping = True
         for worker in self._workers:
             worker.stop()

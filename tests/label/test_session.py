@@ -1,6 +1,7 @@
 """The session: the same questions after a crash, and one event per action."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,18 @@ import pytest
 from tests.label.conftest import CLASSES, draw, killed, label_all, never, settled, truth
 
 # ------------------------------------------------------------------------ questions
+
+
+def test_the_background_work_ends_before_the_process(opened, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(
+        "skal.label.session.atexit", SimpleNamespace(register=at_exit.append, unregister=at_exit.remove)
+    )
+    session = opened()
+    (close,) = at_exit
+    close()
+    assert not at_exit
+    assert not any(worker.is_alive() for worker in session._workers)
 
 
 def test_a_session_from_the_first_answer_to_the_model(opened):
