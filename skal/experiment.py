@@ -117,15 +117,10 @@ def run_experiment(
     for argument, given in (("strategies", strategies), ("tasks", tasks)):
         if not isinstance(given, Mapping):
             raise ValueError(f"{argument} is a {type(given).__name__}, but must be a dict whose keys are the names")
-    for name, data in tasks.items():
-        if not isinstance(data, Task):
-            raise ValueError(f"the task {name!r} is a {type(data).__name__}; pass Task(X_pool, y_pool, X_test, y_test)")
     if not (strategies and tasks and len(seeds)):
         raise ValueError(f"nothing to run: {len(strategies)} strategies, {len(tasks)} tasks, {len(seeds)} seeds")
-    for data in tasks.values():
-        check_consistent_length(data.X_pool, data.y_pool)
-        check_consistent_length(data.X_test, data.y_test)
-        check_initial(data.initial, n_initial, len(np.asarray(data.y_pool)))
+    for name, data in tasks.items():
+        _check_task(name, data, n_initial)
     for seed in seeds:
         check_count("seeds", seed, 0)
     if names := [name for name in (*strategies, *tasks) if not isinstance(name, str)]:
@@ -168,6 +163,18 @@ def run_experiment(
             for record in records
         ]
     )
+
+
+def _check_task(name: str, task: Any, n_initial: int) -> None:
+    """Raise a ValueError that names a task if it is not one, or its arrays do not fit together."""
+    if not isinstance(task, Task):
+        raise ValueError(f"the task {name!r} is a {type(task).__name__}; pass Task(X_pool, y_pool, X_test, y_test)")
+    try:
+        check_consistent_length(task.X_pool, task.y_pool)
+        check_consistent_length(task.X_test, task.y_test)
+        check_initial(task.initial, n_initial, len(np.asarray(task.y_pool)))
+    except ValueError as error:
+        raise ValueError(f"the task {name!r}: {error}") from error
 
 
 def _run(

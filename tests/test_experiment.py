@@ -132,6 +132,7 @@ def test_a_folder_knows_its_data_and_keywords(tmp_path, classifier, pixels):
         ({"strategies": [random_sampling]}, "strategies is a list, but must be a dict"),
         ({"tasks": Task([0], [0], [0], [0])}, "tasks is a Task, but must be a dict"),
         ({"tasks": {"iris": ([0], [0], [0], [0])}}, r"the task 'iris' is a tuple; pass Task\(X_pool"),
+        ({"tasks": {"iris": Task([0, 1], [0], [0], [0])}}, "the task 'iris': .* inconsistent numbers of samples"),
     ],
 )
 def test_options_are_checked_before_any_work(options, message, tmp_path):
