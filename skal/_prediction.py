@@ -229,4 +229,4 @@ class PredictionMixin(TransformerMixin):
 
     def check_source(self, source: SourceProfile, X: Any) -> None:
         """Raise a ValueError if a profile was fitted for a different backbone than the one used for `X`."""
-        source.check_backbone(self._checked(X[:1])[0].backbone)
+        source.check_backbone(self._checked(X)[0].backbone)

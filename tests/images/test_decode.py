@@ -292,7 +292,7 @@ def test_a_damaged_photograph_raises_also_where_it_is_decoded_smaller(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
 def test_an_uncompressed_tiff_is_turned_like_a_png(mode, orientation, degrees, tmp_path):
     """Pillow maps raw files into memory, with the sides swapped before it turns them."""
-    image = scene(40, 24).convert(mode)
+    image = scene(80, 48).convert(mode)
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[274] = orientation
     image.save(tmp_path / "image.tif", tiffinfo=tags)
