@@ -12,6 +12,7 @@ from skal._validation import check_count
 _ROWS = 1024  # in a block of similarities
 _SHARPNESS = 3  # power of the cosine: near neighbours count more
 _TOLERANCE = 1e-4  # of the scores of a class, relative to its largest seed
+_ROUNDING = 1e-12  # least residual, relative to the largest seed
 
 
 def propagate(X: ArrayLike, seeds: ArrayLike, *, n_neighbors: int = 15, alpha: float = 0.9) -> np.ndarray:
@@ -109,7 +110,8 @@ def spread(S: sparse.csr_array, seeds: np.ndarray, alpha: float) -> np.ndarray:
        order Richardson iterative methods", Numerische Mathematik 3, 1961.
     """
     given = (1 - alpha) * seeds
-    enough = _TOLERANCE * (1 - alpha) * given.max(axis=0, initial=0)  # the error is at most residual / (1 - alpha)
+    # The error is at most the residual / (1 - alpha), and rounding leaves a residual.
+    enough = max(_TOLERANCE * (1 - alpha) ** 2, _ROUNDING) * seeds.max(axis=0, initial=0)
     before, scores, factor = given, alpha * (S @ given) + given, 2.0
     while True:
         change = alpha * (S @ scores) + given - scores

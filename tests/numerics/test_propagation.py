@@ -18,6 +18,12 @@ def test_scores_are_the_solution_of_the_linear_system(n_neighbors, alpha):
     np.testing.assert_allclose(propagate(X, seeds, n_neighbors=n_neighbors, alpha=alpha), expected, atol=1e-4)
 
 
+def test_a_share_of_nearly_one_ends():
+    X, seeds = np.random.default_rng(0).normal(size=(60, 5)), np.zeros((60, 2))
+    seeds[[0, 1], [0, 1]] = 1
+    assert np.isfinite(propagate(X, seeds, alpha=1 - 1e-7)).all()
+
+
 def test_blocks_change_nothing():
     X = np.random.default_rng(0).normal(size=(2100, 4))
     seeds = np.zeros((2100, 2))
