@@ -21,7 +21,7 @@ from skal.features.cache import CACHE
 
 SMALL = ImageTransform(16, 16)
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # toy networks gain nothing from threads
 
 
 def pytest_collection_modifyitems(items):

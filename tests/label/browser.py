@@ -46,6 +46,13 @@ def press(page, key):
     )
 
 
+def rename(page, name, to):
+    """Rename a class in the dialog of classes, which is open, to a name that no class has."""
+    page.fill(f"input[aria-label='Name of {name}']", to)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"input[aria-label='Name of {to}']")
+
+
 def saved(page):
     """Wait until every action is on disk. Before the first action the page shows nothing about it."""
     page.wait_for_function("() => !document.getElementById('saved').textContent.includes('not saved')")

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from skal.label import log as log_module
-from tests.label.browser import BROWSER_TEST, key_of, label, press, saved, shows
+from tests.label.browser import BROWSER_TEST, key_of, label, press, rename, saved, shows
 from tests.label.conftest import CLASSES, label_all, settled
 
 pytestmark = BROWSER_TEST
@@ -103,9 +103,7 @@ def test_classes_are_added_renamed_merged_and_bound(serve, opened, visit):
     page.keyboard.type("../x")
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.getElementById('class-problem').textContent.includes('not allowed')")
-    page.fill("input[aria-label='Name of owl']", "hawk")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("input[aria-label='Name of hawk']")
+    rename(page, "owl", "hawk")
     page.fill("input[aria-label='Key of hawk']", "z")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.label.browser import BROWSER_TEST, image_of, press, saved, shows
+from tests.label.browser import BROWSER_TEST, image_of, press, rename, saved, shows
 from tests.label.conftest import label_all, never, settled, truth
 from tests.label.test_kill import Colours
 
@@ -118,9 +118,7 @@ def test_a_renamed_class_is_not_created_again(serve, opened, visit):
     session = opened(batch_size=10_000)
     page = visit(serve(session))
     page.keyboard.press("/")
-    page.fill("input[aria-label='Name of red']", "scarlet")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("input[aria-label='Name of scarlet']")
+    rename(page, "red", "scarlet")
     page.keyboard.press("Escape")
     page.keyboard.press("Backspace")
     page.wait_for_selector("#classes button[data-label=red]")
@@ -202,9 +200,7 @@ def test_a_chosen_key_follows_renames_undos_and_other_tabs(serve, opened, visit)
     page.keyboard.press("/")
     page.fill("input[aria-label='Key of red']", "z")
     page.keyboard.press("Enter")
-    page.fill("input[aria-label='Name of red']", "scarlet")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("input[aria-label='Name of scarlet']")
+    rename(page, "red", "scarlet")
     page.keyboard.press("Escape")
     assert page.inner_text("#classes button[data-label=scarlet] kbd") == "z"
     page.keyboard.press("Backspace")

@@ -11,18 +11,6 @@ from tests.label.conftest import CLASSES, draw, killed, label_all, never, settle
 # ------------------------------------------------------------------------ questions
 
 
-def test_the_background_work_ends_before_the_process(opened, monkeypatch):
-    at_exit = []
-    monkeypatch.setattr(
-        "skal.label.session.atexit", SimpleNamespace(register=at_exit.append, unregister=at_exit.remove)
-    )
-    session = opened()
-    (close,) = at_exit
-    close()
-    assert not at_exit
-    assert not any(worker.is_alive() for worker in session._workers)
-
-
 def test_a_session_from_the_first_answer_to_the_model(opened):
     session = opened(audit=0.4)
     label_all(session, 45)
@@ -91,6 +79,18 @@ def test_share_of_the_audit(quiet, audit):
 
 
 # ------------------------------------------------------------------------ resuming
+
+
+def test_the_background_work_ends_before_the_process(opened, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(
+        "skal.label.session.atexit", SimpleNamespace(register=at_exit.append, unregister=at_exit.remove)
+    )
+    session = opened()
+    (close,) = at_exit
+    close()
+    assert not at_exit
+    assert not any(worker.is_alive() for worker in session._workers)
 
 
 def test_after_a_kill_the_next_question_is_the_same(quiet, tmp_path):
